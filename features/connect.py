@@ -1,0 +1,49 @@
+"""Where the store is and what it promises: the one description that every process of a deployment opens it from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from features.errors import SchemaError
+from features.keys import Keys
+from features.redis_store import RedisStore
+from features.schema import Schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreConfig:
+    """How to reach the store. Partitions and clock are fixed when a store is created."""
+
+    url: str
+    """`redis://host:port/db`."""
+    n_partitions: int = 64
+    """Log partitions, and item partitions; bounds how far a store can be spread over a Redis Cluster."""
+    clock: Literal["wall", "event"] = "wall"
+    """`event`: log time is event time, so that history can be lived through."""
+    dedupe_window_s: float = 3600.0
+    """How long an event id is remembered; costs 80 bytes an event."""
+    durability: Literal["process", "disk"] = "process"
+    """What an acknowledged event survives: the death of the server, or of its machine."""
+    ephemeral: bool = False
+    """Accept a server that keeps nothing on disk."""
+    timeout_s: float = 2.0
+    """After this an answer of the store counts as lost."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_partitions <= 4096:
+            raise SchemaError(f"store.n_partitions: expected 1 to 4096, got {self.n_partitions}")
+        if self.dedupe_window_s <= 0:
+            raise SchemaError(f"store.dedupe_window_s: expected positive seconds, got {self.dedupe_window_s}")
+
+
+def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = None) -> RedisStore:
+    """A store that is not opened yet; `await open()` it, or let the first command find the server."""
+    return RedisStore(
+        config.url,
+        schema,
+        keys=Keys(n_partitions=config.n_partitions),
+        clock=config.clock,
+        dedupe_window_s=config.dedupe_window_s,
+        timeout_s=config.timeout_s if timeout_s is None else timeout_s,
+        durability=config.durability,
+        ephemeral=config.ephemeral,
+    )

@@ -1,0 +1,354 @@
+"""The one encoder: state + context + now -> arrays. Serving, learning and evaluation all call it.
+
+Two halves. `gather` copies what is known at this instant out of the item table (a learner gathers each event's slate
+before it folds the event, so nothing leaks from the future). `assemble` turns gathered slates into model inputs, all at
+once; it decays every counter to the instant of its request. It looks at nothing but what was gathered, so the same
+slates give the same inputs wherever they are assembled.
+
+Ids reach the model as 64-bit keys; what they mean is the model's affair. A key of 0 is absent.
+
+Legend: B requests, K candidates, R recent items, P predecessors, S successors, H successor half-lives, G counter
+groups, V counter values, C context fields, A attribute keys, M attribute numbers, F dense features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.item_table import ItemTable, attribute_inputs
+from features.schema import Schema, bucket, hash64
+from features.state import UserState
+
+N_RECENT: Final = 20  # recent items the model attends to; more cost time and were not seen to help
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+
+
+@dataclass(slots=True)
+class Slates:
+    """What was known about requests and their candidates when they were gathered; arrays by request."""
+
+    now_ms: I64  # [B]
+    mask: NDArray[np.bool_]  # [B, K] real candidates
+    key: U64  # [B, K]
+    first_ms: I64  # [B, K]
+    last_ms: I64  # [B, K]
+    ms: I64  # [B, K, G]
+    value: F32  # [B, K, V] the values chosen by the request's context
+    has_value: NDArray[np.bool_]  # [B, V]
+    attribute_key: U64  # [B, K, A]
+    number: F32  # [B, K, M]
+    predecessor_ms: I64  # [B, P, S]
+    predecessor_key: U64  # [B, P, S] successors of the user's latest items
+    predecessor_value: F32  # [B, P, S, H]
+    user_ms: I64  # [B, G]
+    user_value: F32  # [B, V]
+    user_key: U64  # [B, A]
+    user_number: F32  # [B, M]
+    recent_key: U64  # [B, R] newest first
+    recent_type: I64  # [B, R]
+    recent_ms: I64  # [B, R]
+    context_key: U64  # [B, C]
+
+    def __len__(self) -> int:
+        return len(self.now_ms)
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What the model sees. Padded candidates are zeros with `mask` False."""
+
+    mask: NDArray[np.bool_]  # [B, K]
+    dense: F32  # [B, K, F] see `Encoder.dense_names`
+    user_dense: F32  # [B, U] see `Encoder.user_names`
+    item_key: U64  # [B, K]
+    attribute_key: U64  # [B, K, A]
+    recent_key: U64  # [B, R]
+    recent_type: I64  # [B, R] 0 is absent, types count from 1
+    recent_age: F32  # [B, R] log(1 + seconds) / 10
+    context_key: U64  # [B, C]
+    user_key: U64  # [B, A]
+
+
+def concatenate(slates: Sequence[Slates]) -> Slates:
+    """Stack slates of equal width K."""
+    if len(slates) == 1:
+        return slates[0]
+    return Slates(*(np.concatenate([getattr(slate, field.name) for slate in slates]) for field in fields(Slates)))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to encode: who asks, when, in which context, about which candidates."""
+
+    user: UserState
+    context: dict[str, Any]
+    now_ms: int
+    candidates: Sequence[str]
+
+
+class Encoder:
+    """Gathers and assembles under one schema. Stateless but for tables derived from the schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._plain, self._split = _values(schema)
+        groups = schema.item_groups
+        plain_half_lives = [h for g in groups if g.counter.split is None for h in g.half_lives_ms]
+        split_half_lives = [h for g in groups if g.counter.split is not None for h in g.half_lives_ms]
+        self._half_life_ms = np.array(plain_half_lives + split_half_lives, dtype=np.float64)
+        order = [g for g in groups if g.counter.split is None] + [g for g in groups if g.counter.split is not None]
+        self._group = np.array([g.index for g in order for _ in g.half_lives_ms], dtype=np.int64)
+        self._user_half_life_ms = np.array(
+            [h for g in schema.user_groups for _ in range(g.counter.n_buckets) for h in g.half_lives_ms]
+        )
+        self._user_group = np.repeat(
+            np.arange(len(schema.user_groups)), [group.n_values for group in schema.user_groups]
+        ).astype(np.int64)
+        self._user_block = np.dtype(
+            [(f"f{g.index}", [("ms", "<i8"), ("value", "<f4", (g.n_values,))]) for g in schema.user_groups]
+        )
+        self._successor_half_life_ms = np.array(schema.successor_half_lives_s) * 1000.0
+        self.dense_names = self._name_dense(order)
+        self.user_names = self._name_user()
+
+    def encode(self, table: ItemTable, requests: Sequence[Request]) -> Inputs:
+        """Gather and assemble in one go, as a serving replica does; slates are padded to the longest."""
+        n_candidates = max(len(request.candidates) for request in requests)
+        rows_BK = np.zeros((len(requests), n_candidates), dtype=np.int64)
+        mask_BK = np.zeros_like(rows_BK, dtype=bool)
+        key_BK = np.zeros_like(rows_BK, dtype=np.uint64)
+        for b, request in enumerate(requests):
+            n = len(request.candidates)
+            rows_BK[b, :n] = table.find(request.candidates)
+            mask_BK[b, :n] = True
+            key_BK[b, :n] = table.key[rows_BK[b, :n]]
+            for k in np.flatnonzero(key_BK[b, :n] == 0):
+                key_BK[b, k] = hash64(request.candidates[int(k)])
+        return self.assemble(self.gather(table, requests, rows_BK, key_BK, mask_BK))
+
+    def gather(
+        self,
+        table: ItemTable,
+        requests: Sequence[Request],
+        rows_BK: I64,
+        key_BK: U64,
+        mask_BK: NDArray[np.bool_],
+    ) -> Slates:
+        """Copy all that is known right now about the requests' users and the candidates in `rows_BK`.
+
+        Args:
+            rows_BK: Rows of the table; `UNKNOWN` for padding and for items it has not seen.
+            key_BK: 64-bit keys of the candidates, known or not; 0 for padding.
+        """
+        chosen_BV, has_value_BV = self._choose([request.context for request in requests])
+        predecessors = [table.predecessors(request.user.recent, request.now_ms) for request in requests]
+        rows_BP = np.zeros((len(requests), self.schema.successor_span), dtype=np.int64)
+        for b, items in enumerate(predecessors):
+            rows_BP[b, : len(items)] = table.find(items)
+        successors = table.successors[rows_BP]
+        now_ms = np.array([request.now_ms for request in requests], dtype=np.int64)
+        return Slates(
+            now_ms,
+            mask_BK,
+            key_BK,
+            table.first_ms[rows_BK],
+            table.last_ms[rows_BK],
+            table.ms[rows_BK],
+            table.value[rows_BK[:, :, None], chosen_BV[:, None, :]],
+            has_value_BV,
+            table.attribute_key[rows_BK],
+            table.number[rows_BK],
+            successors["ms"],
+            successors["key"],
+            successors["value"],
+            *self._users([request.user for request in requests]),
+            self._context_keys([request.context for request in requests]),
+        )
+
+    def assemble(self, slates: Slates) -> Inputs:
+        """Turn gathered slates into model inputs; every counter decayed to its request's instant."""
+        seen_BK, seen_age_BK = _seen(slates)
+        dense_BKF = np.concatenate(
+            [
+                self._counters(slates),
+                self._successions(slates),
+                _ages(slates),
+                seen_BK[..., None],
+                seen_age_BK[..., None],
+                np.nan_to_num(np.log1p(np.abs(slates.number)) * np.sign(slates.number)),
+            ],
+            axis=2,
+            dtype=np.float32,
+        )
+        dense_BKF[~slates.mask] = 0.0
+        age_s = np.maximum(slates.now_ms[:, None] - slates.recent_ms, 0) / 1000.0
+        has_recent = slates.recent_key != 0
+        return Inputs(
+            slates.mask,
+            dense_BKF,
+            self._user_dense(slates),
+            slates.key,
+            slates.attribute_key,
+            slates.recent_key,
+            slates.recent_type,
+            np.where(has_recent, np.log1p(age_s) / 10.0, 0.0).astype(np.float32),
+            slates.context_key,
+            slates.user_key,
+        )
+
+    def popularity(self, inputs: Inputs) -> F32:
+        """The prior that ranks when there is no model: log(1 + decayed count) of all types, at the middle half-life."""
+        at = self._popularity_columns()
+        prior: F32 = np.log1p(np.expm1(inputs.dense[..., at]).sum(axis=-1))
+        return prior
+
+    def _popularity_columns(self) -> list[int]:
+        columns: dict[float, list[int]] = {}
+        for index, name in enumerate(self.dense_names):
+            kind, _, half_life = name.rpartition(".")
+            if kind.startswith("count:"):
+                columns.setdefault(float(half_life.rstrip("s")), []).append(index)
+        ordered = sorted(columns)
+        return columns[ordered[(len(ordered) - 1) // 2]] if ordered else []
+
+    def _choose(self, contexts: Sequence[dict[str, Any]]) -> tuple[I64, NDArray[np.bool_]]:
+        chosen = np.zeros((len(contexts), len(self._half_life_ms)), dtype=np.int64)
+        has_value = np.ones(chosen.shape, dtype=bool)
+        chosen[:, : len(self._plain)] = self._plain
+        at = len(self._plain)
+        for group in self._split:
+            n = len(group.half_lives_ms)
+            for b, context in enumerate(contexts):
+                place = bucket(group, context)
+                if place is None:
+                    has_value[b, at : at + n] = False
+                else:
+                    chosen[b, at : at + n] = group.start + place * n + np.arange(n)
+            at += n
+        return chosen, has_value
+
+    def _users(self, users: Sequence[UserState]) -> tuple[I64, F32, U64, F32, U64, I64, I64]:
+        block = np.frombuffer(b"".join(user.counters for user in users), self._user_block)
+        names = self._user_block.names or ()
+        n = len(users)
+        ms = np.stack([block[name]["ms"] for name in names], axis=1) if names else np.zeros((n, 0), np.int64)
+        value = (
+            np.concatenate([block[name]["value"] for name in names], axis=1)
+            if names
+            else np.zeros((n, 0), dtype=np.float32)
+        )
+        keys, numbers = zip(
+            *(attribute_inputs(self.schema.user_attributes, user.attributes) for user in users), strict=True
+        )
+        recent_key = np.zeros((n, N_RECENT), dtype=np.uint64)
+        recent_type = np.zeros((n, N_RECENT), dtype=np.int64)
+        recent_ms = np.zeros((n, N_RECENT), dtype=np.int64)
+        for b, user in enumerate(users):
+            latest = user.recent[:N_RECENT]
+            if latest:
+                items, types, instants = zip(*latest, strict=True)
+                recent_key[b, : len(latest)] = [hash64(item) for item in items]
+                recent_type[b, : len(latest)] = types
+                recent_type[b, : len(latest)] += 1
+                recent_ms[b, : len(latest)] = instants
+        return ms, value, np.stack(keys), np.stack(numbers), recent_key, recent_type, recent_ms
+
+    def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:
+        rows = [
+            [hash64(f"{name}={context[name]}") if context.get(name) is not None else 0 for name in self.schema.context]
+            for context in contexts
+        ]
+        return np.array(rows, dtype=np.uint64).reshape(len(contexts), len(self.schema.context))
+
+    def _counters(self, slates: Slates) -> F32:
+        age_ms = np.minimum(slates.ms[..., self._group] - slates.now_ms[:, None, None], 0)
+        decayed = slates.value * np.exp2(age_ms / self._half_life_ms)
+        decayed *= slates.has_value[:, None, :]
+        counters: F32 = np.log1p(decayed).astype(np.float32)
+        return counters
+
+    def _successions(self, slates: Slates) -> F32:
+        """How much followed the user's last item and the ones before it: log weights, and shares of the whole."""
+        n_requests, n_slots = slates.key.shape
+        n_half_lives = len(self._successor_half_life_ms)
+        age_ms = np.minimum(slates.predecessor_ms - slates.now_ms[:, None, None], 0)
+        weight = slates.predecessor_value * np.exp2(age_ms[..., None] / self._successor_half_life_ms)
+        total_BPH = weight.sum(axis=2)
+        # The request's number is mixed into the keys, so that one sorted search serves the whole batch.
+        mix = np.arange(1, n_requests + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        candidates = (slates.key ^ mix[:, None]).ravel()
+        order = candidates.argsort()
+        b, p, s = np.nonzero(slates.predecessor_key)
+        wanted = slates.predecessor_key[b, p, s] ^ mix[b]
+        place = np.minimum(np.searchsorted(candidates[order], wanted), len(candidates) - 1)
+        found = candidates[order[place]] == wanted
+        at, b, p, s = order[place[found]], b[found], p[found], s[found]
+        log_BKPH = np.zeros((n_requests * n_slots, self.schema.successor_span, n_half_lives))
+        log_BKPH[at, p] = weight[b, p, s]
+        followed = log_BKPH.reshape(n_requests, n_slots, self.schema.successor_span, n_half_lives)
+        share = followed / np.maximum(total_BPH, 1e-9)[:, None]
+        parts = (followed[:, :, 0], followed[:, :, 1:].sum(axis=2), share[:, :, 0], share[:, :, 1:].mean(axis=2))
+        features: F32 = np.log1p(10.0 * np.concatenate(parts, axis=2)).astype(np.float32)
+        return features
+
+    def _user_dense(self, slates: Slates) -> F32:
+        age_ms = np.minimum(slates.user_ms[:, self._user_group] - slates.now_ms[:, None], 0)
+        counters = np.log1p(slates.user_value * np.exp2(age_ms / self._user_half_life_ms))
+        n_recent = (slates.recent_key != 0).sum(axis=1, keepdims=True) / N_RECENT
+        idle_s = np.maximum(slates.now_ms[:, None] - slates.recent_ms[:, :1], 0) / 1000.0
+        idle = np.where(slates.recent_key[:, :1] != 0, np.log1p(idle_s) / 10.0, 2.0)
+        day = slates.now_ms[:, None] % 86_400_000 * (2 * np.pi / 86_400_000)
+        numbers = np.nan_to_num(np.log1p(np.abs(slates.user_number)) * np.sign(slates.user_number))
+        return np.concatenate([counters, n_recent, idle, np.sin(day), np.cos(day), numbers], axis=1, dtype=np.float32)
+
+    def _name_dense(self, order: Sequence[Any]) -> tuple[str, ...]:
+        names = []
+        for group in order:
+            prefix = "count" if group.counter.split is None else "split"
+            names += [f"{prefix}:{group.counter.name}.{seconds:g}s" for seconds in group.counter.half_lives_s]
+        for what in ("follows_last", "follows_rest", "share_last", "share_rest"):
+            names += [f"{what}.{seconds:g}s" for seconds in self.schema.successor_half_lives_s]
+        names += ["is_known", "age", "idle", "n_seen", "seen_idle"]
+        names += [f"number:{a.name}" for a in self.schema.item_attributes if a.kind == "number"]
+        return tuple(names)
+
+    def _name_user(self) -> tuple[str, ...]:
+        names = [
+            f"count:{g.counter.name}[{place}].{seconds:g}s"
+            for g in self.schema.user_groups
+            for place in range(g.counter.n_buckets)
+            for seconds in g.counter.half_lives_s
+        ]
+        names += ["n_recent", "idle", "day_sin", "day_cos"]
+        names += [f"number:{a.name}" for a in self.schema.user_attributes if a.kind == "number"]
+        return tuple(names)
+
+
+def _values(schema: Schema) -> tuple[I64, list[Any]]:
+    plain = [g for g in schema.item_groups if g.counter.split is None]
+    split = [g for g in schema.item_groups if g.counter.split is not None]
+    places = [np.arange(g.start, g.start + g.n_values) for g in plain]
+    return np.concatenate(places) if places else np.zeros(0, dtype=np.int64), split
+
+
+def _ages(slates: Slates) -> F32:
+    is_known = slates.first_ms > 0
+    now_ms = slates.now_ms[:, None]
+    age = np.where(is_known, np.log1p(np.maximum(now_ms - slates.first_ms, 0) / 1000.0) / 10.0, 0.0)
+    idle = np.where(is_known, np.log1p(np.maximum(now_ms - slates.last_ms, 0) / 1000.0) / 10.0, 2.0)
+    ages: F32 = np.stack([is_known, age, idle], axis=2).astype(np.float32)
+    return ages
+
+
+def _seen(slates: Slates) -> tuple[F32, F32]:
+    """How often the user's recent items hold the candidate, and how long ago it was last."""
+    same_BKR = (slates.key[:, :, None] == slates.recent_key[:, None, :]) & (slates.recent_key != 0)[:, None, :]
+    count = np.log1p(same_BKR.sum(axis=2)).astype(np.float32)
+    newest_ms = np.where(same_BKR, slates.recent_ms[:, None, :], 0).max(axis=2)
+    idle_s = np.maximum(slates.now_ms[:, None] - newest_ms, 0) / 1000.0
+    return count, np.where(newest_ms > 0, np.log1p(idle_s) / 10.0, 2.0).astype(np.float32)

@@ -1,0 +1,72 @@
+"""What can go wrong with features and their store.
+
+    FeatureError
+    ├── InvalidInput            the caller sent something wrong; `path` names the field
+    ├── SchemaError             a schema declaration makes no sense
+    ├── SchemaMismatch          stored state was written under another schema
+    ├── CorruptState            stored bytes do not parse
+    ├── ProjectionConflict      somebody else moved the projection; reload and go on
+    ├── StoreRefused            the server is not one that can keep the promises
+    └── StoreUnavailable        the store cannot be reached or is out of memory; try again
+
+Each class says what the edge needs to answer: an HTTP `status`, a `code`, and whether a retry can help.
+"""
+
+from typing import ClassVar
+
+
+class FeatureError(Exception):
+    """Root of the tree."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(FeatureError):
+    """A value from outside that the schema or the wire format does not allow.
+
+    Args:
+        message: What was got and what was expected.
+        path: Where, as a JSON path such as `$.ts_ms`.
+    """
+
+    status = 422
+    code = "invalid"
+
+    def __init__(self, message: str, path: str = "$") -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+
+
+class SchemaError(FeatureError):
+    """A declaration in the schema is out of range or contradicts another."""
+
+
+class SchemaMismatch(FeatureError):
+    """State was stored under another schema fingerprint; it is refused, never misread."""
+
+    code = "schema_mismatch"
+
+
+class CorruptState(FeatureError):
+    """Stored bytes are too short, too long or of an unknown version."""
+
+    code = "corrupt_state"
+
+
+class ProjectionConflict(FeatureError):
+    """The stored projection position is not the one expected: another projector has written."""
+
+
+class StoreRefused(FeatureError):
+    """The server's version or settings cannot keep what is promised; the message says which and how to mend it."""
+
+
+class StoreUnavailable(FeatureError):
+    """The store is out of memory, so nothing was written; or its answer got lost, and then that is not known."""
+
+    status = 503
+    code = "store_unavailable"
+    retryable = True

@@ -1,0 +1,264 @@
+"""What goes over the wire and into the log, and its validation: once, at the edge, one event at a time.
+
+`Event` is what a caller sends; `Entry` is what the log holds. An entry is one of five kinds, and everything the
+system knows is a fold over them: an event, a decision (a ranking that was shown), the attributes of an item,
+those of a user, the erasure of a person.
+
+The module does not know where the log is kept, nor what features are made of an event.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from features.errors import InvalidInput
+from features.schema import Attribute, Schema
+
+ID_BYTES: Final = 256
+VALUE_MAX: Final = 1e12  # far from float32 overflow in every counter
+AGE_MAX_MS: Final = 7 * 86_400_000
+AHEAD_MAX_MS: Final = 60_000
+EPOCH_MAX_MS: Final = 4_102_444_800_000  # the year 2100: catches seconds and microseconds sent as milliseconds
+CONTEXT_MAX: Final = 64
+
+EVENT, DECISION, ITEM, USER, ERASURE = b"e", b"d", b"i", b"u", b"x"
+
+Scalar = str | int | float | bool | None
+
+
+class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody did something with an item."""
+
+    type: str
+    user: str
+    item: str
+    id: str | None = None
+    ts_ms: int | None = None
+    decision: str | None = None
+    value: float = 1.0
+    context: dict[str, Scalar] = {}
+
+
+class Attributes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What is declared about an item or a user; a field not sent is unknown."""
+
+    attributes: dict[str, Scalar | list[str]]
+
+
+class LoggedEvent(msgspec.Struct, array_like=True, frozen=True):
+    """Body of an event entry. `ts_ms` is always known here."""
+
+    type: str
+    user: str
+    item: str
+    ts_ms: int
+    value: float
+    context: dict[str, Scalar]
+    id: str | None
+    decision: str | None
+
+
+class LoggedAttributes(msgspec.Struct, array_like=True, frozen=True):
+    """Body of an item or user entry."""
+
+    entity: str
+    attributes: dict[str, Scalar | list[str]]
+    ts_ms: int
+
+
+class LoggedErasure(msgspec.Struct, array_like=True, frozen=True):
+    """Body of an erasure."""
+
+    user: str
+    ts_ms: int
+
+
+class LoggedDecision(msgspec.Struct, array_like=True, frozen=True):
+    """Body of a decision: what was shown, and what the model saw when it chose.
+
+    `inputs` holds the dense inputs of the shown items, float16 [n_items, n_features], row after row.
+    """
+
+    decision: str
+    user: str
+    ts_ms: int
+    version: int
+    context: dict[str, Scalar]
+    items: list[str]
+    propensities: list[float]
+    inputs: bytes
+
+
+class StreamId(NamedTuple):
+    """Position in one partition of the log; `ms` is log time."""
+
+    ms: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> "StreamId":
+        """Read `ms-seq`."""
+        ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(ms), int(seq or 0))
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+
+START: Final = StreamId(0, 0)
+Positions = dict[int, StreamId]
+
+
+class Entry(NamedTuple):
+    """One entry of the log: where it stands, what it is, and the user's packed state from just before it."""
+
+    id: StreamId
+    partition: int
+    kind: bytes
+    body: bytes
+    state: bytes
+
+
+_event_decoder = msgspec.json.Decoder(Event)
+_attributes_decoder = msgspec.json.Decoder(Attributes)
+encode_body = msgspec.msgpack.Encoder().encode
+decode_event = msgspec.msgpack.Decoder(LoggedEvent).decode
+decode_attributes = msgspec.msgpack.Decoder(LoggedAttributes).decode
+decode_erasure = msgspec.msgpack.Decoder(LoggedErasure).decode
+decode_decision = msgspec.msgpack.Decoder(LoggedDecision).decode
+
+
+def parse_event(raw: bytes | msgspec.Raw) -> Event:
+    """Decode one event from JSON.
+
+    Raises:
+        InvalidInput: With the path of the field that is missing, unknown or of the wrong type.
+    """
+    try:
+        return _event_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise invalid_from(error) from None
+
+
+def parse_attributes(raw: bytes | msgspec.Raw) -> Attributes:
+    """Decode `{"attributes": {…}}` from JSON.
+
+    Raises:
+        InvalidInput: With the path of the bad field.
+    """
+    try:
+        return _attributes_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise invalid_from(error) from None
+
+
+def invalid_from(error: msgspec.MsgspecError) -> InvalidInput:
+    """Split `Expected …, got … - at `$.x`` into message and path."""
+    message, _, path = str(error).partition(" - at ")
+    path = path.strip("`") or "$"
+    if "unknown field" in message:
+        path = f"{path}.{message.rsplit('`', 2)[-2]}"
+    return InvalidInput(message, path)
+
+
+def check_id(value: str, path: str) -> None:
+    """Refuse an id that is not 1 to 256 bytes of UTF-8.
+
+    Raises:
+        InvalidInput: At `path`.
+    """
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput("Expected valid Unicode, got a lone surrogate", path) from None
+    if not 1 <= size <= ID_BYTES:
+        raise InvalidInput(f"Expected 1 to {ID_BYTES} bytes of UTF-8, got {size}", path)
+
+
+def check_context(context: Mapping[str, Scalar], path: str) -> None:
+    """Refuse a context with too many fields or a number that is not finite.
+
+    Raises:
+        InvalidInput: At the field.
+    """
+    if len(context) > CONTEXT_MAX:
+        raise InvalidInput(f"Expected at most {CONTEXT_MAX} fields, got {len(context)}", path)
+    for name, value in context.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput("Expected a finite number", f"{path}.{name}")
+        if isinstance(value, str) and len(value) > ID_BYTES:
+            raise InvalidInput(f"Expected at most {ID_BYTES} characters, got {len(value)}", f"{path}.{name}")
+
+
+def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Sequence[Attribute]) -> None:
+    """Refuse a declared attribute of the wrong kind; undeclared ones are kept for display and may be anything.
+
+    Raises:
+        InvalidInput: At the attribute.
+    """
+    if len(attributes) > CONTEXT_MAX:
+        raise InvalidInput(f"Expected at most {CONTEXT_MAX} attributes, got {len(attributes)}", "$.attributes")
+    for attribute in declared:
+        value = attributes.get(attribute.name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = {
+            "number": is_number and abs(value) <= VALUE_MAX,  # type: ignore[arg-type]
+            "tags": isinstance(value, list | str),
+            "category": isinstance(value, str | int | bool),
+        }[attribute.kind]
+        if value is not None and not fits:
+            raise InvalidInput(f"Expected a {attribute.kind}, got {value!r:.64}", f"$.attributes.{attribute.name}")
+
+
+def check_event(event: Event, schema: Schema, now_ms: int, *, any_time: bool = False) -> LoggedEvent:
+    """Judge one decoded event against the schema and the clock, and make it ready for the log.
+
+    Args:
+        now_ms: Time of arrival; it stands in for a missing `ts_ms`.
+        any_time: True when history is lived through (event clock): only the range of a calendar is checked.
+    Raises:
+        InvalidInput: With the path of the bad field.
+    """
+    if event.type not in schema.event_types:
+        known = ", ".join(schema.event_types)
+        raise InvalidInput(f"Unknown event type {event.type[:64]!r}, expected one of: {known}", "$.type")
+    check_id(event.user, "$.user")
+    check_id(event.item, "$.item")
+    if event.id is not None:
+        check_id(event.id, "$.id")
+    if not 0 <= event.value <= VALUE_MAX:
+        raise InvalidInput(f"Expected a number from 0 to {VALUE_MAX:g}, got {event.value}", "$.value")
+    check_context(event.context, "$.context")
+    ts_ms = now_ms if event.ts_ms is None else event.ts_ms
+    _check_time(ts_ms, now_ms, any_time)
+    return LoggedEvent(event.type, event.user, event.item, ts_ms, event.value, event.context, event.id, event.decision)
+
+
+def _check_time(ts_ms: int, now_ms: int, any_time: bool) -> None:
+    if any_time:
+        if not 0 < ts_ms < EPOCH_MAX_MS:
+            raise InvalidInput(f"Expected epoch milliseconds before the year 2100, got {ts_ms}", "$.ts_ms")
+    elif not now_ms - AGE_MAX_MS <= ts_ms <= now_ms + AHEAD_MAX_MS:
+        raise InvalidInput(
+            f"Expected epoch milliseconds between a week ago and a minute ahead of {now_ms}, got {ts_ms}", "$.ts_ms"
+        )
+
+
+def event_from_row(row: Mapping[str, Any], reserved: frozenset[str] = frozenset(Event.__struct_fields__)) -> Event:
+    """Build an event from a row of a table: integer ids become decimal strings, other columns context.
+
+    Raises:
+        InvalidInput: With the path of the bad field.
+    """
+    fields = {name: value for name, value in row.items() if name in reserved and value is not None}
+    for name in ("user", "item", "id"):
+        if isinstance(fields.get(name), int):
+            fields[name] = str(fields[name])
+    others = {name: value for name, value in row.items() if name not in reserved and value is not None}
+    fields["context"] = {**fields.get("context", {}), **others}
+    try:
+        return msgspec.convert(fields, Event)
+    except msgspec.ValidationError as error:
+        raise invalid_from(error) from None

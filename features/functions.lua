@@ -1,0 +1,225 @@
+#!lua name=headrace_1
+
+-- The write path on the server, run in isolation. It knows slots, not features: Python derives from the schema where
+-- to add and what to push, and features/state.py is the reference this agrees with bit for bit.
+--
+-- Invariant: every decode and every check comes before the first write, and the first write is the only one that can
+-- still fail (on a key of the wrong type). So a failure has written nothing. `allow-oom` is not set: without memory a
+-- function does not start.
+--
+-- Errors begin with HRSCHEMA, HRCORRUPT or HRCONFLICT; everything else is the server's own. The number in the names is
+-- raised with every change of arguments or layout, so that two releases can share a server.
+
+local LISTS_BYTES = 6
+
+local function hex(bytes)
+  return (bytes:reverse():gsub('.', function(byte) return string.format('%02x', byte:byte()) end))
+end
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function too_short(wanted, state)
+  return redis.error_reply(string.format('HRCORRUPT user state: expected at least %d bytes, got %d', wanted, #state))
+end
+
+-- Cut state into counter block, lengths, entries and attributes; an error reply in their place if it does not parse.
+local function split(state, header, block_bytes)
+  local lists = #header + block_bytes
+  local lengths = lists + LISTS_BYTES
+  if #state < lengths then return too_short(lengths, state) end
+  if state:sub(1, #header) ~= header then
+    return redis.error_reply(string.format(
+      'HRSCHEMA user state: written as format %d under schema %s, expected %d under %s; '
+        .. 'migrate it or bring that schema back',
+      state:byte(), hex(state:sub(2, #header)), header:byte(), hex(header:sub(2))))
+  end
+  local n_recent, n_bytes = struct.unpack('<HI4', state, lists + 1)
+  local entries = lengths + 2 * n_recent
+  local attributes = entries + n_bytes
+  if #state < attributes then return too_short(attributes, state) end
+  return nil, state:sub(#header + 1, lists), state:sub(lengths + 1, entries), state:sub(entries + 1, attributes),
+    state:sub(attributes + 1)
+end
+
+local function join(header, block, lengths, entries, attributes)
+  return header .. block .. struct.pack('<HI4', #lengths / 2, #entries) .. lengths .. entries .. attributes
+end
+
+local function decays(half_lives_ms, ms, ts_ms)
+  local factors = {}
+  for index, half_life_ms in ipairs(half_lives_ms) do
+    factors[index] = ms == 0 and 1 or 2 ^ (-math.abs(ts_ms - ms) / half_life_ms)
+  end
+  return factors
+end
+
+-- Decay a group to the later of its instant and `ts_ms`, and add; an event from the past adds what is left of it.
+local function add_to_group(block, offset, half_lives_ms, n_buckets, bucket, amount, ts_ms)
+  local ms = struct.unpack('<i8', block, offset + 1)
+  local factors = decays(half_lives_ms, ms, ts_ms)
+  local is_late, n_half_lives = ts_ms < ms, #half_lives_ms
+  local first = bucket * n_half_lives
+  local parts = {block:sub(1, offset), struct.pack('<i8', math.max(ms, ts_ms))}
+  for index = 0, n_buckets * n_half_lives - 1 do
+    local value = struct.unpack('<f', block, offset + 9 + 4 * index)
+    local factor = factors[index % n_half_lives + 1]
+    local is_chosen = index >= first and index < first + n_half_lives
+    if not is_late then value = value * factor end
+    if is_chosen then value = value + (is_late and amount * factor or amount) end
+    parts[#parts + 1] = struct.pack('<f', value)
+  end
+  parts[#parts + 1] = block:sub(offset + 9 + 4 * n_buckets * n_half_lives)
+  return table.concat(parts)
+end
+
+-- `adds` holds for each: u32 offset, n_half_lives, n_buckets, bucket; f64 amount, then the half-lives in ms.
+local function add_all(block, adds, ts_ms)
+  local at = 1
+  while at <= #adds do
+    local offset, n_half_lives, n_buckets, bucket, amount, after = struct.unpack('<I4I4I4I4d', adds, at)
+    local half_lives_ms = {}
+    for index = 1, n_half_lives do
+      half_lives_ms[index], after = struct.unpack('<d', adds, after)
+    end
+    block = add_to_group(block, offset, half_lives_ms, n_buckets, bucket, amount, ts_ms)
+    at = after
+  end
+  return block
+end
+
+local function push_recent(lengths, entries, recent, n_recent)
+  if #lengths / 2 >= n_recent then
+    local oldest = struct.unpack('<H', lengths, #lengths - 1)
+    lengths, entries = lengths:sub(1, -3), entries:sub(1, #entries - oldest)
+  end
+  return struct.pack('<H', #recent) .. lengths, recent .. entries
+end
+
+-- The newest id a stream ever had, nil without a stream; unlike its last entry this survives trimming.
+local function newest(log)
+  local info = redis.pcall('XINFO', 'STREAM', log)
+  if info.err then
+    if info.err:find('no such key', 1, true) then return nil end
+    return nil, info
+  end
+  for index = 1, #info, 2 do
+    if info[index] == 'last-generated-id' then return info[index + 1] end
+  end
+end
+
+-- The wall clock's id is the server's; on the event clock log time is event time, and never runs backwards. Asking for
+-- the newest id costs as much as all the rest, so it is asked only when the event is older than that.
+local function append(log, clock, ts_ms, ...)
+  if clock == 'wall' then return redis.pcall('XADD', log, '*', ...) end
+  local id = redis.pcall('XADD', log, ts_ms .. '-*', ...)
+  if not id.err then return id end
+  local last, failure = newest(log)
+  if not last then return failure or id end
+  return redis.pcall('XADD', log, last:match('^%d+') .. '-*', ...)
+end
+
+-- The sets of ids seen in this window and in the one before.
+local function windows(seen, window_ms)
+  local time = redis.call('TIME')
+  local number = math.floor((time[1] * 1000 + math.floor(time[2] / 1000)) / window_ms)
+  return seen .. whole(number), seen .. whole(number - 1)
+end
+
+-- Arguments that every record carries: kind, body, clock, ts_ms, digest, window_ms. What becomes of the state is
+-- `change(user key, arguments)`: an error reply or nil, the state to log, and a function that writes the new one.
+local function record(change)
+  return function(keys, args)
+    local log, seen, user = keys[1], keys[2], keys[3]
+    local kind, body, clock, ts_ms, digest, window_ms = unpack(args, 1, 6)
+    local current, previous
+    if digest ~= '' then
+      current, previous = windows(seen, tonumber(window_ms))
+      if redis.call('SISMEMBER', current, digest) + redis.call('SISMEMBER', previous, digest) > 0 then
+        local last, failure = newest(log)
+        return failure or {last or '0-0', 1}
+      end
+    end
+    local refused, before, write = change(user, args)
+    if refused then return refused end
+    local id = append(log, clock, ts_ms, 'k', kind, 'b', body, 's', before)
+    if id.err then return id end
+    if write then write() end
+    if current then
+      redis.call('SADD', current, digest)
+      redis.call('PEXPIRE', current, whole(2 * window_ms), 'NX')
+    end
+    return {id, 0}
+  end
+end
+
+local function blank(header, block_bytes) return header .. string.rep('\0', block_bytes + LISTS_BYTES) end
+
+-- Further arguments: header, block_bytes, adds, recent entry, n_recent.
+local function event(user, args)
+  local ts_ms, header, block_bytes = tonumber(args[4]), args[7], tonumber(args[8])
+  local before = redis.call('GET', user) or ''
+  local refused, block, lengths, entries, attributes =
+    split(before == '' and blank(header, block_bytes) or before, header, block_bytes)
+  if refused then return refused end
+  block = add_all(block, args[9], ts_ms)
+  lengths, entries = push_recent(lengths, entries, args[10], tonumber(args[11]))
+  local after = join(header, block, lengths, entries, attributes)
+  return nil, before, function() redis.call('SET', user, after) end
+end
+
+-- Further arguments: header, block_bytes, attributes.
+local function attributes(user, args)
+  local header, block_bytes = args[7], tonumber(args[8])
+  local before = redis.call('GET', user) or ''
+  local refused, block, lengths, entries =
+    split(before == '' and blank(header, block_bytes) or before, header, block_bytes)
+  if refused then return refused end
+  local after = join(header, block, lengths, entries, args[9])
+  return nil, before, function() redis.call('SET', user, after) end
+end
+
+-- Whatever is stored goes, readable or not; an erasure carries no state into the log.
+local function erasure(user)
+  return nil, '', function() redis.call('DEL', user) end
+end
+
+-- Further arguments: the state to log.
+local function plain(_, args) return nil, args[7] end
+
+-- Arguments: number of expected and of reached positions, these as partition, position; then a row for each further key.
+local function commit_rows(keys, args)
+  local positions = keys[1]
+  local expected_end = 2 + 2 * args[1]
+  local reached_end = expected_end + 2 * args[2]
+  for index = 3, expected_end, 2 do
+    local stored = redis.call('HGET', positions, args[index]) or '0-0'
+    if stored ~= args[index + 1] then
+      return redis.error_reply(string.format('HRCONFLICT %s: log partition %s is at %s, expected %s; reload and go on',
+        positions, args[index], stored, args[index + 1]))
+    end
+  end
+  for index = expected_end + 1, reached_end, 2 do
+    redis.call('HSET', positions, args[index], args[index + 1])
+  end
+  for index = 2, #keys do
+    redis.call('SET', keys[index], args[reached_end + index - 1])
+  end
+  return redis.status_reply('OK')
+end
+
+local function heads(keys)
+  local ids = {}
+  for index, log in ipairs(keys) do
+    local id, failure = newest(log)
+    if failure then return failure end
+    ids[index] = id or ''
+  end
+  return ids
+end
+
+redis.register_function('headrace_1_event', record(event))
+redis.register_function('headrace_1_attributes', record(attributes))
+redis.register_function('headrace_1_erasure', record(erasure))
+redis.register_function('headrace_1_plain', record(plain))
+redis.register_function('headrace_1_commit_rows', commit_rows)
+redis.register_function{function_name = 'headrace_1_heads', callback = heads, flags = {'no-writes'}}

@@ -1,0 +1,124 @@
+"""The one door for events: judge each by itself, apply the good ones, say what became of all of them.
+
+HTTP and `learners.push` both go through `accept`, so an event means the same, is checked the same and is recognised
+as a duplicate the same, wherever it comes in. An acknowledgement is given after the write, never before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from features.clock import Clock
+from features.decisions import check_decision
+from features.errors import FeatureError, InvalidInput, StoreUnavailable
+from features.events import Event, LoggedEvent, check_event, event_from_row, parse_event
+from features.store import Applied, FeatureStore, event_record
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of a batch of events."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    """`{"index", "error": {"code", "message", "path"?, "retryable"?}}`, by index."""
+    log_ms: int | None = None
+    """Log time of the newest entry that answers for these events; None if nothing was written."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether anything of the batch is in the log."""
+        return self.accepted + self.duplicates > 0
+
+    def reject(self, index: int, error: FeatureError) -> None:
+        """Note that one event was not taken."""
+        detail: dict[str, Any] = {"code": error.code, "message": str(error)}
+        if isinstance(error, InvalidInput):
+            detail["path"] = error.path
+        if error.retryable:
+            detail["retryable"] = True
+        self.rejected.append({"index": index, "error": detail})
+
+    def note(self, index: int, result: Applied | FeatureError) -> None:
+        """Note what the store made of one record."""
+        if not isinstance(result, Applied):
+            self.reject(index, result)
+            return
+        self.accepted += not result.is_duplicate
+        self.duplicates += result.is_duplicate
+        self.log_ms = max(self.log_ms or 0, result.id.ms)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as callers see it."""
+        return {
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "rejected": self.rejected,
+            "log_ms": self.log_ms,
+        }
+
+
+class Intake:
+    """Accepts events into a store.
+
+    Args:
+        clock: Time of arrival. None: history is lived through; `ts_ms` may be any instant, and a missing one is the
+            store's event clock.
+    """
+
+    def __init__(self, store: FeatureStore, clock: Clock | None) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def accept(self, raw_events: Sequence[bytes | msgspec.Raw | dict[str, Any]]) -> Receipt:
+        """Judge and apply events in order.
+
+        Args:
+            raw_events: JSON of one event each, or rows of a table.
+        Returns:
+            The receipt. An outage of the store is told per event, as retryable rejections.
+        """
+        receipt = Receipt()
+        decoded: list[tuple[int, Event]] = []
+        for index, raw in enumerate(raw_events):
+            try:
+                decoded.append((index, event_from_row(raw) if isinstance(raw, dict) else parse_event(raw)))
+            except InvalidInput as error:
+                receipt.reject(index, error)
+        good: list[tuple[int, LoggedEvent]] = []
+        try:
+            now_ms = await self._now_ms(decoded)
+        except StoreUnavailable as error:
+            for index, _ in decoded:
+                receipt.reject(index, error)
+            decoded = []
+        for index, event in decoded:
+            try:
+                good.append((index, self._judge(event, now_ms)))
+            except InvalidInput as error:
+                receipt.reject(index, error)
+        await self._apply(good, receipt)
+        receipt.rejected.sort(key=lambda row: int(row["index"]))
+        return receipt
+
+    async def _now_ms(self, decoded: Sequence[tuple[int, Event]]) -> int:
+        if self._clock is not None:
+            return self._clock.now_ms()
+        if any(event.ts_ms is None for _, event in decoded):
+            return await self._store.now_ms()
+        return 0
+
+    def _judge(self, event: Event, now_ms: int) -> LoggedEvent:
+        checked = check_event(event, self._store.schema, now_ms, any_time=self._clock is None)
+        if event.decision is not None:
+            check_decision(event.decision, event.user, self._store.keys)
+        return checked
+
+    async def _apply(self, good: list[tuple[int, LoggedEvent]], receipt: Receipt) -> None:
+        records = [event_record(event, self._store.schema, self._store.keys) for _, event in good]
+        results = await self._store.apply(records) if records else []
+        for (index, _), result in zip(good, results, strict=True):
+            receipt.note(index, result)

@@ -1,0 +1,301 @@
+"""Item rows in columns: the fold of the log over items, and the shape in which they are kept, shipped and gathered.
+
+The projector folds the log into a table and ships touched rows as bytes; a serving replica loads those bytes into its
+own table as a cache; a learner folds for itself. So there is one definition of what an event does to an item, and one
+place where candidates' counters are gathered from.
+
+An event on item x by a user whose latest items were p1, p2, … adds to x's counters, and to the *successors* of each pk
+(x with weight 1/k). A full successor set gives up its weakest. Row 0 is the item nobody has heard of: all zeros.
+
+The table knows neither the store nor partitions. Price: fixed-width columns, about 2.5 kB an item by default, most of
+it successors; packed rows drop the unused ones.
+
+Legend: N rows, G counter groups, V counter values, S successors, H successor half-lives, A attribute keys, M numbers.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import CorruptState, SchemaMismatch
+from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
+from features.schema import FORMAT, Attribute, Schema, bucket, hash64
+from features.state import HEADER, Recent, unpack
+
+UNKNOWN: Final = 0
+_decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+class ItemTable:
+    """Counters, attributes and successors of items.
+
+    `fold` log entries, or `load` packed rows; `find` rows by id; read the columns (`ms`, `value`, `successor_key`, …)
+    by row number. `touched` collects the rows that a fold has changed until the owner clears it.
+    """
+
+    def __init__(self, schema: Schema, capacity: int = 1024) -> None:
+        self.schema = schema
+        self.rows: dict[str, int] = {"": UNKNOWN}
+        self.ids: list[str] = [""]
+        self.attributes: dict[int, dict[str, Any]] = {}
+        self.touched: set[int] = set()
+        self._layout(schema)
+        self.fixed = np.zeros(0, self._fixed_type)
+        self.successors = np.zeros((0, schema.n_successors), self._successor_type)
+        self._allocate(max(capacity, 2))
+
+    def __len__(self) -> int:
+        return len(self.ids) - 1
+
+    def find(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """Row numbers; `UNKNOWN` for items without one."""
+        rows = self.rows
+        return np.array([rows.get(item, UNKNOWN) for item in ids], dtype=np.int64)
+
+    def row(self, item: str) -> int:
+        """The row of an item, made if there is none."""
+        found = self.rows.get(item)
+        if found is not None:
+            return found
+        row = len(self.ids)
+        if row == len(self.fixed):
+            self._allocate(2 * row)
+        self.rows[item] = row
+        self.ids.append(item)
+        self.key[row] = hash64(item)
+        return row
+
+    def fold(self, entry: Entry) -> None:
+        """Fold one log entry; kinds that say nothing about items change nothing."""
+        if entry.kind == EVENT:
+            self.fold_event(decode_event(entry.body), unpack(entry.state, self.schema).recent)
+        elif entry.kind == ITEM:
+            body = decode_attributes(entry.body)
+            self.set_attributes(body.entity, body.attributes)
+
+    def fold_event(
+        self, event: LoggedEvent, recent: Sequence[Recent], *, takes: Callable[[str], bool] | None = None
+    ) -> None:
+        """Fold one event.
+
+        Args:
+            recent: The user's recent items from just before the event, newest first.
+            takes: Which items' rows still lack this event; None: all of them.
+        """
+        row = self.row(event.item)
+        if takes is None or takes(event.item):
+            self._count(row, event)
+            self.touched.add(row)
+        followed = [
+            (self.row(item), 1.0 / place)
+            for place, item in enumerate(self.predecessors(recent, event.ts_ms, event.item), 1)
+            if takes is None or takes(item)
+        ]
+        if followed:
+            rows, weights = zip(*followed, strict=True)
+            self._follow(rows, weights, self.key[row], event.ts_ms)
+
+    def predecessors(self, recent: Sequence[Recent], ts_ms: int, item: str | None = None) -> list[str]:
+        """The distinct items, newest first, that count as coming before `item` at an instant."""
+        oldest_ms = ts_ms - self.schema.successor_window_s * 1000.0
+        found: list[str] = []
+        for other, _, seen_ms in recent:
+            if seen_ms >= oldest_ms and other != item and other not in found:
+                found.append(other)
+                if len(found) == self.schema.successor_span:
+                    break
+        return found
+
+    def set_attributes(self, item: str, attributes: dict[str, Any]) -> None:
+        """Replace an item's attributes; those the schema does not declare are kept for display only."""
+        row = self.row(item)
+        self.attributes[row] = attributes
+        keys, numbers = attribute_inputs(self.schema.item_attributes, attributes)
+        self.attribute_key[row] = keys
+        self.number[row] = numbers
+        self.touched.add(row)
+
+    def pack(self, row: int) -> bytes:
+        """One row as bytes."""
+        used = self.successors[row][self.successor_key[row] != 0]
+        attributes = self.attributes.get(row)
+        return b"".join(
+            (
+                HEADER.pack(FORMAT, self.schema.fingerprint),
+                self.fixed[row].tobytes(),
+                len(used).to_bytes(2, "little"),
+                used.tobytes(),
+                msgspec.msgpack.encode(attributes) if attributes else b"",
+            )
+        )
+
+    def load(self, items: Sequence[str], packed: Sequence[bytes]) -> NDArray[np.int64]:
+        """Load packed rows, replacing what was there; empty bytes leave the item as it is.
+
+        Returns:
+            Row number of each item; `UNKNOWN` for one that was neither packed nor known.
+        Raises:
+            SchemaMismatch: If a row was written under another schema.
+            CorruptState: If a row is cut short.
+        """
+        present = [(self.row(item), data) for item, data in zip(items, packed, strict=True) if data]
+        if present:
+            head, size = HEADER.size, self.fixed.itemsize
+            for _, data in present:
+                self._check(data)
+            block = b"".join(data[head : head + size] for _, data in present)
+            self.fixed[[row for row, _ in present]] = np.frombuffer(block, self.fixed.dtype)
+            for row, data in present:
+                self._load_variable(row, data, head + size)
+        return self.find(items)
+
+    def describe(self, row: int, now_ms: int) -> dict[str, Any]:
+        """A row in words, for people: decayed counters, attributes, when it was first and last seen."""
+        counters: dict[str, float] = {}
+        for group in self.schema.item_groups:
+            if group.counter.split is None:
+                for index, half_life_s in enumerate(group.counter.half_lives_s):
+                    value = float(self.value[row, group.start + index])
+                    decay = 2.0 ** (min(0, int(self.ms[row, group.index]) - now_ms) / (1000.0 * half_life_s))
+                    counters[f"{group.counter.name}.{half_life_s:g}s"] = value * decay
+        return {
+            "first_seen_ms": int(self.first_ms[row]) or None,
+            "last_seen_ms": int(self.last_ms[row]) or None,
+            "counters": counters,
+            "attributes": self.attributes.get(row, {}),
+        }
+
+    def _layout(self, schema: Schema) -> None:
+        groups = schema.item_groups
+        half_lives = [list(group.half_lives_ms) * group.counter.n_buckets for group in groups]
+        self.half_life_ms = np.array([ms for row in half_lives for ms in row], dtype=np.float64)
+        self.group_of_value = np.repeat(np.arange(len(groups)), [group.n_values for group in groups])
+        self._groups_of = {name: [g for g in groups if name in g.counter.types] for name in schema.event_types}
+        self._values_of = {
+            name: np.concatenate([np.arange(g.start, g.start + g.n_values) for g in found] or [np.arange(0)])
+            for name, found in self._groups_of.items()
+        }
+        self._successor_half_life_ms = np.array(schema.successor_half_lives_s) * 1000.0
+        n_keys = sum(attribute.width for attribute in schema.item_attributes)
+        n_numbers = sum(attribute.kind == "number" for attribute in schema.item_attributes)
+        self._fixed_type = np.dtype(
+            [
+                ("key", "<u8"),
+                ("first_ms", "<i8"),
+                ("last_ms", "<i8"),
+                ("ms", "<i8", (len(groups),)),
+                ("value", "<f4", (len(self.half_life_ms),)),
+                ("attribute_key", "<u8", (n_keys,)),
+                ("number", "<f4", (n_numbers,)),
+            ]
+        )
+        self._successor_type = np.dtype(
+            [("key", "<u8"), ("ms", "<i8"), ("value", "<f4", (len(schema.successor_half_lives_s),))]
+        )
+
+    def _allocate(self, capacity: int) -> None:
+        fixed = np.zeros(capacity, self._fixed_type)
+        fixed["number"] = np.nan
+        successors = np.zeros((capacity, self.schema.n_successors), self._successor_type)
+        n_rows = len(self.fixed)
+        fixed[:n_rows], successors[:n_rows] = self.fixed, self.successors
+        self.fixed, self.successors = fixed, successors
+        self.key, self.first_ms, self.last_ms = fixed["key"], fixed["first_ms"], fixed["last_ms"]
+        self.ms, self.value = fixed["ms"], fixed["value"]
+        self.attribute_key, self.number = fixed["attribute_key"], fixed["number"]
+        self.successor_key, self.successor_ms = successors["key"], successors["ms"]
+        self.successor_value = successors["value"]
+
+    def _count(self, row: int, event: LoggedEvent) -> None:
+        ts_ms = event.ts_ms
+        first_ms = self.first_ms[row]
+        self.first_ms[row] = min(first_ms, ts_ms) if first_ms else ts_ms
+        self.last_ms[row] = max(self.last_ms[row], ts_ms)
+        values = self._values_of[event.type]
+        if not len(values):
+            return
+        half_life_ms = self.half_life_ms[values]
+        before_ms = self.ms[row, self.group_of_value[values]]
+        after_ms = np.maximum(before_ms, ts_ms)
+        self.value[row, values] *= np.exp2((before_ms - after_ms) / half_life_ms)
+        for group in self._groups_of[event.type]:
+            chosen = bucket(group, event.context)
+            if chosen is not None:
+                self._add(row, group.start + chosen * len(group.half_lives_ms), group.index, group, event)
+            self.ms[row, group.index] = max(self.ms[row, group.index], ts_ms)
+
+    def _add(self, row: int, start: int, index: int, group: Any, event: LoggedEvent) -> None:
+        amount = event.value if group.counter.use_value else 1.0
+        behind_ms = min(0, event.ts_ms - int(self.ms[row, index])) if self.ms[row, index] else 0
+        for offset, half_life_ms in enumerate(group.half_lives_ms):
+            self.value[row, start + offset] += amount * 2.0 ** (behind_ms / half_life_ms)
+
+    def _follow(self, rows: Sequence[int], weights: Sequence[float], key: np.uint64, ts_ms: int) -> None:
+        at = np.array(rows)
+        hit = self.successor_key[at] == key
+        slot = hit.argmax(axis=1)
+        is_new = ~hit[np.arange(len(at)), slot]
+        if is_new.any():
+            slot[is_new] = self._weakest(at[is_new], ts_ms)
+            self.successors[at[is_new], slot[is_new]] = np.zeros((), self._successor_type)
+            self.successor_key[at[is_new], slot[is_new]] = key
+        before_ms = self.successor_ms[at, slot]
+        after_ms = np.maximum(before_ms, ts_ms)
+        decay = np.exp2((before_ms - after_ms)[:, None] / self._successor_half_life_ms)
+        late = np.exp2((ts_ms - after_ms)[:, None] / self._successor_half_life_ms)
+        added = np.array(weights)[:, None] * late
+        self.successor_value[at, slot] = self.successor_value[at, slot] * decay + added
+        self.successor_ms[at, slot] = after_ms
+        self.touched.update(rows)
+
+    def _weakest(self, rows: NDArray[np.int64], ts_ms: int) -> NDArray[np.int64]:
+        slowest = int(self._successor_half_life_ms.argmax())
+        age_ms = np.minimum(self.successor_ms[rows] - ts_ms, 0)
+        strength = self.successor_value[rows][..., slowest] * np.exp2(age_ms / self._successor_half_life_ms[slowest])
+        found: NDArray[np.int64] = np.where(self.successor_key[rows] == 0, -1.0, strength).argmin(axis=1)
+        return found
+
+    def _check(self, data: bytes) -> None:
+        least = HEADER.size + self.fixed.itemsize + 2
+        if len(data) < HEADER.size:
+            raise CorruptState(f"item row: expected at least {least} bytes, got {len(data)}")
+        version, fingerprint = HEADER.unpack_from(data)
+        if version != FORMAT or fingerprint != self.schema.fingerprint:
+            raise SchemaMismatch(
+                f"item row: written as format {version} under schema {fingerprint:016x}, "
+                f"expected {FORMAT} under {self.schema.fingerprint:016x}"
+            )
+        if len(data) < least:
+            raise CorruptState(f"item row: expected at least {least} bytes, got {len(data)}")
+
+    def _load_variable(self, row: int, data: bytes, at: int) -> None:
+        n_used = int.from_bytes(data[at : at + 2], "little")
+        start, end = at + 2, at + 2 + n_used * self._successor_type.itemsize
+        if len(data) < end or n_used > self.schema.n_successors:
+            raise CorruptState(f"item row: expected {end} bytes for {n_used} successors, got {len(data)}")
+        self.successors[row, :n_used] = np.frombuffer(data[start:end], self._successor_type)
+        self.successors[row, n_used:] = np.zeros((), self._successor_type)
+        if end < len(data):
+            self.attributes[row] = _decode_map(data[end:])
+        else:
+            self.attributes.pop(row, None)
+
+
+def attribute_inputs(
+    declared: Sequence[Attribute], attributes: dict[str, Any]
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Keys [A] (0: absent) and numbers [M] (NaN: absent) of declared attributes; values of another kind are absent."""
+    keys: list[int] = []
+    numbers: list[float] = []
+    for attribute in declared:
+        value = attributes.get(attribute.name)
+        if attribute.kind == "number":
+            numbers.append(float(value) if isinstance(value, int | float) else np.nan)
+            continue
+        tags = value if isinstance(value, list) else [] if value is None else [value]
+        found = [hash64(f"{attribute.name}={tag}") for tag in tags[: attribute.width]]
+        keys += found + [0] * (attribute.width - len(found))
+    return np.array(keys, dtype=np.uint64), np.array(numbers, dtype=np.float32)

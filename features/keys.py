@@ -1,0 +1,60 @@
+"""Partitions and the key layout of Redis. Nothing else builds a key.
+
+Whatever one atomic step touches shares a hash tag, and so a slot of a Redis Cluster: `{p7}` holds the users of
+partition 7, their log and the ids already seen; `{i7}` the item rows of item partition 7 and how far they reach.
+"""
+
+from dataclasses import dataclass
+
+import xxhash
+
+
+def partition_of(entity_id: str, n_partitions: int) -> int:
+    """The partition of a user, and likewise of an item: xxh3_64 of the id, modulo their number."""
+    return int(xxhash.xxh3_64_intdigest(entity_id.encode()) % n_partitions)
+
+
+def digest(user: str, event_id: str) -> bytes:
+    """16 bytes that stand for one event of one user; ids of different users never meet."""
+    return bytes(xxhash.xxh3_128_digest(f"{len(user)}:{user}{event_id}".encode()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """Key layout of one deployment."""
+
+    n_partitions: int = 64
+    """Partitions of users, and of items; fixed when the store is created."""
+    prefix: str = "hr"
+
+    def user_partition(self, user: str) -> int:
+        """Partition of a user."""
+        return partition_of(user, self.n_partitions)
+
+    def item_partition(self, item: str) -> int:
+        """Partition of an item."""
+        return partition_of(item, self.n_partitions)
+
+    def user(self, user: str) -> str:
+        """Packed state of a user."""
+        return f"{self.prefix}:{{p{self.user_partition(user)}}}:u:{user}"
+
+    def log(self, partition: int) -> str:
+        """Log of a partition, a stream."""
+        return f"{self.prefix}:{{p{partition}}}:log"
+
+    def seen(self, partition: int) -> str:
+        """Prefix of the rotating sets of event digests."""
+        return f"{self.prefix}:{{p{partition}}}:seen:"
+
+    def item(self, item: str) -> str:
+        """Packed row of an item."""
+        return f"{self.prefix}:{{i{self.item_partition(item)}}}:r:{item}"
+
+    def positions(self, item_partition: int) -> str:
+        """Hash of log partition -> position up to which these item rows are folded."""
+        return f"{self.prefix}:{{i{item_partition}}}:pos"
+
+    def settings(self) -> str:
+        """Hash of what is fixed at creation: partitions, format, clock."""
+        return f"{self.prefix}:settings"

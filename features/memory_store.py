@@ -1,0 +1,190 @@
+"""The store in dicts: the same contract as in Redis, for tests and for evaluation without servers.
+
+One process, one event loop, nothing kept on disk. The log grows until it is trimmed. `features/state.py` does the
+update here, and the function library of the Redis store agrees with it bit for bit.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from features.clock import Clock, EventClock, WallClock
+from features.errors import FeatureError, ProjectionConflict
+from features.events import ERASURE, START, Entry, Positions, StreamId
+from features.keys import Keys
+from features.schema import Schema
+from features.state import apply_update, with_attributes
+from features.store import Applied, Record
+
+
+class MemoryStore:
+    """A `FeatureStore` in memory.
+
+    Args:
+        clock: With `event`, ids follow event time.
+        dedupe_window_s: How long an event id is remembered, at least.
+        time: What the wall says: it stamps ids of the wall clock and forgets event ids on both.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        keys: Keys | None = None,
+        clock: Literal["wall", "event"] = "wall",
+        dedupe_window_s: float = 3600.0,
+        time: Clock | None = None,
+    ) -> None:
+        self.schema = schema
+        self.keys = keys or Keys()
+        self.clock = clock
+        self._time = time or WallClock()
+        self._event_clock = EventClock()
+        self._seen = _Seen(round(dedupe_window_s * 1000))
+        self._users: dict[str, bytes] = {}
+        self._rows: dict[str, bytes] = {}
+        self._logs: defaultdict[int, list[Entry]] = defaultdict(list)
+        self._heads: Positions = {}
+        self._projected: defaultdict[int, Positions] = defaultdict(dict)
+        self._has_appended = asyncio.Event()
+
+    async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
+        """Apply records in order, each judged by itself."""
+        results: list[Applied | FeatureError] = []
+        for record in records:
+            try:
+                results.append(self._apply(record))
+            except FeatureError as error:
+                results.append(error)
+        self._has_appended.set()
+        return results
+
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[bytes], list[bytes]]:
+        """Packed user states and item rows."""
+        return [self._users.get(user, b"") for user in users], [self._rows.get(item, b"") for item in items]
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """Entries after the positions."""
+        entries = self._after(positions, count)
+        if entries or block_s <= 0:
+            return entries
+        try:
+            async with asyncio.timeout(block_s):
+                while not entries:
+                    self._has_appended.clear()
+                    await self._has_appended.wait()
+                    entries = self._after(positions, count)
+        except TimeoutError:
+            return []
+        return entries
+
+    async def heads(self) -> Positions:
+        """The newest position of every partition that ever had an entry."""
+        return dict(self._heads)
+
+    async def now_ms(self) -> int:
+        """Log time: the injected clock, or the newest event time plus the wall time since it arrived."""
+        return self._time.now_ms() if self.clock == "wall" else self._event_clock.now_ms()
+
+    async def trim(self, positions: Positions) -> None:
+        """Drop the entries up to and including each position."""
+        for partition, position in positions.items():
+            log = self._logs[partition]
+            del log[: _index_after(log, position)]
+
+    async def commit_rows(
+        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+    ) -> None:
+        """Write item rows and positions; only the partitions in `expected` are compared.
+
+        Raises:
+            ProjectionConflict: If a stored position is another; nothing was written.
+        """
+        positions = self._projected[item_partition]
+        for partition, position in expected.items():
+            stored = positions.get(partition, START)
+            if stored != position:
+                raise ProjectionConflict(
+                    f"item partition {item_partition}: log partition {partition} is at {stored}, "
+                    f"expected {position}; reload and go on"
+                )
+        self._rows.update(rows)
+        positions.update(reached)
+
+    async def projected(self) -> list[Positions]:
+        """For every item partition, the position of every log partition up to which it is folded."""
+        return [dict(self._projected[partition]) for partition in range(self.keys.n_partitions)]
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _apply(self, record: Record) -> Applied:
+        if record.digest and self._seen.has(record.partition, record.digest, self._time.now_ms()):
+            return Applied(self._heads.get(record.partition, START), True)
+        before, after = self._change(record)
+        position = self._next_id(record)
+        self._heads[record.partition] = position
+        self._logs[record.partition].append(Entry(position, record.partition, record.kind, record.body, before))
+        if record.user is not None:
+            if after:
+                self._users[record.user] = after
+            else:
+                self._users.pop(record.user, None)
+        if record.digest:
+            self._seen.add(record.partition, record.digest)
+        self._event_clock.observe(position.ms)
+        return Applied(position, False)
+
+    def _change(self, record: Record) -> tuple[bytes, bytes]:
+        """The state to log, and the state to keep."""
+        if record.user is None:
+            return record.state, b""
+        if record.kind == ERASURE:
+            return b"", b""
+        before = self._users.get(record.user, b"")
+        if record.update is not None:
+            return before, apply_update(before, record.update, self.schema)
+        return before, with_attributes(before, record.attributes or b"", self.schema)
+
+    def _next_id(self, record: Record) -> StreamId:
+        last = self._heads.get(record.partition, START)
+        ms = record.ts_ms if self.clock == "event" else self._time.now_ms()
+        return StreamId(ms, 0) if ms > last.ms else StreamId(last.ms, last.seq + 1)
+
+    def _after(self, positions: Positions, count: int) -> list[Entry]:
+        entries = []
+        for partition, log in self._logs.items():
+            start = _index_after(log, positions.get(partition, START))
+            entries += log[start : start + count]
+        return entries
+
+
+class _Seen:
+    """Digests of this window and of the one before, by partition; as the rotating sets of the server."""
+
+    def __init__(self, window_ms: int) -> None:
+        self._window_ms = window_ms
+        self._number = 0
+        self._current: set[tuple[int, bytes]] = set()
+        self._previous: set[tuple[int, bytes]] = set()
+
+    def has(self, partition: int, digest: bytes, now_ms: int) -> bool:
+        self._rotate(now_ms // self._window_ms)
+        return (partition, digest) in self._current or (partition, digest) in self._previous
+
+    def add(self, partition: int, digest: bytes) -> None:
+        self._current.add((partition, digest))
+
+    def _rotate(self, number: int) -> None:
+        if number == self._number:
+            return
+        self._previous = self._current if number == self._number + 1 else set()
+        self._current = set()
+        self._number = number
+
+
+def _index_after(log: list[Entry], position: StreamId) -> int:
+    # A shorter tuple sorts before every entry that begins with it.
+    return bisect_left(log, ((position.ms, position.seq + 1),))

@@ -1,0 +1,205 @@
+"""A user's state as packed bytes, and the update of it: the reference that the server-side function agrees with
+bit for bit.
+
+Layout, little endian:
+
+    u8   format          u64  schema fingerprint
+    counter block        per group: i64 ms, float32 values (see `schema.Group`)
+    u16  n_recent        u32  bytes of the recent entries
+    u16 x n_recent       length of each entry, newest first
+    entries              msgpack [item, type number, ts_ms], newest first
+    attributes           msgpack map, to the end; empty when there are none
+
+Counters decay when read and when added to, in float64 by the C library's `pow`; what is stored is rounded to float32.
+A group whose `ms` is 0 has never counted. Nothing here knows a store.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
+from typing import Any, Final
+
+import msgspec
+
+from features.errors import CorruptState, SchemaMismatch
+from features.events import LoggedEvent
+from features.schema import FORMAT, Schema, bucket
+
+HEADER: Final = struct.Struct("<BQ")
+LISTS: Final = struct.Struct("<HI")
+_encode = msgspec.msgpack.Encoder().encode
+_decode_recent = msgspec.msgpack.Decoder(list[tuple[str, int, int]]).decode
+_decode_attributes = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+Recent = tuple[str, int, int]
+"""(item, type number, ts_ms)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Add `amount` to one bucket of one group; the whole group decays to the later of the two instants."""
+
+    offset: int
+    half_lives_ms: tuple[float, ...]
+    n_buckets: int
+    bucket: int
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one event does to its user's state: slots, not features, so that the server can apply it unaware."""
+
+    ts_ms: int
+    adds: tuple[Add, ...]
+    recent: bytes
+    """The packed entry to put in front of the recent items."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A user's state, taken apart."""
+
+    counters: bytes
+    recent: list[Recent]
+    """Newest first."""
+    attributes: dict[str, Any]
+
+
+def empty_state(schema: Schema) -> bytes:
+    """The state of somebody nobody has seen."""
+    return HEADER.pack(FORMAT, schema.fingerprint) + bytes(schema.user_block_bytes) + LISTS.pack(0, 0)
+
+
+def update_for(event: LoggedEvent, schema: Schema) -> Update:
+    """Derive from the schema what an event changes."""
+    adds = []
+    for group in schema.user_groups:
+        if event.type not in group.counter.types:
+            continue
+        chosen = bucket(group, event.context)
+        if chosen is None:
+            continue
+        amount = event.value if group.counter.use_value else 1.0
+        adds.append(Add(group.offset, group.half_lives_ms, group.counter.n_buckets, chosen, amount))
+    recent = _encode((event.item, schema.type_index[event.type], event.ts_ms))
+    return Update(event.ts_ms, tuple(adds), recent)
+
+
+def unpack(state: bytes, schema: Schema) -> UserState:
+    """Take packed state apart; empty bytes are the state of a stranger.
+
+    Raises:
+        SchemaMismatch: If it was written under another schema.
+        CorruptState: If the bytes do not parse.
+    """
+    if not state:
+        return UserState(bytes(schema.user_block_bytes), [], {})
+    counters, lengths, entries, attributes = split(state, schema)
+    if not lengths:
+        return UserState(counters, [], _decode_attributes(attributes) if attributes else {})
+    try:
+        # The entries are a msgpack array but for its header: array16 with their number.
+        recent = _decode_recent(b"\xdc" + struct.pack(">H", len(lengths) // 2) + entries)
+        return UserState(counters, recent, _decode_attributes(attributes) if attributes else {})
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"user state: {error}") from None
+
+
+def split(state: bytes, schema: Schema) -> tuple[bytes, bytes, bytes, bytes]:
+    """Cut packed state into counter block, lengths, entries and attributes.
+
+    Raises:
+        SchemaMismatch: If it was written under another schema.
+        CorruptState: If it is too short.
+    """
+    lists = HEADER.size + schema.user_block_bytes
+    if len(state) < lists + LISTS.size:
+        raise CorruptState(f"user state: expected at least {lists + LISTS.size} bytes, got {len(state)}")
+    version, fingerprint = HEADER.unpack_from(state)
+    if version != FORMAT or fingerprint != schema.fingerprint:
+        raise SchemaMismatch(
+            f"user state: written as format {version} under schema {fingerprint:016x}, "
+            f"expected {FORMAT} under {schema.fingerprint:016x}; migrate it or bring that schema back"
+        )
+    n_recent, n_bytes = LISTS.unpack_from(state, lists)
+    lengths = lists + LISTS.size
+    entries = lengths + 2 * n_recent
+    end = entries + n_bytes
+    if len(state) < end:
+        raise CorruptState(f"user state: expected at least {end} bytes, got {len(state)}")
+    return state[HEADER.size : lists], state[lengths:entries], state[entries:end], state[end:]
+
+
+def apply_update(state: bytes, update: Update, schema: Schema) -> bytes:
+    """Fold one update into packed state; a pure function, equal to the server's bit for bit.
+
+    Raises:
+        SchemaMismatch, CorruptState: As `split`.
+    """
+    counters, lengths, entries, attributes = split(state or empty_state(schema), schema)
+    block = bytearray(counters)
+    for add in update.adds:
+        add_to_group(block, add, update.ts_ms)
+    if len(lengths) // 2 >= schema.n_recent:
+        (oldest,) = struct.unpack_from("<H", lengths, len(lengths) - 2)
+        lengths, entries = lengths[:-2], entries[: len(entries) - oldest]
+    lengths = struct.pack("<H", len(update.recent)) + lengths
+    entries = update.recent + entries
+    return b"".join(
+        (
+            HEADER.pack(FORMAT, schema.fingerprint),
+            block,
+            LISTS.pack(len(lengths) // 2, len(entries)),
+            lengths,
+            entries,
+            attributes,
+        )
+    )
+
+
+def with_attributes(state: bytes, attributes: bytes, schema: Schema) -> bytes:
+    """Replace the attributes (a msgpack map) of packed state.
+
+    Raises:
+        SchemaMismatch, CorruptState: As `split`.
+    """
+    old = state or empty_state(schema)
+    *_, before = split(old, schema)
+    return old[: len(old) - len(before)] + attributes
+
+
+def add_to_group(block: bytearray, add: Add, ts_ms: int) -> None:
+    """Decay a group to the later of its instant and `ts_ms`, and add; a late event adds what is left of it."""
+    n_half_lives = len(add.half_lives_ms)
+    layout = _group_layout(add.n_buckets * n_half_lives)
+    ms, *values = layout.unpack_from(block, add.offset)
+    decays = [2.0 ** (-abs(ts_ms - ms) / half_life_ms) if ms else 1.0 for half_life_ms in add.half_lives_ms]
+    is_late = ts_ms < ms
+    if not is_late:
+        values = [value * decay for value, decay in zip(values, cycle(decays), strict=False)]
+    for index, decay in enumerate(decays, add.bucket * n_half_lives):
+        values[index] += add.amount * decay if is_late else add.amount
+    layout.pack_into(block, add.offset, max(ms, ts_ms), *values)
+
+
+@cache
+def _group_layout(n_values: int) -> struct.Struct:
+    return struct.Struct(f"<q{n_values}f")
+
+
+def describe(user: UserState, schema: Schema, now_ms: int) -> dict[str, Any]:
+    """A state in words, for people: recent items, counters decayed to now, attributes."""
+    counters: dict[str, float] = {}
+    for group in schema.user_groups:
+        (ms,) = struct.unpack_from("<q", user.counters, group.offset)
+        values = struct.unpack_from(f"<{group.n_values}f", user.counters, group.offset + 8)
+        half_lives_s = group.counter.half_lives_s
+        for index, value in enumerate(values):
+            half_life_s = half_lives_s[index % len(half_lives_s)]
+            place = f"[{index // len(half_lives_s)}]" if group.counter.split else ""
+            decay = 2.0 ** (min(0, ms - now_ms) / (1000.0 * half_life_s))
+            counters[f"{group.counter.name}{place}.{half_life_s:g}s"] = value * decay
+    items = [{"item": item, "type": schema.event_types[kind], "ts_ms": ts_ms} for item, kind, ts_ms in user.recent]
+    return {"recent": {"items": items}, "counters": counters, "attributes": user.attributes}

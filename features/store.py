@@ -1,0 +1,166 @@
+"""The store protocol: what every implementation promises, whatever keeps the bytes.
+
+One write path: `apply` takes records (events, attributes, erasures, decisions) and for each of them, in isolation:
+refuses a duplicate, reads the user's state, appends the log entry with that state, updates the state. When it returns
+the person's next read sees it. One read path for ranking: `read`. One for folds: `read_log`, by position. Item rows are
+written by `commit_rows`, which moves the rows of one item partition and the positions they reach in one step, and
+refuses if somebody else has moved them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from features.errors import FeatureError
+from features.events import (
+    DECISION,
+    ERASURE,
+    EVENT,
+    ITEM,
+    USER,
+    Entry,
+    LoggedAttributes,
+    LoggedDecision,
+    LoggedErasure,
+    LoggedEvent,
+    Positions,
+    StreamId,
+    encode_body,
+)
+from features.keys import Keys, digest
+from features.schema import Schema
+from features.state import Update, update_for
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing to append to the log, and what it does to a user's state."""
+
+    kind: bytes
+    partition: int
+    body: bytes
+    ts_ms: int
+    user: str | None = None
+    """Whose state is read and changed; None for item attributes and decisions."""
+    digest: bytes = b""
+    """Identity within `dedupe_window_s`; empty: always new."""
+    update: Update | None = None
+    attributes: bytes | None = None
+    """New user attributes (msgpack map)."""
+    state: bytes = b""
+    """State to log with a record that has no `user`: what a decision was made with."""
+
+
+class Applied(NamedTuple):
+    """What became of a record: its position, or for a duplicate the newest of its partition."""
+
+    id: StreamId
+    is_duplicate: bool
+
+
+class FeatureStore(Protocol):
+    """Every method raises `StoreUnavailable` when the store does not answer."""
+
+    keys: Keys
+    schema: Schema
+
+    async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
+        """Apply records in order; each is judged by itself, and an error means that nothing of it was written."""
+        ...
+
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[bytes], list[bytes]]:
+        """Packed user states and item rows; empty bytes for what is not known."""
+        ...
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """Entries after the positions (missing: from the start), at most `count` per partition, ordered within each.
+
+        Waits up to `block_s` for the first entry; an empty list means that there is none.
+        """
+        ...
+
+    async def heads(self) -> Positions:
+        """The newest position of every partition that ever had an entry, trimmed ones too."""
+        ...
+
+    async def now_ms(self) -> int:
+        """Log time: no entry appended after this call gets an id before it (event clock: for a single sender)."""
+        ...
+
+    async def trim(self, positions: Positions) -> None:
+        """Drop the entries up to and including each position."""
+        ...
+
+    async def commit_rows(
+        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+    ) -> None:
+        """Write item rows and the positions they reach, if the stored positions are `expected`.
+
+        Compared are the log partitions in `expected`; `START` stands for one without a stored position.
+
+        Raises:
+            ProjectionConflict: If they are not; nothing was written.
+        """
+        ...
+
+    async def projected(self) -> list[Positions]:
+        """For every item partition, the position of every log partition up to which it is folded."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; the store can't be used after it."""
+        ...
+
+
+def event_record(event: LoggedEvent, schema: Schema, keys: Keys) -> Record:
+    """The record of a checked event."""
+    return Record(
+        kind=EVENT,
+        partition=keys.user_partition(event.user),
+        body=encode_body(event),
+        ts_ms=event.ts_ms,
+        user=event.user,
+        digest=digest(event.user, event.id) if event.id is not None else b"",
+        update=update_for(event, schema),
+    )
+
+
+def item_record(entry: LoggedAttributes, keys: Keys) -> Record:
+    """The record of an item's attributes; it lives in the log partition that the item's id hashes to."""
+    return Record(kind=ITEM, partition=keys.user_partition(entry.entity), body=encode_body(entry), ts_ms=entry.ts_ms)
+
+
+def user_record(entry: LoggedAttributes, keys: Keys) -> Record:
+    """The record of a user's attributes."""
+    return Record(
+        kind=USER,
+        partition=keys.user_partition(entry.entity),
+        body=encode_body(entry),
+        ts_ms=entry.ts_ms,
+        user=entry.entity,
+        attributes=msgspec.msgpack.encode(entry.attributes),
+    )
+
+
+def erasure_record(entry: LoggedErasure, keys: Keys) -> Record:
+    """The record that erases a person's state."""
+    return Record(
+        kind=ERASURE,
+        partition=keys.user_partition(entry.user),
+        body=encode_body(entry),
+        ts_ms=entry.ts_ms,
+        user=entry.user,
+    )
+
+
+def decision_record(decision: LoggedDecision, state: bytes, keys: Keys) -> Record:
+    """The record of a decision with the user's state it was made with; the state itself is not touched."""
+    return Record(
+        kind=DECISION,
+        partition=keys.user_partition(decision.user),
+        body=encode_body(decision),
+        ts_ms=decision.ts_ms,
+        state=state,
+    )

@@ -1,0 +1,72 @@
+"""Reading the log in ticks: fixed spans of log time, handed out only when nothing can be added to them any more.
+
+A tick is closed when the store's clock has passed its end and everything up to there has been read; its entries are
+merged by (id, partition). So what a tick holds depends on the log alone, never on when a reader happened to wake up.
+With the event clock this holds for a single sender in time order.
+"""
+
+import heapq
+from dataclasses import dataclass
+from typing import Final
+
+from features.events import Entry, Positions
+from features.store import FeatureStore
+
+TICK_MS: Final = 200
+READ_COUNT: Final = 2000  # entries per partition and read: bounds memory when a reader is far behind
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Entries whose log time lies before `end_ms` and not before the previous tick's end.
+
+    A reader that is behind gets several ticks' worth at once; `end_ms` is the end of the last of them.
+    """
+
+    entries: list[Entry]
+    end_ms: int
+
+
+class TickReader:
+    """Reads all partitions from given positions. Call `next` in a loop."""
+
+    def __init__(self, store: FeatureStore, positions: Positions, *, tick_ms: int = TICK_MS) -> None:
+        self._store = store
+        self._read = dict(positions)
+        self._held: list[Entry] = []
+        self._tick_ms = tick_ms
+        self._end_ms = 0
+
+    async def next(self, *, wait_s: float = 0.0) -> Tick | None:
+        """The entries of all ticks that closed since the last call; None when none did.
+
+        Args:
+            wait_s: How long to wait for a first entry if there is none yet.
+        """
+        now_ms = await self._store.now_ms()
+        is_drained = await self._fill(wait_s)
+        end_ms = now_ms // self._tick_ms * self._tick_ms
+        if not is_drained:
+            end_ms = min(end_ms, self._complete_ms() // self._tick_ms * self._tick_ms)
+        if end_ms <= self._end_ms:
+            return None
+        self._end_ms = end_ms
+        entries = []
+        while self._held and self._held[0].id.ms < end_ms:
+            entries.append(heapq.heappop(self._held))
+        return Tick(entries, end_ms)
+
+    async def _fill(self, wait_s: float) -> bool:
+        """Read once; True when every partition gave all it had."""
+        self._last = await self._store.read_log(self._read, count=READ_COUNT, block_s=wait_s)
+        counts: dict[int, int] = {}
+        for entry in self._last:
+            heapq.heappush(self._held, entry)
+            self._read[entry.partition] = max(entry.id, self._read.get(entry.partition, entry.id))
+            counts[entry.partition] = counts.get(entry.partition, 0) + 1
+        self._full = [partition for partition, n in counts.items() if n >= READ_COUNT]
+        return not self._full
+
+    def _complete_ms(self) -> int:
+        """Up to here every partition has been read, although some hold more."""
+        return min(self._read[partition].ms for partition in self._full)
