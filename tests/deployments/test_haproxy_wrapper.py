@@ -1,0 +1,50 @@
+"""The wrapper edits what Ray wrote before HAProxy reads it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deployments.cluster import ClusterConfig, write_haproxy_wrapper
+from deployments.errors import ConfigError
+
+# The lines of `ray/serve/_private/haproxy_templates.py` that matter, as Ray 2.60 renders them.
+RENDERED = """global
+    stats socket /tmp/x/admin.sock mode 666 level admin expose-fd listeners
+defaults
+    mode http
+    errorfile 502 /tmp/x/500.http
+    errorfile 503 /tmp/x/500.http
+    errorfile 504 /tmp/x/500.http
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:8000
+listen stats
+  bind *:8404
+"""
+
+
+def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Path) -> None:
+    wrapper, rendered = write_haproxy_wrapper(tmp_path, "127.0.0.1"), tmp_path / "haproxy.cfg"
+    rendered.write_text(RENDERED)
+    subprocess.run([wrapper, "-db", "-f", rendered, "-v"], check=True, capture_output=True)
+    binds = [line.split()[1] for line in rendered.read_text().splitlines() if line.strip().startswith("bind")]
+    files = [line.split()[2] for line in rendered.read_text().splitlines() if line.strip().startswith("errorfile")]
+    assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
+    assert files == [str(tmp_path / "unavailable.http")] * 3
+    assert "mode 600 level admin" in rendered.read_text()
+
+
+def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:
+    write_haproxy_wrapper(tmp_path, "127.0.0.1")
+    head, _, body = (tmp_path / "unavailable.http").read_bytes().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"content-length: %d" % len(body) in head
+    assert b'"code":"unavailable"' in body
+
+
+@pytest.mark.parametrize("wrong", [{"port": 0}, {"port": 65536}, {"object_store_bytes": 1}])
+def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ClusterConfig(**wrong)  # type: ignore[arg-type]
