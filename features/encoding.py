@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.item_table import ItemTable, attribute_inputs
-from features.schema import Schema, bucket, hash64
-from features.state import UserState
+from features.item_table import UNKNOWN, ItemTable, attribute_inputs
+from features.schema import Schema, bucket, duration, hash64
+from features.state import Recent, UserState
 
 N_RECENT: Final = 20  # recent items the model attends to; more cost time and were not seen to help
 F32 = NDArray[np.float32]
@@ -145,29 +145,48 @@ class Encoder:
             rows_BK: Rows of the table; `UNKNOWN` for padding and for items it has not seen.
             key_BK: 64-bit keys of the candidates, known or not; 0 for padding.
         """
-        chosen_BV, has_value_BV = self._choose([request.context for request in requests])
-        predecessors = [table.predecessors(request.user.recent, request.now_ms) for request in requests]
-        rows_BP = np.zeros((len(requests), self.schema.successor_span), dtype=np.int64)
-        for b, items in enumerate(predecessors):
-            rows_BP[b, : len(items)] = table.find(items)
-        successors = table.successors[rows_BP]
-        now_ms = np.array([request.now_ms for request in requests], dtype=np.int64)
+        rows_BP = np.stack([self.predecessor_rows(table, request.user.recent, request.now_ms) for request in requests])
+        return self.slates(table.fixed[rows_BK], table.successors[rows_BP], requests, key_BK, mask_BK)
+
+    def predecessor_rows(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> I64:
+        """Rows [P] of the items whose successors matter to a user at an instant; padded with `UNKNOWN`."""
+        rows_P = np.zeros(self.schema.successor_span, dtype=np.int64)
+        for place, item in enumerate(table.predecessors(recent, now_ms)):
+            rows_P[place] = table.rows.get(item, UNKNOWN)
+        return rows_P
+
+    def slates(
+        self,
+        fixed_BK: NDArray[np.void],
+        successors_BPS: NDArray[np.void],
+        requests: Sequence[Request],
+        key_BK: U64,
+        mask_BK: NDArray[np.bool_],
+    ) -> Slates:
+        """Put together what was copied out of a table: records of candidates, and successor records of predecessors.
+
+        The copying is all that must happen at the right moment; so a learner copies row by row and calls this once a
+        batch.
+        """
+        contexts = [request.context for request in requests]
+        chosen_BV, has_value_BV = self._choose(contexts)
+        n_slots = key_BK.shape[1]
         return Slates(
-            now_ms,
+            np.array([request.now_ms for request in requests], dtype=np.int64),
             mask_BK,
             key_BK,
-            table.first_ms[rows_BK],
-            table.last_ms[rows_BK],
-            table.ms[rows_BK],
-            table.value[rows_BK[:, :, None], chosen_BV[:, None, :]],
+            fixed_BK["first_ms"],
+            fixed_BK["last_ms"],
+            fixed_BK["ms"],
+            fixed_BK["value"][np.arange(len(requests))[:, None, None], np.arange(n_slots)[:, None], chosen_BV[:, None]],
             has_value_BV,
-            table.attribute_key[rows_BK],
-            table.number[rows_BK],
-            successors["ms"],
-            successors["key"],
-            successors["value"],
+            fixed_BK["attribute_key"],
+            fixed_BK["number"],
+            successors_BPS["ms"],
+            successors_BPS["key"],
+            successors_BPS["value"],
             *self._users([request.user for request in requests]),
-            self._context_keys([request.context for request in requests]),
+            self._context_keys(contexts),
         )
 
     def assemble(self, slates: Slates) -> Inputs:
@@ -310,16 +329,16 @@ class Encoder:
         names = []
         for group in order:
             prefix = "count" if group.counter.split is None else "split"
-            names += [f"{prefix}:{group.counter.name}.{seconds:g}s" for seconds in group.counter.half_lives_s]
+            names += [f"{prefix}:{group.counter.name}.{duration(seconds)}" for seconds in group.counter.half_lives_s]
         for what in ("follows_last", "follows_rest", "share_last", "share_rest"):
-            names += [f"{what}.{seconds:g}s" for seconds in self.schema.successor_half_lives_s]
+            names += [f"{what}.{duration(seconds)}" for seconds in self.schema.successor_half_lives_s]
         names += ["is_known", "age", "idle", "n_seen", "seen_idle"]
         names += [f"number:{a.name}" for a in self.schema.item_attributes if a.kind == "number"]
         return tuple(names)
 
     def _name_user(self) -> tuple[str, ...]:
         names = [
-            f"count:{g.counter.name}[{place}].{seconds:g}s"
+            f"count:{g.counter.name}[{place}].{duration(seconds)}"
             for g in self.schema.user_groups
             for place in range(g.counter.n_buckets)
             for seconds in g.counter.half_lives_s

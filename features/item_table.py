@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
-from features.schema import FORMAT, Attribute, Schema, bucket, hash64
+from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
 from features.state import HEADER, Recent, unpack
 
 UNKNOWN: Final = 0
@@ -160,7 +160,7 @@ class ItemTable:
                 for index, half_life_s in enumerate(group.counter.half_lives_s):
                     value = float(self.value[row, group.start + index])
                     decay = 2.0 ** (min(0, int(self.ms[row, group.index]) - now_ms) / (1000.0 * half_life_s))
-                    counters[f"{group.counter.name}.{half_life_s:g}s"] = value * decay
+                    counters[f"{group.counter.name}.{duration(half_life_s)}"] = value * decay
         return {
             "first_seen_ms": int(self.first_ms[row]) or None,
             "last_seen_ms": int(self.last_ms[row]) or None,

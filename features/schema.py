@@ -28,6 +28,11 @@ def hash64(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode()) or 1
 
 
+def duration(seconds: float) -> str:
+    """A duration in a feature's name: `1800s`, `0.5s`."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counter:
     """Exponentially decayed counts of some event types, one value per half-life.

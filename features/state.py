@@ -24,7 +24,7 @@ import msgspec
 
 from features.errors import CorruptState, SchemaMismatch
 from features.events import LoggedEvent
-from features.schema import FORMAT, Schema, bucket
+from features.schema import FORMAT, Schema, bucket, duration
 
 HEADER: Final = struct.Struct("<BQ")
 LISTS: Final = struct.Struct("<HI")
@@ -200,6 +200,6 @@ def describe(user: UserState, schema: Schema, now_ms: int) -> dict[str, Any]:
             half_life_s = half_lives_s[index % len(half_lives_s)]
             place = f"[{index // len(half_lives_s)}]" if group.counter.split else ""
             decay = 2.0 ** (min(0, ms - now_ms) / (1000.0 * half_life_s))
-            counters[f"{group.counter.name}{place}.{half_life_s:g}s"] = value * decay
+            counters[f"{group.counter.name}{place}.{duration(half_life_s)}"] = value * decay
     items = [{"item": item, "type": schema.event_types[kind], "ts_ms": ts_ms} for item, kind, ts_ms in user.recent]
     return {"recent": {"items": items}, "counters": counters, "attributes": user.attributes}

@@ -1,0 +1,153 @@
+"""The whole application: binds the Serve graph, and runs all of it on this machine.
+
+    store (private, or by URL) ─► Ray, Serve, HAProxy ─► hub, projector, learner ─► Ranker at /v1/rank, Events at /
+
+`Run` owns what it starts and ends all of it, in reverse. Ray is imported only after its environment is set, so the
+modules that need Ray are imported by name, inside functions.
+"""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+from deployments import processes
+from deployments.cluster import LocalCluster
+from deployments.config import Config, as_dict, with_store
+from deployments.errors import UnavailableError
+from features.embedded import EmbeddedServer
+
+READY_S: Final = 120.0
+MAX_ONGOING: Final = 10_000  # the batcher sheds long before; Serve's own queue must never be the one that fills
+
+logger = logging.getLogger(__name__)
+
+
+def deploy(config: Config) -> None:
+    """Start the learning side and the Serve applications on the Ray cluster this process is connected to."""
+    group = importlib.import_module("learners.group")
+    group.start_group(
+        config.store,
+        config.schema,
+        config.learner,
+        group.GroupConfig(folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s),
+    )
+    serve = importlib.import_module("ray.serve")
+    serve.run_many(
+        [
+            serve.RunTarget(_bind("Ranker", config, config.n_rankers), name="rank", route_prefix="/v1/rank"),
+            serve.RunTarget(_bind("Events", config, config.n_events), name="events", route_prefix="/"),
+        ]
+    )
+
+
+def _bind(name: str, config: Config, n_replicas: int) -> Any:
+    deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
+    return deployment.options(
+        num_replicas=n_replicas,
+        max_ongoing_requests=MAX_ONGOING,
+        graceful_shutdown_timeout_s=config.cluster.draining_s,
+        health_check_period_s=1.0,
+        health_check_timeout_s=10.0,
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        ray_actor_options={"num_cpus": 0.1},
+    ).bind(config.replica)
+
+
+class Run:
+    """Everything on this machine: `start`, use `url`, `stop`; or a `with` block.
+
+    Args:
+        say: Told in words what is going on.
+    """
+
+    def __init__(self, config: Config, say: Callable[[str], None] = logger.info, log_path: str = "") -> None:
+        self.config = config
+        self.cluster = LocalCluster(config.cluster)
+        self.server: EmbeddedServer | None = None
+        self._say = say
+        self._log_path = log_path
+
+    @property
+    def url(self) -> str:
+        """Where the application answers."""
+        return f"http://{self.config.cluster.host}:{self.config.cluster.port}"
+
+    def start(self) -> Self:
+        """Start everything; return once a rank succeeds.
+
+        Raises:
+            UnavailableError: If the port is taken, or the application does not answer in time.
+            StoreRefused: If the given store cannot keep the promises.
+        """
+        try:
+            run_id = processes.mark_this_process()
+            self._start_store(run_id)
+            self._say("starting Ray and Serve")
+            self.cluster.start()
+            self._say("starting learner, projector, hub and replicas")
+            deploy(self.config)
+            self._wait_until_ready()
+            port = self.config.cluster.port
+            processes.write_record(
+                processes.new_record(run_id, port, redis_url=self.config.store.url, log_path=self._log_path)
+            )
+        except BaseException:
+            self.stop()
+            raise
+        logger.info("effective configuration: %s", msgspec.json.encode(as_dict(self.config)).decode())
+        return self
+
+    def stop(self) -> None:
+        """End everything that was started; what is durable stays."""
+        self.cluster.stop()
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+        if self.cluster.run_id:
+            processes.remove_record(self.config.cluster.port, self.cluster.run_id)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start_store(self, run_id: str) -> None:
+        folder = self.config.folder or str(run_versions(run_id))
+        if not self.config.store.url:
+            self._say("starting a private store")
+            self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
+            if self.server.pid is not None:
+                self.cluster.spare.add(self.server.pid)
+            self.config = with_store(self.config, url=self.server.url)
+        self.config = replace(self.config, folder=folder)
+
+    def _wait_until_ready(self) -> None:
+        deadline_s = time.monotonic() + READY_S
+        body = {"user": "headrace-ready", "candidates": ["headrace-ready"]}
+        with httpx.Client(timeout=5.0) as client:
+            while True:
+                try:
+                    answers = client.post(f"{self.url}/v1/rank", json=body), client.get(f"{self.url}/v1/health")
+                    if all(answer.status_code == 200 for answer in answers):
+                        return
+                except httpx.TransportError:
+                    pass
+                if time.monotonic() > deadline_s:
+                    raise UnavailableError(f"no answer at {self.url} within {READY_S:g} s")
+                time.sleep(0.1)
+
+
+def run_versions(run_id: str) -> Path:
+    """Where a run keeps its durable versions when no folder is configured; it goes with the private store."""
+    return processes.home() / "versions" / run_id

@@ -1,0 +1,165 @@
+"""The Python client. Importing it loads neither Ray nor torch.
+
+    with Headrace("http://127.0.0.1:8000") as headrace:
+        headrace.send([{"type": "click", "user": "u1", "item": "b"}])
+        answer = headrace.rank("u1", ["a", "b", "c"])
+
+`AsyncHeadrace` has the same methods, to be awaited.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+HEADERS: Final = {"content-type": "application/json"}
+
+
+class HeadraceError(Exception):
+    """An answer other than success.
+
+    Args:
+        status: HTTP status.
+        body: The decoded answer: `error` with `code`, `message` and perhaps `path`; for events also what became of
+            each.
+    """
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        error = body.get("error", {})
+        self.status = status
+        self.body = body
+        self.code: str = error.get("code", "unknown")
+        self.path: str | None = error.get("path")
+        where = f" at {self.path}" if self.path else ""
+        super().__init__(f"{status} {self.code}{where}: {error.get('message', 'no explanation')}")
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in {429, 503}
+
+
+def _rank_body(user: str, candidates: Sequence[str], options: Mapping[str, Any]) -> bytes:
+    given = {name: value for name, value in options.items() if value is not None}
+    return msgspec.json.encode({"user": user, "candidates": list(candidates), **given})
+
+
+def _read(response: httpx.Response) -> Any:
+    try:
+        body = msgspec.json.decode(response.content) if response.content else {}
+    except msgspec.DecodeError:
+        body = {"error": {"code": "unreadable", "message": response.text[:200]}}
+    if response.status_code >= 400:
+        raise HeadraceError(response.status_code, body)
+    return body
+
+
+class Headrace:
+    """A connection pool to one Headrace.
+
+    Every method raises `HeadraceError` for an answer other than success, and `httpx.TransportError` if there is none.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=HEADERS)
+
+    def rank(
+        self,
+        user: str,
+        candidates: Sequence[str],
+        *,
+        context: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        explain: bool | None = None,
+        now_ms: int | None = None,
+    ) -> dict[str, Any]:
+        """Rank candidates for a person; see `POST /v1/rank`."""
+        options = {"context": context, "limit": limit, "explain": explain, "now_ms": now_ms}
+        body: dict[str, Any] = _read(self._http.post("/v1/rank", content=_rank_body(user, candidates, options)))
+        return body
+
+    def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Send up to 1,000 events; returns when they are durable, with what became of each."""
+        content = msgspec.json.encode({"events": events})
+        body: dict[str, Any] = _read(self._http.post("/v1/events", content=content))
+        return body
+
+    def items(self, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Set the attributes of up to 1,000 items, by id."""
+        body: dict[str, Any] = _read(self._http.post("/v1/items", content=_items_body(items)))
+        return body
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model` or `/v1/health`."""
+        body: dict[str, Any] = _read(self._http.get(path))
+        return body
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncHeadrace:
+    """`Headrace` for asyncio."""
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=HEADERS)
+
+    async def rank(
+        self,
+        user: str,
+        candidates: Sequence[str],
+        *,
+        context: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        explain: bool | None = None,
+        now_ms: int | None = None,
+    ) -> dict[str, Any]:
+        """As `Headrace.rank`."""
+        options = {"context": context, "limit": limit, "explain": explain, "now_ms": now_ms}
+        response = await self._http.post("/v1/rank", content=_rank_body(user, candidates, options))
+        body: dict[str, Any] = _read(response)
+        return body
+
+    async def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As `Headrace.send`."""
+        response = await self._http.post("/v1/events", content=msgspec.json.encode({"events": events}))
+        body: dict[str, Any] = _read(response)
+        return body
+
+    async def items(self, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """As `Headrace.items`."""
+        body: dict[str, Any] = _read(await self._http.post("/v1/items", content=_items_body(items)))
+        return body
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """As `Headrace.get`."""
+        body: dict[str, Any] = _read(await self._http.get(path))
+        return body
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _items_body(items: Mapping[str, Mapping[str, Any]]) -> bytes:
+    return msgspec.json.encode({"items": [{"id": item, "attributes": row} for item, row in items.items()]})

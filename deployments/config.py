@@ -1,0 +1,137 @@
+"""The one root configuration; the only reader of environment and TOML.
+
+    [schema]   features.schema.Schema           [rank]      deployments.ranking.RankConfig
+    [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
+    [cluster]  deployments.cluster.ClusterConfig            [group]  learners.group.GroupConfig
+
+Every table and every field has a default; an unknown one is an error that names it.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deployments.cluster import ClusterConfig
+from deployments.errors import ConfigError
+from deployments.ranking import RankConfig
+from features.connect import StoreConfig
+from features.errors import SchemaError
+from features.schema import Schema, schema_from_dict
+from learners.online import LearnerConfig
+
+REDIS_URL = "HEADRACE_REDIS_URL"
+CAPTURE = "HEADRACE_CAPTURE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaConfig:
+    """What a serving replica needs to know."""
+
+    store: StoreConfig
+    schema: Schema
+    rank: RankConfig
+    capture_folder: str = ""
+    """Test hook: where to write the inputs of every batch; empty: nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    schema: Schema = field(default_factory=Schema)
+    store: StoreConfig = field(default_factory=lambda: StoreConfig(url=""))
+    """An empty url means a private server that lives and dies with the run."""
+    rank: RankConfig = field(default_factory=RankConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    n_rankers: int = 1
+    """Replicas of the Ranker; one fills a core."""
+    n_events: int = 1
+    """Replicas of Events."""
+    offer_s: float = 1.0
+    """Seconds between versions."""
+    keep_log_s: float = 3600.0
+    """Log time kept although everybody has read it."""
+    folder: str = ""
+    """Folder or bucket URL of durable versions; empty: the run's own folder."""
+    capture_folder: str = ""
+    """Test hook, see `ReplicaConfig`."""
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("n_rankers", self.n_rankers, 1, 1024),
+            ("n_events", self.n_events, 1, 1024),
+            ("offer_s", self.offer_s, 0.1, 3600),
+            ("keep_log_s", self.keep_log_s, 0, 1e9),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+
+    @property
+    def replica(self) -> ReplicaConfig:
+        """The part a serving replica gets."""
+        return ReplicaConfig(store=self.store, schema=self.schema, rank=self.rank, capture_folder=self.capture_folder)
+
+
+def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read a TOML file (none: all defaults) and the environment.
+
+    Raises:
+        ConfigError: Naming the unknown field, or the one of the wrong type or out of range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+    values.setdefault("store", {}).setdefault("url", environment.get(REDIS_URL, ""))
+    values.setdefault("capture_folder", environment.get(CAPTURE, ""))
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build a configuration from nested tables.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    tables: dict[str, Any] = {}
+    kinds = {"store": StoreConfig, "rank": RankConfig, "learner": LearnerConfig, "cluster": ClusterConfig}
+    for name, value in values.items():
+        if name not in Config.__dataclass_fields__:
+            raise ConfigError(f"{name}: unknown; expected one of {', '.join(Config.__dataclass_fields__)}")
+        try:
+            if name == "schema":
+                tables[name] = schema_from_dict(value)
+            elif name in kinds:
+                tables[name] = _table(name, value, kinds[name])
+            else:
+                tables[name] = value
+        except (msgspec.ValidationError, SchemaError) as error:
+            raise ConfigError(f"{name}: {error}") from None
+    return Config(**tables)
+
+
+def _table(name: str, value: Mapping[str, Any], kind: type[Any]) -> Any:
+    unknown = set(value) - set(kind.__dataclass_fields__)
+    if unknown:
+        raise ConfigError(f"{name}.{min(unknown)}: unknown; expected one of {', '.join(kind.__dataclass_fields__)}")
+    return msgspec.convert(value, kind)
+
+
+def with_store(config: Config, **changes: Any) -> Config:
+    """The same configuration with other store settings."""
+    return replace(config, store=replace(config.store, **changes))
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain values, for the log and for snapshots; without secrets."""
+    values = asdict(config)
+    values["store"]["url"] = config.store.url.rpartition("@")[2]
+    return values

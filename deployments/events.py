@@ -1,0 +1,306 @@
+"""The Events application: everything but ranking.
+
+Events, items, users and what the model is at. `EventsEndpoint` is the whole of it without Ray; `Events` is its replica.
+An acknowledgement is sent after the write; posts that arrive while a pipeline is under way share the next one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from ray import serve
+from ray.exceptions import RayError
+
+from deployments.batcher import MicroBatcher
+from deployments.config import ReplicaConfig
+from deployments.errors import ApiError, InvalidError, MalformedError, NotFoundError, UnavailableError
+from deployments.http import App, Request, Response, json_response
+from deployments.log_clock import LogClock
+from deployments.metrics import Exporter
+from deployments.openapi import openapi
+from features.clock import WallClock
+from features.connect import connect
+from features.errors import FeatureError, InvalidInput
+from features.events import (
+    Attributes,
+    LoggedAttributes,
+    LoggedErasure,
+    Scalar,
+    check_attributes,
+    check_id,
+    invalid_from,
+    parse_attributes,
+)
+from features.intake import Intake, Receipt
+from features.item_table import ItemTable
+from features.state import describe, unpack
+from features.store import Applied, FeatureStore, Record, erasure_record, item_record, user_record
+from learners.hub import get_hub
+
+MAX_EVENTS: Final = 1000
+HUB_WAIT_S: Final = 2.0
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/events`."""
+
+    events: list[msgspec.Raw]
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True):
+    """One item of `POST /v1/items`."""
+
+    id: str
+    attributes: dict[str, Scalar | list[str]]
+
+
+class ItemEnvelope(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/items`."""
+
+    items: list[msgspec.Raw]
+
+
+class SharedPipeline:
+    """A store whose `apply` calls share pipelines: one is under way, the others wait and go together."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._batcher: MicroBatcher[list[Record], list[Applied | FeatureError]] = MicroBatcher(
+            self._apply, max_batch=64
+        )
+        self.keys, self.schema = store.keys, store.schema
+
+    async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
+        """As `FeatureStore.apply`."""
+        return await self._batcher.submit(list(records))
+
+    async def _apply(self, posts: list[list[Record]]) -> list[list[Applied | FeatureError] | Exception]:
+        results = iter(await self._store.apply([record for post in posts for record in post]))
+        return [[next(results) for _ in post] for post in posts]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class EventsEndpoint:
+    """The routes, around a store.
+
+    Args:
+        model_status: Asks the hub.
+        now_ms: Log time.
+        is_event_clock: History is lived through; `ts_ms` may be any instant.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        model_status: Callable[[], Awaitable[dict[str, Any]]],
+        now_ms: Callable[[], int],
+        *,
+        is_event_clock: bool,
+    ) -> None:
+        self._store = store
+        self._model_status = model_status
+        self._now_ms = now_ms
+        self._shared = SharedPipeline(store)
+        self._intake = Intake(self._shared, None if is_event_clock else WallClock())
+        self.n_accepted = self.n_duplicates = self.n_rejected = 0
+        self.app = App()
+        for method, path, handler in (
+            ("POST", "/v1/events", self.post_events),
+            ("POST", "/v1/items", self.post_items),
+            ("PUT", "/v1/items/{id}", self.put_item),
+            ("GET", "/v1/items/{id}", self.get_item),
+            ("GET", "/v1/users/{id}", self.get_user),
+            ("PUT", "/v1/users/{id}", self.put_user),
+            ("DELETE", "/v1/users/{id}", self.delete_user),
+            ("GET", "/v1/model", self.get_model),
+            ("GET", "/v1/health", self.get_health),
+            ("GET", "/v1/openapi.json", self.get_openapi),
+        ):
+            self.app.add(method, path, handler)
+
+    async def post_events(self, request: Request) -> Response:
+        """Accept events; each is judged by itself."""
+        receipt = await self._intake.accept(_raw_list(request, Envelope, "events"))
+        self.n_accepted += receipt.accepted
+        self.n_duplicates += receipt.duplicates
+        self.n_rejected += len(receipt.rejected)
+        return _receipt_response(receipt, "events")
+
+    async def post_items(self, request: Request) -> Response:
+        """Accept item attributes; each item is judged by itself."""
+        receipt = Receipt()
+        records: list[tuple[int, Record]] = []
+        for index, raw in enumerate(_raw_list(request, ItemEnvelope, "items")):
+            try:
+                item = _decode(Item, raw)
+                records.append((index, self._item_record(item.id, item.attributes)))
+            except InvalidInput as error:
+                receipt.reject(index, error)
+        results = await self._shared.apply([record for _, record in records]) if records else []
+        for (index, _), result in zip(records, results, strict=True):
+            receipt.note(index, result)
+        receipt.rejected.sort(key=lambda row: int(row["index"]))
+        return _receipt_response(receipt, "items")
+
+    async def put_item(self, request: Request) -> Response:
+        """Replace an item's attributes; its row shows them within half a second."""
+        body = _checked(lambda: parse_attributes(request.body))
+        return await self._write(_checked(lambda: self._item_record(request.params["id"], body.attributes)))
+
+    async def get_item(self, request: Request) -> Response:
+        """Show an item's row."""
+        item = request.params["id"]
+        _, (packed,) = await self._read([], [item])
+        if not packed:
+            raise NotFoundError(f"no item {item!r}")
+        table = ItemTable(self._store.schema, capacity=2)
+        (row,) = table.load([item], [packed])
+        return json_response({"id": item, **table.describe(int(row), self._now_ms())})
+
+    async def get_user(self, request: Request) -> Response:
+        """Show what is known about a person."""
+        (packed,), _ = await self._read([request.params["id"]], [])
+        schema = self._store.schema
+        return json_response(describe(unpack(packed, schema), schema, self._now_ms()))
+
+    async def put_user(self, request: Request) -> Response:
+        """Replace a person's attributes."""
+        body = _checked(lambda: parse_attributes(request.body))
+        return await self._write(_checked(lambda: self._user_record(request.params["id"], body)))
+
+    async def delete_user(self, request: Request) -> Response:
+        """Erase a person's state."""
+        user = request.params["id"]
+        _checked(lambda: check_id(user, "$.id"))
+        return await self._write(erasure_record(LoggedErasure(user, self._now_ms()), self._store.keys))
+
+    async def get_model(self, _: Request) -> Response:
+        """Say which version is current and how old its knowledge is."""
+        status = await self._model_status()
+        age_ms = max(0, self._now_ms() - status["trained_through_ms"])
+        return json_response({**status, "age_ms": age_ms})
+
+    async def get_health(self, _: Request) -> Response:
+        """Say whether the store answers; 503 if it does not."""
+        await self._read(["health"], [])
+        return json_response({"status": "ok"})
+
+    async def get_openapi(self, _: Request) -> Response:
+        """Describe this interface."""
+        return json_response(openapi())
+
+    def _item_record(self, item: str, attributes: Mapping[str, Any]) -> Record:
+        check_id(item, "$.id")
+        check_attributes(attributes, self._store.schema.item_attributes)
+        return item_record(LoggedAttributes(item, dict(attributes), self._now_ms()), self._store.keys)
+
+    def _user_record(self, user: str, body: Attributes) -> Record:
+        check_id(user, "$.id")
+        check_attributes(body.attributes, self._store.schema.user_attributes)
+        return user_record(LoggedAttributes(user, body.attributes, self._now_ms()), self._store.keys)
+
+    async def _write(self, record: Record) -> Response:
+        (result,) = await self._shared.apply([record])
+        if isinstance(result, FeatureError):
+            raise _as_api_error(result)
+        return json_response({"log_ms": result.id.ms}, 202)
+
+    async def _read(self, users: list[str], items: list[str]) -> tuple[list[bytes], list[bytes]]:
+        try:
+            return await self._store.read(users, items)
+        except FeatureError as error:
+            raise _as_api_error(error) from None
+
+
+def _raw_list(request: Request, envelope: type[Any], name: str) -> list[Any]:
+    """The raw elements of an envelope or of NDJSON lines.
+
+    Raises:
+        MalformedError: If the envelope does not parse, or holds none or too many.
+    """
+    if request.content_type == "application/x-ndjson":
+        rows: list[Any] = [line for line in request.body.split(b"\n") if line.strip()]
+    else:
+        try:
+            rows = getattr(msgspec.json.decode(request.body, type=envelope), name)
+        except msgspec.MsgspecError as error:
+            invalid = invalid_from(error)
+            raise MalformedError(invalid.message, path=invalid.path) from None
+    if not 1 <= len(rows) <= MAX_EVENTS:
+        raise MalformedError(f"Expected 1 to {MAX_EVENTS} {name}, got {len(rows)}", path=f"$.{name}")
+    return rows
+
+
+def _decode(kind: type[Any], raw: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise invalid_from(error) from None
+
+
+def _checked(judge: Callable[[], Any]) -> Any:
+    try:
+        return judge()
+    except InvalidInput as error:
+        kind = MalformedError if error.path == "$" and "JSON" in error.message else InvalidError
+        raise kind(error.message, path=error.path) from None
+
+
+def _receipt_response(receipt: Receipt, name: str) -> Response:
+    """202 if anything is in the log; else 503 if a retry can help, else 422 with the first bad field."""
+    if receipt.is_confirmed:
+        return json_response(receipt.as_dict(), 202)
+    first = next((row for row in receipt.rejected if row["error"].get("retryable")), None)
+    status = 503 if first else 422
+    row = first or receipt.rejected[0]
+    error = {key: value for key, value in row["error"].items() if key != "retryable"}
+    if "path" in error:
+        error["path"] = f"$.{name}[{row['index']}]{error['path'][1:]}"
+    headers = ((b"content-type", b"application/json"), *(((b"retry-after", b"1"),) if first else ()))
+    return Response(status, msgspec.json.encode({"error": error, **receipt.as_dict()}), headers)
+
+
+def _as_api_error(error: FeatureError) -> ApiError:
+    return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
+
+
+async def hub_status() -> dict[str, Any]:
+    """The hub's status.
+
+    Raises:
+        UnavailableError: If the hub is away.
+    """
+    try:
+        status: dict[str, Any] = await asyncio.wait_for(get_hub().status.remote(), HUB_WAIT_S)
+    except (RayError, ValueError, TimeoutError):
+        raise UnavailableError("the model hub is being restarted") from None
+    del status["pid"]
+    return status
+
+
+@serve.deployment(name="Events")
+@serve.ingress()
+class Events:
+    """One replica."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        is_event_clock = config.store.clock == "event"
+        store = connect(config.store, config.schema)
+        clock = LogClock(store, is_event_clock=is_event_clock)
+        self._endpoint = EventsEndpoint(store, hub_status, clock.now_ms, is_event_clock=is_event_clock)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(clock.run()), loop.create_task(Exporter(self._values).run())]
+
+    def __serve_build_asgi_app__(self) -> App:
+        """Hand Serve the application."""
+        return self._endpoint.app
+
+    def _values(self) -> Mapping[str, float]:
+        return {
+            "headrace_events_accepted_total": self._endpoint.n_accepted,
+            "headrace_events_duplicate_total": self._endpoint.n_duplicates,
+            "headrace_events_rejected_total": self._endpoint.n_rejected,
+        }

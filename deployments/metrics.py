@@ -1,0 +1,61 @@
+"""Every metric of ours: name, unit, meaning. Ray exports them to Prometheus with the prefix `ray_`.
+
+Nothing is recorded on the request path: components count in plain integers, and `Exporter` reads them once a second.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ray.util.metrics import Counter, Gauge
+
+EXPORT_S: Final = 1.0
+
+GAUGES: Final = {
+    "headrace_model_version": "Version of the weights that answer",
+    "headrace_model_age_ms": "Log time now minus the log time up to which the answering weights were trained, ms",
+    "headrace_rank_queue_depth": "Rank requests waiting for the next micro-batch",
+    "headrace_cached_items": "Item rows in the replica's cache",
+}
+COUNTERS: Final = {
+    "headrace_ranks_total": "Rank requests answered",
+    "headrace_rank_batches_total": "Micro-batches scored",
+    "headrace_rank_degraded_total": "Rank requests answered with something missing",
+    "headrace_rank_second_reads_total": "Micro-batches that needed a second read for recent items",
+    "headrace_weight_swaps_total": "Weight swaps",
+    "headrace_decisions_logged_total": "Decisions appended to the log",
+    "headrace_decisions_lost_total": "Decisions that could not be logged",
+    "headrace_events_accepted_total": "Events accepted over HTTP",
+    "headrace_events_duplicate_total": "Events recognised as duplicates over HTTP",
+    "headrace_events_rejected_total": "Events rejected over HTTP",
+}
+
+
+class Exporter:
+    """Hands current values to Ray. Run `run` as a task.
+
+    Args:
+        read: Returns every value by metric name; counters as running totals.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
+        self._read = read
+        self._gauges = {name: Gauge(name, text) for name, text in GAUGES.items() if name in read()}
+        self._counters = {name: Counter(name, text) for name, text in COUNTERS.items() if name in read()}
+        self._told: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Export for ever."""
+        while True:
+            self.export()
+            await asyncio.sleep(EXPORT_S)
+
+    def export(self) -> None:
+        """Export once."""
+        values = self._read()
+        for name, gauge in self._gauges.items():
+            gauge.set(values[name])
+        for name, counter in self._counters.items():
+            if values[name] > self._told.get(name, 0.0):
+                counter.inc(values[name] - self._told.get(name, 0.0))
+                self._told[name] = values[name]

@@ -1,0 +1,111 @@
+"""The HTTP interface as OpenAPI 3.1, derived from the structs that decode it where there is one."""
+
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from deployments.ranking import MAX_CANDIDATES, RankRequest
+from features.events import Attributes, Event
+
+_REF: Final = "#/components/schemas/{name}"
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The description served at `/v1/openapi.json`."""
+    _, components = msgspec.json.schema_components([RankRequest, Event, Attributes], ref_template=_REF)
+    components["RankRequest"]["properties"]["candidates"] |= {
+        "minItems": 1,
+        "maxItems": MAX_CANDIDATES,
+        "uniqueItems": True,
+    }
+    components |= _ANSWERS
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Headrace", "version": "1"},
+        "paths": {
+            "/v1/rank": {"post": _operation("Rank candidates for a person", "RankRequest", {200: "RankAnswer"})},
+            "/v1/events": {"post": _operation("Send events", "Events", {202: "Receipt"})},
+            "/v1/items": {"post": _operation("Set attributes of items", "Items", {202: "Receipt"})},
+            "/v1/items/{id}": _by_id(
+                put=_operation("Set an item's attributes", "Attributes", {202: "Written"}),
+                get=_operation("Show an item", None, {200: "Item"}),
+            ),
+            "/v1/users/{id}": _by_id(
+                get=_operation("Show what is known about a person", None, {200: "User"}),
+                put=_operation("Set a person's attributes", "Attributes", {202: "Written"}),
+                delete=_operation("Erase a person's state", None, {202: "Written"}),
+            ),
+            "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
+            "/v1/health": {"get": _operation("Show whether the store answers", None, {200: "Health"})},
+            "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
+        },
+        "components": {"schemas": components},
+    }
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "object", "properties": required | (optional or {}), "required": list(required)}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _REF.format(name=name)}
+
+
+_TEXT: Final = {"type": "string"}
+_WHOLE: Final = {"type": "integer"}
+_NUMBER: Final = {"type": "number"}
+_MAP: Final = {"type": "object"}
+_ERROR: Final = _object({"code": _TEXT, "message": _TEXT}, {"path": _TEXT, "retryable": {"type": "boolean"}})
+_MODEL: Final = {"version": _WHOLE, "trained_through_ms": _WHOLE, "age_ms": _WHOLE}
+_ANSWERS: Final[dict[str, Any]] = {
+    "Any": _MAP,
+    "Error": _object({"error": _ERROR}),
+    "Events": _object({"events": _list(_ref("Event"))}),
+    "Items": _object({"items": _list(_object({"id": _TEXT, "attributes": _MAP}))}),
+    "Written": _object({"log_ms": _WHOLE}),
+    "Health": _object({"status": _TEXT}),
+    "Receipt": _object(
+        {
+            "accepted": _WHOLE,
+            "duplicates": _WHOLE,
+            "rejected": _list(_object({"index": _WHOLE, "error": _ERROR})),
+            "log_ms": {"type": ["integer", "null"]},
+        }
+    ),
+    "RankAnswer": _object(
+        {
+            "decision": _TEXT,
+            "items": _list(_object({"id": _TEXT, "score": _NUMBER, "propensity": _NUMBER}, {"features": _MAP})),
+            "model": _object(_MODEL),
+            "degraded": _list({"enum": ["features", "model"]}),
+        }
+    ),
+    "Model": _object(_MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["live"]}}),
+    "Item": _object({"id": _TEXT, "counters": _MAP, "attributes": _MAP}),
+    "User": _object({"recent": _MAP, "counters": _MAP, "attributes": _MAP}),
+}
+
+
+def _operation(summary: str, body: str | None, answers: dict[int, str]) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(status): _content("Success", name) for status, name in answers.items()}
+    responses["default"] = _content("Any other answer", "Error")
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if body is not None:
+        operation["requestBody"] = {"required": True} | _content("", body)
+        del operation["requestBody"]["description"]
+    return operation
+
+
+def _content(description: str, name: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(name)}}}
+
+
+def _by_id(**operations: dict[str, Any]) -> dict[str, Any]:
+    parameter = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+    return {"parameters": [parameter], **operations}

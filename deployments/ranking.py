@@ -1,0 +1,279 @@
+"""Ranking a micro-batch: one await for reads, one encode, one forward, and the answers.
+
+    requests -> user states (read every time) and item rows (cached, at most `cache_s` old) -> encode -> score -> slate
+
+Slow or absent dependencies never raise here: the answer is made of what is known and says in `degraded` what it lacked.
+No HTTP, no Ray: give it a store, a clock and something that scores.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+
+from deployments.errors import ApiError, InvalidError, MalformedError
+from features.decisions import new_decision
+from features.encoding import Encoder, Inputs, Request
+from features.errors import FeatureError, InvalidInput, StoreUnavailable
+from features.events import LoggedDecision, Scalar, check_context, check_id, invalid_from
+from features.item_table import ItemTable
+from features.schema import Schema
+from features.state import UserState, unpack
+from features.store import FeatureStore, Record, decision_record
+from learners.policies import Slate, greedy
+from learners.scorer import Scorer
+
+MAX_CANDIDATES: Final = 1000
+MAX_LOGGED: Final = 50  # shown items a decision keeps
+MAX_CACHED: Final = 200_000  # item rows, about 2.5 kB each; beyond it the cache starts afresh
+PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
+
+logger = logging.getLogger(__name__)
+
+
+class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Body of `POST /v1/rank`."""
+
+    user: str
+    candidates: list[str]
+    context: dict[str, Scalar] = {}
+    limit: int | None = None
+    explain: bool = False
+    now_ms: int | None = None
+
+
+class Weights(Protocol):
+    """Whatever holds the scorer that answers."""
+
+    live: Scorer
+    trained_through_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankConfig:
+    """How a replica ranks."""
+
+    cache_s: float = 0.25
+    """Age at which a candidate's row is read again; with the projector's flush it keeps rows within 500 ms."""
+    recent_cache_s: float = 5.0
+    """The same for the rows of the user's recent items, of which only the successors are used."""
+    log_decisions: bool = True
+    """Append every answer to the log, with what the model saw."""
+
+
+def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
+    """Judge a decoded request.
+
+    Raises:
+        InvalidError: With the path of the bad field.
+    """
+    try:
+        check_id(request.user, "$.user")
+        for index, candidate in enumerate(request.candidates):
+            if not 1 <= len(candidate) <= 64 or not candidate.isascii():
+                check_id(candidate, f"$.candidates[{index}]")
+        check_context(request.context, "$.context")
+    except InvalidInput as error:
+        raise InvalidError(error.message, path=error.path) from None
+    n = len(request.candidates)
+    if not 1 <= n <= MAX_CANDIDATES:
+        raise InvalidError(f"Expected 1 to {MAX_CANDIDATES} candidates, got {n}", path="$.candidates")
+    if len(set(request.candidates)) != n:
+        index = _first_repeated(request.candidates)
+        raise InvalidError(f"Repeated candidate {request.candidates[index]!r}", path=f"$.candidates[{index}]")
+    if request.limit is not None and request.limit < 1:
+        raise InvalidError(f"Expected a limit of at least 1, got {request.limit}", path="$.limit")
+    if request.now_ms is not None and not is_event_clock:
+        raise InvalidError("now_ms is only known to a system started with --clock event", path="$.now_ms")
+
+
+def _first_repeated(candidates: Sequence[str]) -> int:
+    seen: set[str] = set()
+    for index, candidate in enumerate(candidates):
+        if candidate in seen:
+            return index
+        seen.add(candidate)
+    raise ValueError("no candidate is repeated")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a user: the state taken apart, its bytes, and whether it had to be done without."""
+
+    state: UserState
+    packed: bytes
+    is_degraded: bool
+
+
+class Ranking:
+    """Answers micro-batches of checked requests.
+
+    Args:
+        now_ms: Log time, for requests that do not say when.
+        keep: Takes the record of each decision.
+        on_scored: Test hook: sees inputs, scores and version of every batch.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        weights: Weights,
+        now_ms: Callable[[], int],
+        keep: Callable[[Record], None],
+        config: RankConfig,
+        on_scored: Callable[[Inputs, Any, int], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._schema: Schema = store.schema
+        self._weights = weights
+        self._now_ms = now_ms
+        self._keep = keep
+        self._config = config
+        self._on_scored = on_scored
+        self._encoder = Encoder(store.schema)
+        self._stranger = _Known(unpack(b"", store.schema), b"", is_degraded=True)
+        self._ask_again_s = 0.0
+        self._reset_cache()
+        self.n_batches = 0
+        self.n_second_reads = 0
+        self.n_degraded = 0
+
+    @property
+    def n_cached(self) -> int:
+        """Item rows in the cache."""
+        return len(self._rows)
+
+    async def answer(self, requests: list[RankRequest]) -> list[dict[str, Any] | Exception]:
+        """Rank a batch; results in its order."""
+        self.n_batches += 1
+        if len(self._rows) > MAX_CACHED:
+            self._reset_cache()
+        known = await self._read(requests)
+        now_ms = self._now_ms()
+        encoded = [
+            Request(user.state, request.context, request.now_ms or now_ms, request.candidates)
+            for user, request in zip(known, requests, strict=True)
+        ]
+        inputs = self._encoder.encode(self._rows, encoded)
+        scorer = self._weights.live
+        scores = scorer.score(inputs) if scorer.version else self._encoder.popularity(inputs)
+        if self._on_scored is not None:
+            self._on_scored(inputs, scores, scorer.version)
+        model = {
+            "version": scorer.version,
+            "trained_through_ms": self._weights.trained_through_ms,
+            "age_ms": max(0, now_ms - self._weights.trained_through_ms),
+        }
+        return [
+            self._compose(request, known[b], encoded[b].now_ms, scores[b], inputs.dense[b], model)
+            for b, request in enumerate(requests)
+        ]
+
+    async def _read(self, requests: list[RankRequest]) -> list[_Known]:
+        """What is known of each request's user; reads what the cache lacks on the way."""
+        if time.monotonic() < self._ask_again_s:
+            return [self._stranger] * len(requests)
+        try:
+            ids = list(dict.fromkeys(request.user for request in requests))
+            stale = self._stale({item for request in requests for item in request.candidates}, self._config.cache_s)
+            states, rows = await self._store.read(ids, stale)
+            self._load(stale, rows)
+            users = {user: self._unpack(user, state) for user, state in zip(ids, states, strict=True)}
+            known = [users[request.user] for request in requests]
+            await self._read_recent(known, requests)
+        except StoreUnavailable as error:
+            logger.warning("ranking without fresh features: %s", error)
+            self._ask_again_s = time.monotonic() + PROBE_S
+            return [self._stranger] * len(requests)
+        except FeatureError as error:
+            logger.error("ranking without features: %s", error)
+            return [self._stranger] * len(requests)
+        return known
+
+    def _unpack(self, user: str, packed: bytes) -> _Known:
+        try:
+            return _Known(unpack(packed, self._schema), packed, is_degraded=False)
+        except FeatureError as error:
+            logger.error("user %r is ranked as a stranger: %s", user, error)
+            return self._stranger
+
+    async def _read_recent(self, users: list[_Known], requests: list[RankRequest]) -> None:
+        wanted: set[str] = set()
+        now_ms = self._now_ms()
+        for user, request in zip(users, requests, strict=True):
+            wanted.update(self._rows.predecessors(user.state.recent, request.now_ms or now_ms))
+        stale = self._stale(wanted, self._config.recent_cache_s)
+        if stale:
+            self.n_second_reads += 1
+            _, rows = await self._store.read([], stale)
+            self._load(stale, rows)
+
+    def _stale(self, items: set[str], cache_s: float) -> list[str]:
+        oldest_s = time.monotonic() - cache_s
+        read_s = self._read_s
+        return [item for item in items if read_s.get(item, -1e9) <= oldest_s]
+
+    def _load(self, items: list[str], packed: list[bytes]) -> None:
+        for item in items:
+            self._rows.row(item)  # also items nobody knows, so that they are not asked for again at once
+        self._rows.load(items, packed)
+        self._read_s.update(dict.fromkeys(items, time.monotonic()))
+
+    def _reset_cache(self) -> None:
+        self._rows = ItemTable(self._schema)
+        self._read_s: dict[str, float] = {}
+
+    def _compose(
+        self, request: RankRequest, known: _Known, now_ms: int, scores: Any, dense: Any, model: dict[str, int]
+    ) -> dict[str, Any]:
+        candidates = request.candidates
+        slate = greedy(scores[: len(candidates)], request.limit)
+        decision = new_decision(request.user, self._store.keys)
+        items: list[dict[str, Any]] = [
+            {"id": candidates[k], "score": score, "propensity": propensity}
+            for k, score, propensity in zip(*slate, strict=True)
+        ]
+        if request.explain:
+            for item, k in zip(items, slate[0], strict=True):
+                item["features"] = dict(zip(self._encoder.dense_names, dense[k].tolist(), strict=True))
+        degraded = ["features"] * known.is_degraded + ["model"] * (model["version"] == 0)
+        self.n_degraded += bool(degraded)
+        if self._config.log_decisions:
+            self._keep(self._record(decision, request, known, now_ms, model["version"], slate, dense))
+        return {"decision": decision, "items": items, "model": model, "degraded": degraded}
+
+    def _record(
+        self,
+        decision: str,
+        request: RankRequest,
+        known: _Known,
+        now_ms: int,
+        version: int,
+        slate: Slate,
+        dense: Any,
+    ) -> Record:
+        shown, _, propensities = slate
+        shown = shown[:MAX_LOGGED]
+        logged = LoggedDecision(
+            decision,
+            request.user,
+            now_ms,
+            version,
+            request.context,
+            [request.candidates[k] for k in shown],
+            propensities[:MAX_LOGGED],
+            dense[shown].astype(np.float16).tobytes(),
+        )
+        return decision_record(logged, known.packed, self._store.keys)
+
+
+def api_error(error: msgspec.MsgspecError) -> ApiError:
+    """The answer to a rank body that does not decode: 400 if it is not JSON, 422 with a path if a field is wrong."""
+    if isinstance(error, msgspec.ValidationError):
+        invalid = invalid_from(error)
+        return InvalidError(invalid.message, path=invalid.path)
+    return MalformedError(str(error))

@@ -1,0 +1,166 @@
+"""Replaying a recorded stream through the front door, and asking recorded queries on the way.
+
+Before each query everything with an earlier timestamp has been acknowledged, and nothing else was sent. The query's
+context is that of the last event before it with the same session, else the same user. The true answer that may stand
+beside a query is never read.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deployments.client import Headrace
+from deployments.errors import ConfigError
+
+BATCH: Final = 500
+REQUIRED: Final = ("ts_ms", "type", "user", "item")
+QUERY_COLUMNS: Final = ("query_id", "ts_ms", "user", "candidates")
+RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value"})
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a replay has done so far."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    n_queries: int = 0
+    first_rejection: dict[str, Any] | None = None
+    log_ms: int = 0
+    sending_s: float = 0.0
+    """Time spent on events alone."""
+    query_ids: list[Any] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+
+    @property
+    def events_per_s(self) -> float:
+        """Rate of events, query time not counted."""
+        return (self.accepted + self.duplicates + self.rejected) / max(self.sending_s, 1e-9)
+
+    def predictions(self) -> pa.Table:
+        """`query_id, scores`, aligned with the candidates of each query."""
+        scores = pa.array(self.scores, pa.list_(pa.float32()))
+        return pa.table({"query_id": pa.array(self.query_ids), "scores": scores})
+
+
+def read_events(path: Path) -> pa.Table:
+    """Read a replay file in time order.
+
+    Raises:
+        ConfigError: If it lacks a column.
+    """
+    return _read(path, REQUIRED)
+
+
+def read_queries(path: Path) -> pa.Table:
+    """Read the columns of a query file that may be looked at, in time order.
+
+    Raises:
+        ConfigError: If it lacks a column.
+    """
+    table = _read(path, QUERY_COLUMNS)
+    return table.select([name for name in (*QUERY_COLUMNS, "session") if name in table.column_names])
+
+
+def _read(path: Path, required: tuple[str, ...]) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    missing = [name for name in required if name not in table.column_names]
+    if missing:
+        raise ConfigError(f"{path}: column {missing[0]!r} is missing; expected {', '.join(required)}")
+    order = pa.compute.sort_indices(table, [("ts_ms", "ascending")])  # stable: file order among equal instants
+    return table.take(order)
+
+
+def as_event(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a replay file as the body of an event."""
+    event = {name: row[name] for name in RESERVED if row.get(name) is not None}
+    for name in ("user", "item", "id"):
+        if isinstance(event.get(name), int):
+            event[name] = str(event[name])
+    context = {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+    return {**event, "context": context} if context else event
+
+
+class Replay:
+    """Sends events in order, asks queries in between.
+
+    Args:
+        speed: Event time per wall time; None: as fast as it goes.
+        on_progress: Called after every batch and query.
+    """
+
+    def __init__(
+        self, client: Headrace, speed: float | None = None, on_progress: Callable[[Tally], None] = lambda _: None
+    ) -> None:
+        self.tally = Tally()
+        self._client = client
+        self._speed = speed
+        self._on_progress = on_progress
+        self._contexts: dict[Any, dict[str, Any]] = {}
+        self._started_s = time.monotonic()
+        self._first_ms: int | None = None
+
+    def run(self, events: pa.Table, queries: pa.Table | None = None) -> Tally:
+        """Replay to the end of the stream; queries after its last event are asked too."""
+        at = 0
+        times = events["ts_ms"].to_numpy()
+        for query in _rows(queries) if queries is not None else ():
+            until = int(times.searchsorted(query["ts_ms"], side="left"))
+            self._send(events.slice(at, until - at))
+            at = max(at, until)
+            self._ask(query)
+        self._send(events.slice(at))
+        return self.tally
+
+    def _send(self, events: pa.Table) -> None:
+        for start in range(0, events.num_rows, BATCH):
+            rows = events.slice(start, BATCH).to_pylist()
+            self._pace(rows[-1]["ts_ms"])
+            bodies = [as_event(row) for row in rows]
+            started_s = time.monotonic()
+            receipt = self._client.send(bodies)
+            self.tally.sending_s += time.monotonic() - started_s
+            self._note(receipt)
+            for row, body in zip(rows, bodies, strict=True):
+                self._contexts[row.get("session", row["user"])] = body.get("context", {})
+            self._on_progress(self.tally)
+
+    def _note(self, receipt: dict[str, Any]) -> None:
+        self.tally.accepted += receipt["accepted"]
+        self.tally.duplicates += receipt["duplicates"]
+        self.tally.rejected += len(receipt["rejected"])
+        self.tally.log_ms = max(self.tally.log_ms, receipt["log_ms"] or 0)
+        if receipt["rejected"] and self.tally.first_rejection is None:
+            self.tally.first_rejection = receipt["rejected"][0]
+
+    def _ask(self, query: dict[str, Any]) -> None:
+        candidates = [str(candidate) for candidate in query["candidates"]]
+        context = self._contexts.get(query.get("session", query["user"]), {})
+        answer = self._client.rank(str(query["user"]), candidates, context=context, now_ms=query["ts_ms"])
+        score = {item["id"]: item["score"] for item in answer["items"]}
+        self.tally.query_ids.append(query["query_id"])
+        self.tally.scores.append([score[candidate] for candidate in candidates])
+        self.tally.n_queries += 1
+        self._on_progress(self.tally)
+
+    def _pace(self, ts_ms: int) -> None:
+        if self._speed is None:
+            return
+        if self._first_ms is None:
+            self._first_ms, self._started_s = ts_ms, time.monotonic()
+        due_s = self._started_s + (ts_ms - self._first_ms) / 1000.0 / self._speed
+        time.sleep(max(0.0, due_s - time.monotonic()))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1000):
+        yield from batch.to_pylist()

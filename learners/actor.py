@@ -1,0 +1,134 @@
+"""The learner as a Ray actor: read the log in ticks, learn, offer a version every second. And the pipelines' door.
+
+    committed version ─► OnlineLearner ◄─ ticks ◄─ log
+            ▲                  │ settled, a second has passed
+            └──── hub ◄── offer (weights, optimizer, item rows, positions)
+
+Whatever goes wrong in the loop, the answer is the same: go back to what the hub has committed and read on from its
+positions. So an offer whose acknowledgement was lost is found again, and one that was lost is learned again.
+
+Training and the door share one event loop: a push waits for at most one training step.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import ray
+import torch
+
+from features.clock import WallClock
+from features.connect import StoreConfig, connect
+from features.intake import Intake
+from features.schema import Schema
+from features.ticks import Tick, TickReader
+from learners import snapshots
+from learners.hub import get_hub
+from learners.online import LearnerConfig, OnlineLearner
+
+LEARNER_NAME: Final = "headrace-learner"
+RETRY_S: Final = 0.5
+IDLE_S: Final = 0.02  # between looks at an idle log; ticks last 0.2 s
+IDLE_OFFER_S: Final = 5.0  # entries without examples (decisions) move the positions this often
+N_BETWEEN: Final = 32  # entries read before the door gets its turn
+
+logger = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class Learner:
+    """Learns from the whole log; restarts from the hub's commit.
+
+    Args:
+        offer_s: Seconds between offered versions.
+        niceness: Added to the process's own, so that ranking goes first.
+    """
+
+    def __init__(
+        self, store: StoreConfig, schema: Schema, config: LearnerConfig, offer_s: float = 1.0, niceness: int = 10
+    ) -> None:
+        os.nice(niceness)
+        torch.set_num_threads(1)
+        self._schema = schema
+        self._config = config
+        self._offer_s = offer_s
+        self._store = connect(store, schema)
+        self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
+        self._version = 0
+        self._lag: dict[str, Any] = {}
+        self._loop = asyncio.get_running_loop().create_task(self._live())
+
+    async def push(self, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Accept rows as events; returns when they are durable, with the same receipt as `POST /v1/events`."""
+        return (await self._intake.accept(events)).as_dict()
+
+    async def status(self) -> dict[str, Any]:
+        """How far this learner is, by its own account."""
+        return {"pid": os.getpid(), "version": self._version, **self._lag}
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._learn()
+            except Exception:  # the learner loop: one of the three places where everything is caught
+                logger.exception("learner goes back to the committed version")
+                await asyncio.sleep(RETRY_S)
+
+    async def _learn(self) -> None:
+        hub = get_hub()
+        learner, self._version = await self._restore(hub)
+        await self._store.open()
+        reader = TickReader(self._store, learner.positions)
+        offered_s = time.monotonic()
+        n_offered = learner.n_examples
+        while True:
+            tick = await reader.next(wait_s=IDLE_S)
+            if tick is None:
+                await asyncio.sleep(IDLE_S)
+                continue
+            for entries in _slices(tick):
+                for entry in entries:
+                    learner.read(entry)
+                    if learner.is_settled and time.monotonic() - offered_s >= self._offer_s:
+                        await self._offer(hub, learner)
+                        offered_s, n_offered = time.monotonic(), learner.n_examples
+                await asyncio.sleep(0)
+            learner.close_tick(tick.end_ms)
+            waited_s = time.monotonic() - offered_s
+            if learner.is_settled and waited_s >= self._offer_s:
+                has_learned = learner.n_examples > n_offered
+                if has_learned or (self._version and tick.entries and waited_s >= IDLE_OFFER_S):
+                    await self._offer(hub, learner)
+                    offered_s, n_offered = time.monotonic(), learner.n_examples
+                elif self._version:
+                    await hub.advance.remote(self._version, learner.trained_through_ms)
+            self._note(learner, tick)
+
+    async def _restore(self, hub: Any) -> tuple[OnlineLearner, int]:
+        learner = OnlineLearner(self._schema, self._config)
+        packed = await hub.committed.remote()
+        if packed is None:
+            return learner, 0
+        full = snapshots.unpack(packed)
+        learner.restore(full)
+        logger.info("learner goes on from version %d", full.version)
+        return learner, full.version
+
+    async def _offer(self, hub: Any, learner: OnlineLearner) -> None:
+        base = self._version or None
+        delta = learner.take_delta(self._version + 1, base)
+        self._version = await hub.offer.remote(snapshots.pack(delta))
+
+    def _note(self, learner: OnlineLearner, tick: Tick) -> None:
+        self._lag = {
+            "events": learner.n_events,
+            "trained_through_ms": learner.trained_through_ms,
+            "behind_ms": max(0, tick.end_ms - learner.trained_through_ms),
+        }
+
+
+def _slices(tick: Tick) -> list[list[Any]]:
+    return [tick.entries[at : at + N_BETWEEN] for at in range(0, len(tick.entries), N_BETWEEN)]

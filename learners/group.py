@@ -1,0 +1,59 @@
+"""Starting the learning side: hub, projector and learner, by name, once per cluster.
+
+The actors are detached and restart by themselves for ever; whoever starts a second time gets the running ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from features.connect import StoreConfig
+from features.schema import Schema
+from learners.actor import LEARNER_NAME, Learner
+from learners.hub import HUB_NAME, ModelHub
+from learners.online import LearnerConfig
+from learners.projector import PROJECTOR_NAME, Projector
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupConfig:
+    """How the learning side runs."""
+
+    folder: str
+    """Folder or bucket URL of durable commits."""
+    offer_s: float = 1.0
+    """Seconds between versions."""
+    keep_log_s: float = 3600.0
+    """Log time kept although everybody has read it, for rereading and for debugging."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Handles of the three actors."""
+
+    hub: Any
+    projector: Any
+    learner: Any
+
+
+def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
+    """Start what is not running yet."""
+    hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder)
+    projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
+    actor = _named(Learner, LEARNER_NAME).remote(store, schema, learner, config.offer_s)
+    ray.get([hub.status.remote(), projector.status.remote(), actor.status.remote()])
+    return Group(hub, projector, actor)
+
+
+def _named(actor: Any, name: str) -> Any:
+    return actor.options(name=name, lifetime="detached", get_if_exists=True)
+
+
+def stop_group() -> None:
+    """End the actors of this cluster, learner first; what is committed stays."""
+    for name in (LEARNER_NAME, PROJECTOR_NAME, HUB_NAME):
+        try:
+            ray.kill(ray.get_actor(name))
+        except ValueError:
+            continue

@@ -1,0 +1,159 @@
+"""The model hub: a Ray actor that commits versions and hands them out.
+
+A learner offers what changed since the version it stands on: weights, optimizer rows, item rows, and the log positions
+all of that was learned from. The hub writes the offer durably, then makes it the current version; both or neither.
+So a version is committed whole, a learner that is killed goes on from the committed positions, and a hub that is
+killed comes back with exactly what it had acknowledged. Nothing is learned twice and nothing is lost.
+
+Replicas long-poll `follow`. They get the deltas since their version while the hub still holds them, else a snapshot.
+What is handed out is put into the object store once and shared by every replica of a node.
+
+The hub does not look inside weights. It runs on one event loop, so no two offers interleave.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from typing import Any, Final
+
+import ray
+
+from features.schema import Schema
+from learners import snapshots
+from learners.checkpoints import Checkpoints
+from learners.errors import StaleSnapshot
+from learners.snapshots import Delta
+
+HUB_NAME: Final = "headrace-hub"
+N_DELTAS: Final = 64  # about a minute of versions: a replica further behind takes the snapshot
+
+logger = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class ModelHub:
+    """Commits, remembers and hands out versions.
+
+    Args:
+        schema: Versions of another schema are refused.
+        folder: Folder or bucket URL of durable commits.
+        niceness: Added to the process's own, so that ranking goes first.
+    """
+
+    def __init__(self, schema: Schema, folder: str, niceness: int = 5) -> None:
+        os.nice(niceness)
+        self._checkpoints = Checkpoints(folder, schema)
+        self._full: Delta | None = self._checkpoints.load()
+        self._deltas: OrderedDict[int, ray.ObjectRef[bytes]] = OrderedDict()
+        self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
+        self._trained_through_ms = self._full.progress.trained_through_ms if self._full else 0
+        self._changed = asyncio.Event()
+
+    async def version(self) -> int:
+        """Number of the current version; 0 before the first commit."""
+        return self._full.version if self._full else 0
+
+    async def committed(self) -> bytes | None:
+        """The current version whole, private parts too, for a learner to go on from; None before the first."""
+        return snapshots.pack(self._full) if self._full else None
+
+    async def offer(self, packed: bytes) -> int:
+        """Commit what a learner has learned on top of the current version.
+
+        Raises:
+            StaleSnapshot: If it stands on another version; the learner goes back to `committed`.
+            CorruptSnapshot: If the bytes were altered on the way.
+        """
+        delta = snapshots.unpack(packed)
+        current = await self.version()
+        if delta.version != current + 1 or (delta.base or 0) != current:
+            raise StaleSnapshot(
+                f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
+            )
+        self._checkpoints.write(packed, delta.version)
+        self._full = delta if self._full is None else snapshots.merge(self._full, delta)
+        self._checkpoints.compact(self._full)
+        self._publish(delta)
+        return delta.version
+
+    async def advance(self, version: int, trained_through_ms: int) -> bool:
+        """Note that the current version answers for the log up to here, though nothing new was learned.
+
+        Returns:
+            False if `version` is not the current one any more.
+        """
+        if version != await self.version():
+            return False
+        if trained_through_ms > self._trained_through_ms:
+            self._trained_through_ms = trained_through_ms
+            self._wake()
+        return True
+
+    async def follow(self, version: int, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
+        """What a replica at `version` lacks; waits until there is something, at most `wait_s`.
+
+        Returns:
+            `version`, `trained_through_ms`, `status` and `refs`: object references of packed deltas to apply in order.
+        """
+        if not self._has_news(version, trained_through_ms):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+        return {
+            "version": await self.version(),
+            "trained_through_ms": self._trained_through_ms,
+            "status": await self.status(),
+            "refs": self._since(version),
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """What `GET /v1/model` tells, and this process's id."""
+        progress = self._full.progress if self._full else None
+        return {
+            "version": await self.version(),
+            "trained_through_ms": self._trained_through_ms,
+            "events": progress.n_events if progress else 0,
+            "examples": progress.n_examples if progress else 0,
+            "progressive": dict(progress.metrics) if progress else {},
+            "state": "live",
+            "pid": os.getpid(),
+        }
+
+    async def positions(self) -> dict[int, tuple[int, int]]:
+        """Log positions of the current version: nothing after them may be trimmed."""
+        return dict(self._full.progress.positions) if self._full else {}
+
+    def _has_news(self, version: int, trained_through_ms: int) -> bool:
+        current = self._full.version if self._full else 0
+        return current != version or self._trained_through_ms > trained_through_ms
+
+    def _publish(self, delta: Delta) -> None:
+        self._deltas[delta.version] = ray.put(snapshots.pack(snapshots.public(delta)))
+        while len(self._deltas) > N_DELTAS:
+            self._deltas.popitem(last=False)
+        self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
+        self._wake()
+
+    def _since(self, version: int) -> list["ray.ObjectRef[bytes]"]:
+        if self._full is None or version == self._full.version:
+            return []
+        missing = range(version + 1, self._full.version + 1)
+        if 0 < version < self._full.version and all(number in self._deltas for number in missing):
+            return [self._deltas[number] for number in missing]
+        if self._snapshot is None or self._snapshot[0] != self._full.version:
+            self._snapshot = (self._full.version, ray.put(snapshots.pack(snapshots.public(self._full))))
+        return [self._snapshot[1]]
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def get_hub() -> Any:
+    """Handle of the hub of this cluster.
+
+    Raises:
+        ValueError: If none is running.
+    """
+    return ray.get_actor(HUB_NAME)

@@ -1,0 +1,184 @@
+"""The ranking network: encoded inputs to one logit per candidate.
+
+    dense features ──────────────┐
+    item, attribute embeddings ──┼─► hidden ─► hidden ─► logit (+ a linear skip from dense features)
+    likeness to recent items ────┤
+    person and context ──────────┘  (computed once a request, added to every candidate)
+
+*Likeness* is a handful of dot products: of the candidate with the recent items pooled by age and type, with the last
+one, with the context, with a query made of all that, and an attention over the recent items that looks for the one
+nearest to the candidate.
+
+The output layer starts at zero: an untrained network gives every candidate the same score, and its loss is log K.
+Nothing is normalised across candidates or requests, so a score depends on neither the slate nor the batch it is in.
+
+The dense parameters are views of one flat vector (`flat`): one copy moves them. Embeddings live in tables that the
+network only reads. It knows no optimizer.
+
+Legend: B requests, K candidates, R recent items, F dense features, U user features, D embedding, H hidden.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from features.encoding import N_RECENT, Encoder, Inputs
+from features.schema import Schema
+from learners.embeddings import EmbeddingTable
+
+TABLES: Final = {
+    "item": ("item_key", "recent_key"),
+    "attribute": ("attribute_key",),
+    "context": ("context_key", "user_key"),
+}
+N_DOTS: Final = 5
+COUNT_SCALE: Final = 0.25  # log counts reach 10: this brings them to where the other inputs are
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the network."""
+
+    n_embedding: int = 32
+    """Width of every embedding."""
+    n_hidden: int = 64
+    """Width of both hidden layers."""
+    seed: int = 17
+    """Of the initial weights."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("n_embedding", 1, 256), ("n_hidden", 1, 1024), ("seed", 0, 2**31)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"model.{name}: expected {low} to {high}, got {getattr(self, name)}")
+
+
+class RankingModel(nn.Module):
+    """`score` for serving; for learning `look_up`, gather the rows as leaves, `forward`, and train the leaves."""
+
+    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder = Encoder(schema)
+        self.tables = {name: EmbeddingTable(config.n_embedding) for name in TABLES}
+        scale = [COUNT_SCALE if name.startswith(("count:", "split:")) else 1.0 for name in encoder.dense_names]
+        self._scale_F = torch.tensor(scale)
+        self._n_types = len(schema.event_types)
+        for name, (shape, spread) in self._shapes(len(encoder.dense_names), len(encoder.user_names)).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            self.get_parameter(name).spread = spread  # type: ignore[attr-defined]
+        self._flatten(torch.Generator().manual_seed(config.seed))
+
+    def forward(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
+        """Score slates.
+
+        Args:
+            values: Embedding rows by table, [n, D].
+            places: Where in them each key of an input field is found, in the field's shape.
+        Returns:
+            Logits [B, K]; 0 where `inputs.mask` is False.
+        """
+        found = {field: embedding(places[field], values[table]) for table, fields in TABLES.items() for field in fields}
+        dense_BKF = torch.from_numpy(inputs.dense) * self._scale_F
+        item_BKD = found["item_key"]
+        candidate_BKD = item_BKD + _mean(found["attribute_key"], inputs.attribute_key)
+        pooled_BD, last_BD, bias_BR = self._pool(inputs, found["recent_key"])
+        context_BD = _mean(found["context_key"], inputs.context_key)
+        user_dense_BU = torch.from_numpy(inputs.user_dense)
+        person = (pooled_BD, last_BD, context_BD, _mean(found["user_key"], inputs.user_key), user_dense_BU)
+        person_BP = torch.cat(person, dim=1)
+        queries_BDJ = torch.stack((pooled_BD, last_BD, context_BD, person_BP @ self.query), dim=2)
+        nearest_BK = self._nearest(item_BKD, found["recent_key"], bias_BR, inputs)
+        dots_BKJ = torch.cat((candidate_BKD @ queries_BDJ, nearest_BK[..., None]), dim=2)
+        seen_BKI = torch.cat((dense_BKF, candidate_BKD, dots_BKJ), dim=2)
+        hidden_BKH = torch.relu(seen_BKI @ self.enter + (person_BP @ self.person + self.enter_bias)[:, None])
+        hidden_BKH = torch.relu(hidden_BKH @ self.middle + self.middle_bias)
+        scores_BK = (hidden_BKH @ self.leave + seen_BKI @ self.skip).squeeze(2)
+        return scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
+
+    def look_up(self, inputs: Inputs) -> dict[str, NDArray[np.int64]]:
+        """Rows by input field; unknown and absent keys have the fallback row."""
+        return {
+            field: self.tables[table].lookup(getattr(inputs, field))
+            for table, fields in TABLES.items()
+            for field in fields
+        }
+
+    def score(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Scores [B, K] as they are now; changes nothing."""
+        with torch.inference_mode():
+            places = {field: torch.from_numpy(rows) for field, rows in self.look_up(inputs).items()}
+            weights = {name: table.weight for name, table in self.tables.items()}
+            scores: NDArray[np.float32] = self(inputs, weights, places).numpy()
+        return scores
+
+    def grow(self, inputs: Inputs, is_positive_BK: NDArray[np.bool_]) -> None:
+        """Make rows for every key of these inputs but for candidates that are not positive: those may not exist."""
+        self.tables["item"].lookup(inputs.item_key[is_positive_BK], grow=True)
+        for table, fields in TABLES.items():
+            for field in fields:
+                if field != "item_key":
+                    self.tables[table].lookup(np.unique(getattr(inputs, field)), grow=True)
+
+    def _pool(self, inputs: Inputs, recent_BRD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Recent items pooled by place, age and type; the last one; and the weights' logits."""
+        has_recent_BR = torch.from_numpy(inputs.recent_key != 0)
+        type_BR = torch.from_numpy(inputs.recent_type)
+        age_BR = torch.from_numpy(inputs.recent_age)
+        n_recent = has_recent_BR.shape[1]
+        logit_BR = self.place[:n_recent] + self.kind[type_BR] + self.age * age_BR
+        bias_BR = logit_BR.masked_fill(~has_recent_BR, -1e9)
+        weight_BR = torch.softmax(bias_BR, dim=1) * has_recent_BR
+        pooled_BD = (weight_BR[:, None] @ recent_BRD).squeeze(1)
+        return pooled_BD, recent_BRD[:, 0] * has_recent_BR[:, :1], bias_BR
+
+    def _nearest(self, item_BKD: Tensor, recent_BRD: Tensor, bias_BR: Tensor, inputs: Inputs) -> Tensor:
+        """Likeness of each candidate to the recent items, the more alike ones weighing more."""
+        alike_BKR = item_BKD @ recent_BRD.transpose(1, 2)
+        weight_BKR = torch.softmax(alike_BKR + bias_BR[:, None], dim=2)
+        has_recent_BR = torch.from_numpy(inputs.recent_key != 0)
+        return (weight_BKR * alike_BKR * has_recent_BR[:, None]).sum(dim=2)
+
+    def _shapes(self, n_dense: int, n_user: int) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Shape and spread of the uniform initial values of each parameter."""
+        n_embedding, n_hidden = self.config.n_embedding, self.config.n_hidden
+        n_person = 4 * n_embedding + n_user
+        n_seen = n_dense + n_embedding + N_DOTS
+        return {
+            "enter": ((n_seen, n_hidden), math.sqrt(3 / n_seen)),
+            "enter_bias": ((n_hidden,), 0.1),
+            "person": ((n_person, n_hidden), math.sqrt(1 / n_person)),
+            "query": ((n_person, n_embedding), math.sqrt(1 / n_person)),
+            "middle": ((n_hidden, n_hidden), math.sqrt(6 / n_hidden)),
+            "middle_bias": ((n_hidden,), 0.0),
+            "leave": ((n_hidden, 1), 0.0),
+            "skip": ((n_seen, 1), 0.0),
+            "place": ((N_RECENT,), 0.0),
+            "kind": ((self._n_types + 1,), 0.0),
+            "age": ((1,), 0.0),
+        }
+
+    def _flatten(self, generator: torch.Generator) -> None:
+        parameters = list(self.parameters())
+        n = sum(parameter.numel() for parameter in parameters)
+        self.flat, self.flat_gradient = torch.empty(n), torch.zeros(n)
+        start = 0
+        for parameter in parameters:
+            part = slice(start, start + parameter.numel())
+            self.flat[part].uniform_(-1.0, 1.0, generator=generator).mul_(parameter.spread)  # type: ignore[attr-defined]
+            parameter.data = self.flat[part].view(parameter.shape)
+            parameter.grad = self.flat_gradient[part].view(parameter.shape)
+            start += parameter.numel()
+
+
+def _mean(found: Tensor, keys: NDArray[np.uint64]) -> Tensor:
+    """Mean over the last but one axis of the embeddings whose key is present; zeros where none is."""
+    is_present = torch.from_numpy((keys != 0).astype(np.float32))
+    weight = is_present / is_present.sum(dim=-1, keepdim=True).clamp(min=1.0)
+    return (weight.unsqueeze(-2) @ found).squeeze(-2)

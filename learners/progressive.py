@@ -1,0 +1,69 @@
+"""Progressive validation: every example is scored before it is learned from, so each is a test exactly once.
+
+Four numbers, each for the model and for the popularity prior on the same slates: log loss, AUC (the chance that the
+positive is above a negative, ties count half) and MRR@10. They are kept as means that forget exponentially over the
+newest ~5,000 examples, and as means over all of them.
+
+Legend: B requests, K candidates; the positive is candidate 0.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+WINDOW: Final = 5000.0  # examples; standard error of a mean AUC about 0.003
+NAMES: Final = ("logloss", "auc", "mrr")
+SOURCES: Final = ("", "popularity_")
+
+
+def slate_metrics(scores_BK: F32, mask_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Log loss, AUC and MRR@10 of each request: [B, 3]."""
+    scores = np.where(mask_BK, scores_BK.astype(np.float64), -np.inf)
+    positive = scores[:, :1]
+    top = scores.max(axis=1, keepdims=True)
+    logloss = np.log(np.exp(scores - top).sum(axis=1)) + (top - positive)[:, 0]
+    n_above = (scores[:, 1:] > positive).sum(axis=1)
+    n_level = (scores[:, 1:] == positive).sum(axis=1)
+    n_negatives = np.maximum(mask_BK[:, 1:].sum(axis=1), 1)
+    behind = n_above + n_level / 2
+    mrr = np.where(behind < 10, 1 / (1 + behind), 0.0)
+    return np.stack([logloss, 1 - behind / n_negatives, mrr], axis=1)
+
+
+class Progressive:
+    """`add` a batch; read `metrics`. The whole state is `state`, a list of floats."""
+
+    def __init__(self) -> None:
+        n = len(NAMES) * len(SOURCES)
+        self._recent = np.zeros(n + 1)
+        self._total = np.zeros(n + 1)
+
+    def add(self, scores_BK: F32, popularity_BK: F32, mask_BK: NDArray[np.bool_]) -> None:
+        """Take in a batch's scores from before it was learned from."""
+        rows = np.concatenate([slate_metrics(scores_BK, mask_BK), slate_metrics(popularity_BK, mask_BK)], axis=1)
+        rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+        keep = 1 - 1 / WINDOW
+        powers = keep ** np.arange(len(rows) - 1, -1, -1)
+        self._recent = self._recent * keep ** len(rows) + powers @ rows
+        self._total += rows.sum(axis=0)
+
+    def metrics(self) -> dict[str, float]:
+        """Means by name: `auc`, `popularity_auc`, …, over the newest examples, and `total_…` over all."""
+        found: dict[str, float] = {}
+        for prefix, sums in (("", self._recent), ("total_", self._total)):
+            means = sums[:-1] / max(sums[-1], 1e-9)
+            names = [f"{prefix}{source}{name}" for source in SOURCES for name in NAMES]
+            found.update(zip(names, means.tolist(), strict=True))
+        return found
+
+    @property
+    def state(self) -> list[float]:
+        """All there is to know, exactly."""
+        return [*self._recent.tolist(), *self._total.tolist()]
+
+    @state.setter
+    def state(self, values: list[float]) -> None:
+        half = len(values) // 2
+        self._recent, self._total = np.array(values[:half]), np.array(values[half:])

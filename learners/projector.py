@@ -1,0 +1,124 @@
+"""The projector as a Ray actor: keeps item rows a fraction of a second behind the log, and trims what all have read.
+
+The fold and its exactly-once commits are `features.projection`; this module adds the loop, the pace and the door that a
+ranking under the event clock waits at.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayError
+
+from features.connect import StoreConfig, connect
+from features.errors import FeatureError
+from features.events import START, Positions, StreamId
+from features.projection import Projection
+from features.schema import Schema
+from learners.hub import get_hub
+
+PROJECTOR_NAME: Final = "headrace-projector"
+FLUSH_S: Final = 0.1  # with the replica's cache of 0.25 s rows stay within 0.5 s of the log
+EVENLY_S: Final = 2.0  # untouched item partitions get their positions this often: bounds what is read after a crash
+RETRY_S: Final = 0.25
+TRIM_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Projector:
+    """Folds the log into item rows, for ever.
+
+    Args:
+        keep_log_s: Log time kept behind every reader.
+        niceness: Added to the process's own, so that ranking goes first.
+    """
+
+    def __init__(self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10) -> None:
+        os.nice(niceness)
+        self._store = connect(store, schema)
+        self._projection = Projection(self._store, schema)
+        self._is_event_clock = store.clock == "event"
+        self._keep_log_ms = int(keep_log_s * 1000)
+        self._moved = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._trim_for_ever())]
+
+    async def wait_for(self, positions: Positions, wait_s: float) -> bool:
+        """Whether the item rows reach these positions, now or within `wait_s`."""
+        deadline_s = time.monotonic() + wait_s
+        while not self._has_reached(positions):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            try:
+                await asyncio.wait_for(self._moved.wait(), left_s)
+            except TimeoutError:
+                return False
+        return True
+
+    async def status(self) -> dict[str, Any]:
+        """How far the rows are."""
+        newest_ms = max((id.ms for id in self._projection.reached.values()), default=0)
+        return {"pid": os.getpid(), "entries": self._projection.n_entries, "newest_ms": newest_ms}
+
+    def _has_reached(self, positions: Positions) -> bool:
+        reached = self._projection.reached
+        return all(reached.get(partition, START) >= StreamId(*id) for partition, id in positions.items())
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._store.open()
+                await self._projection.load()
+                await self._project()
+            except FeatureError as error:
+                logger.warning("projector starts over: %s", error)
+            except Exception:  # the projector's loop is a supervisor of its own fold
+                logger.exception("projector starts over")
+            await asyncio.sleep(RETRY_S)
+
+    async def _project(self) -> None:
+        even_s = time.monotonic()
+        while True:
+            started_s = time.monotonic()
+            is_even_due = self._is_event_clock or started_s - even_s >= EVENLY_S
+            n_entries = await self._projection.advance(block_s=FLUSH_S, everywhere=is_even_due)
+            if is_even_due:
+                even_s = started_s
+            if n_entries:
+                self._moved.set()
+                self._moved = asyncio.Event()
+            if not self._is_event_clock:
+                await asyncio.sleep(max(0.0, FLUSH_S - (time.monotonic() - started_s)))
+
+    async def _trim_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_S)
+            try:
+                await self._trim()
+            except (FeatureError, RayError, ValueError) as error:
+                logger.warning("log not trimmed: %s", error)
+
+    async def _trim(self) -> None:
+        """Drop entries behind every reader's commit, but for the newest `keep_log_s`."""
+        committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
+        kept_from = StreamId(await self._store.now_ms() - self._keep_log_ms, 0)
+        rows = await self._store.projected()
+        behind: Positions = {}
+        for partition, learned in committed.items():
+            folded = min((stored.get(partition, START) for stored in rows), default=START)
+            behind[partition] = min(StreamId(*learned), folded, kept_from)
+        await self._store.trim({p: id for p, id in behind.items() if id > START})
+
+
+def get_projector() -> Any:
+    """Handle of the projector of this cluster.
+
+    Raises:
+        ValueError: If none is running.
+    """
+    return ray.get_actor(PROJECTOR_NAME)

@@ -1,0 +1,185 @@
+"""What a learner has learned, as a value: everything, or what changed since a version.
+
+    8 bytes   magic and format          8 bytes   xxh3_64 of the rest          msgpack of `Delta`
+
+No pickle. Bytes that were cut or altered are refused as `CorruptSnapshot`; bytes of another schema by `check_schema`.
+A full snapshot is a delta whose `base` is None. `merge` lays a delta over a full one; `public` leaves out what only
+a learner needs (optimizer, accumulators, item rows, progressive state): about half of the bytes.
+
+The module does not know what weights mean, nor how they travel.
+
+Legend: N rows, D embedding.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from features.schema import Schema
+from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
+
+MAGIC: Final = b"HRSNAP\x00\x01"
+F32 = NDArray[np.float32]
+
+
+class Progress(msgspec.Struct, array_like=True):
+    """How far the log is learned from."""
+
+    positions: dict[int, tuple[int, int]]
+    """Newest entry read, (ms, seq) by partition."""
+    trained_through_ms: int
+    n_events: int
+    n_examples: int
+    metrics: dict[str, float]
+    """Progressive validation, by name."""
+
+
+class Rows(msgspec.Struct, array_like=True):
+    """Rows of one embedding table, ascending."""
+
+    rows: NDArray[np.uint32]  # [N]
+    keys: NDArray[np.uint64]  # [N]
+    values: F32  # [N, D]
+    accumulators: F32 | None  # [N]; None in what is public
+
+
+class Private(msgspec.Struct, array_like=True):
+    """What only a learner needs in order to go on."""
+
+    mean: F32
+    square: F32
+    n_steps: int
+    n_skipped: int
+    progressive: list[float]
+    items: dict[str, bytes]
+    """Packed item rows; ids in the order of their rows."""
+
+
+class Delta(msgspec.Struct, array_like=True):
+    """What changed between version `base` and `version`; everything, when `base` is None."""
+
+    version: int
+    base: int | None
+    fingerprint: int
+    """Of the schema."""
+    model: dict[str, int]
+    """The network's configuration, for a replica to build it."""
+    weights: F32
+    """All dense parameters, flat."""
+    tables: dict[str, Rows]
+    progress: Progress
+    private: Private | None
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, list(value.shape), memoryview(np.ascontiguousarray(value)).cast("B")]
+    raise TypeError(type(value))
+
+
+def _decode_array(kind: Any, value: Any) -> Any:
+    name, shape, data = value
+    return np.frombuffer(data, dtype=name).reshape(shape)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+_decoder = msgspec.msgpack.Decoder(Delta, dec_hook=_decode_array)
+
+
+def pack(delta: Delta) -> bytes:
+    """A delta as bytes."""
+    body = _encoder.encode(delta)
+    return b"".join((MAGIC, xxhash.xxh3_64_digest(body), body))
+
+
+def unpack(packed: bytes) -> Delta:
+    """Read what `pack` wrote; arrays are views of the bytes, read-only.
+
+    Raises:
+        CorruptSnapshot: If they were cut or altered, or are of another format.
+    """
+    view = memoryview(packed)
+    if len(view) < 16 or view[:8] != MAGIC:
+        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: expected to begin with {MAGIC!r}")
+    if xxhash.xxh3_64_digest(view[16:]) != view[8:16]:
+        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: checksum does not match; fetch or write it again")
+    try:
+        return _decoder.decode(view[16:])
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: {error}") from None
+
+
+def check_schema(delta: Delta, schema: Schema) -> None:
+    """Refuse a delta of another schema.
+
+    Raises:
+        ForeignSnapshot: If it is.
+    """
+    if delta.fingerprint != schema.fingerprint:
+        raise ForeignSnapshot(
+            f"version {delta.version}: made under schema {delta.fingerprint:016x}, expected {schema.fingerprint:016x}; "
+            f"bring that schema back or start without its versions"
+        )
+
+
+def public(delta: Delta) -> Delta:
+    """The same without what only a learner needs."""
+    tables = {name: Rows(part.rows, part.keys, part.values, None) for name, part in delta.tables.items()}
+    return msgspec.structs.replace(delta, tables=tables, private=None)
+
+
+def merge(full: Delta, delta: Delta) -> Delta:
+    """Lay a delta over a full snapshot, in place where there is room.
+
+    Returns:
+        The full snapshot at the delta's version; use `full` no more.
+    Raises:
+        StaleSnapshot: If the delta stands on another version.
+        ForeignSnapshot: If it is of another schema or network.
+    """
+    if full.base is not None or delta.base != full.version:
+        raise StaleSnapshot(f"version {delta.version} stands on {delta.base}, not on {full.version}; take a full one")
+    if (delta.fingerprint, delta.model) != (full.fingerprint, full.model):
+        raise ForeignSnapshot(f"version {delta.version} is of another schema or network than {full.version}")
+    return Delta(
+        delta.version,
+        None,
+        full.fingerprint,
+        full.model,
+        delta.weights,
+        {name: _merge_rows(full.tables[name], part) for name, part in delta.tables.items()},
+        delta.progress,
+        _merge_private(full.private, delta.private),
+    )
+
+
+def _merge_private(full: Private | None, delta: Private | None) -> Private | None:
+    if full is None or delta is None:
+        return None
+    full.items.update(delta.items)
+    return msgspec.structs.replace(delta, items=full.items)
+
+
+def _merge_rows(full: Rows, part: Rows) -> Rows:
+    at = part.rows.astype(np.int64)
+    n_rows = max(len(full.rows), int(at[-1]) + 1 if len(at) else 0)
+    rows, keys, values = (_grown(array, n_rows) for array in (full.rows, full.keys, full.values))
+    rows[at], keys[at], values[at] = part.rows, part.keys, part.values
+    if full.accumulators is None or part.accumulators is None:
+        return Rows(rows, keys, values, None)
+    accumulators = _grown(full.accumulators, n_rows)
+    accumulators[at] = part.accumulators
+    return Rows(rows, keys, values, accumulators)
+
+
+def _grown(array: NDArray[Any], n_rows: int) -> NDArray[Any]:
+    """A writable array of `n_rows` that begins with `array`: a longer view of its own buffer if that has room."""
+    buffer = array.base
+    if isinstance(buffer, np.ndarray) and buffer.flags.writeable and len(buffer) >= n_rows:
+        return buffer[:n_rows]
+    buffer = np.empty((2 * n_rows, *array.shape[1:]), dtype=array.dtype)
+    buffer[: len(array)] = array
+    return buffer[:n_rows]

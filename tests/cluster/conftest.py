@@ -1,0 +1,125 @@
+"""The whole application, once for all tests that only use it, and afresh for those that break it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from deployments.processes import marked_processes, sweep
+
+START_S = 120.0
+
+
+class Application:
+    """A running `tests.cluster.program`."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        config = {"cluster": {"port": self.port}, "folder": str(folder / "versions"), **config}
+        self.log = (folder / "program.log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.program", msgspec.json.encode(config).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, "HEADRACE_HOME": str(folder / "home")},
+        )
+        self._lock = threading.Lock()
+        self.run_id = ""
+        ready = self._read(START_S)
+        self.url: str = ready["url"]
+        self.run_id = ready["run_id"]
+        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+
+    def call(self, *command: Any) -> Any:
+        """Have the program do something; returns its answer."""
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(msgspec.json.encode(command) + b"\n")
+            self._process.stdin.flush()
+            return self._read(60.0)
+
+    def post(self, path: str, body: Any) -> Any:
+        """POST JSON and expect success."""
+        response = self.http.post(path, json=body)
+        assert response.status_code < 300, response.text
+        return response.json()
+
+    def get(self, path: str) -> Any:
+        """GET and expect success."""
+        response = self.http.get(path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """Processes of a deployment's replicas."""
+        found = []
+        for process in marked_processes(self.run_id):
+            with contextlib.suppress(psutil.Error):
+                if f":{deployment}" in " ".join(process.cmdline()) and "ServeReplica" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def close(self) -> list[Any]:
+        """Stop it; returns what it left behind."""
+        self.http.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60.0)
+        finally:
+            self._process.kill()
+            left = sweep(self.run_id) if self.run_id else []
+            self.log.close()
+        return left
+
+    def _read(self, wait_s: float) -> Any:
+        assert self._process.stdout is not None
+        timer = threading.Timer(wait_s, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()
+        timer.cancel()
+        assert line, f"the program ended:\n{(self.folder / 'program.log').read_text()[-4000:]}"
+        answer = msgspec.json.decode(line)
+        assert "ok" in answer, answer
+        return answer["ok"]
+
+
+def eventually(check: Callable[[], Any], what: str, wait_s: float = 30.0) -> Any:
+    """Poll until `check` gives something true; returns it."""
+    deadline_s = time.monotonic() + wait_s
+    pause = threading.Event()
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if found := check():
+                return found
+        assert time.monotonic() < deadline_s, f"not within {wait_s:g} s: {what}"
+        pause.wait(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """A running application for tests that leave it as whole as they found it."""
+    application = Application(
+        tmp_path_factory.mktemp("application"), capture_folder=str(tmp_path_factory.mktemp("capture"))
+    )
+    yield application
+    assert application.close() == []

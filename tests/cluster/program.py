@@ -1,0 +1,104 @@
+"""The whole application in a process of its own, obeying a test: `python -m tests.cluster.program CONFIG_JSON`.
+
+Reads one JSON command a line from standard input, answers each with one JSON line on standard output. The commands are
+what a test can't do from outside: push from inside the cluster, kill an actor, take the store away and bring it back,
+keep every published version.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deployments.app import Run
+from deployments.config import config_from_dict
+from deployments.processes import termination
+
+ACTORS = {"learner": "headrace-learner", "projector": "headrace-projector", "hub": "headrace-hub"}
+
+
+class Commands:
+    """What a test may ask for."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._ray = importlib.import_module("ray")
+
+    def push(self, events: list[dict[str, Any]]) -> Any:
+        """`learners.push` from a Ray task, as a pipeline would."""
+        return self._ray.get(_push_task(self._ray).remote(events))
+
+    def pid(self, actor: str) -> int:
+        """Process id of an actor."""
+        handle = self._ray.get_actor(ACTORS[actor])
+        return int(self._ray.get(handle.status.remote())["pid"])
+
+    def kill(self, actor: str) -> int:
+        """SIGKILL an actor's process."""
+        pid = self.pid(actor)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def store_kill(self) -> str:
+        """SIGKILL the private store."""
+        assert self._run.server is not None
+        self._run.server.kill()
+        return "killed"
+
+    def store_start(self) -> str:
+        """Bring the private store back, on its port and with its data."""
+        assert self._run.server is not None
+        self._run.server.start()
+        return "started"
+
+    def keep_versions(self, folder: str) -> str:
+        """Keep every version published from now on as a file."""
+        threading.Thread(target=self._follow, args=(Path(folder),), daemon=True).start()
+        return folder
+
+    def _follow(self, folder: Path) -> None:
+        hub = self._ray.get_actor(ACTORS["hub"])
+        version = 0
+        while True:
+            news = self._ray.get(hub.follow.remote(version, 1 << 62, 5.0))
+            packed = [self._ray.get(ref) for ref in news["refs"]]
+            for number, data in zip(range(news["version"] - len(packed) + 1, news["version"] + 1), packed, strict=True):
+                (folder / f"{number:08d}.part").write_bytes(data)
+                (folder / f"{number:08d}.part").rename(folder / f"{number:08d}.bin")
+            version = news["version"]
+
+
+def _push_task(ray: Any) -> Any:
+    def push(events: list[dict[str, Any]]) -> Any:
+        return importlib.import_module("learners").push(events)
+
+    return ray.remote(num_cpus=0)(push)
+
+
+def main() -> None:
+    """Start, say ready, obey until the input ends or a signal comes."""
+    config = config_from_dict(msgspec.json.decode(sys.argv[1].encode()))
+    with Run(config, say=lambda text: print(text, file=sys.stderr, flush=True)) as run, termination():
+        commands = Commands(run)
+        _answer(lambda: {"url": run.url, "run_id": run.cluster.run_id})
+        for line in sys.stdin:
+            name, *arguments = msgspec.json.decode(line.encode())
+            _answer(lambda name=name, arguments=arguments: getattr(commands, name)(*arguments))
+
+
+def _answer(compute: Callable[[], Any]) -> None:
+    try:
+        answer = {"ok": compute()}
+    except Exception as error:  # noqa: BLE001  told to the test, which fails on it
+        answer = {"error": repr(error)}
+    print(msgspec.json.encode(answer).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Faults made to happen: everything goes on, and nothing acknowledged is lost or counted twice."""
+
+import asyncio
+import concurrent.futures
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.cluster.conftest import Application, eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+ITEMS = [f"i{index}" for index in range(30)]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """An application to be broken, with two rankers."""
+    application = Application(tmp_path_factory.mktemp("broken"), n_rankers=2)
+    yield application
+    assert application.close() == []
+
+
+def _send(application: Application, n_events: int, seed: int) -> dict[str, int]:
+    """Send seeded events with ids until each is acknowledged; returns how often each item was clicked."""
+    rng = np.random.default_rng(seed)
+    clicks = dict.fromkeys(ITEMS, 0)
+    for start in range(0, n_events, 100):
+        events = []
+        for index in range(start, start + 100):
+            item = ITEMS[int(rng.integers(len(ITEMS)))]
+            events.append(
+                {"type": "click", "user": f"s{seed}-{rng.integers(50)}", "item": item, "id": f"{seed}-{index}"}
+            )
+            clicks[item] += 1
+        eventually(lambda events=events: _is_taken(application, events), "all events of a post acknowledged")
+    return clicks
+
+
+def _is_taken(application: Application, events: list[dict[str, Any]]) -> bool:
+    response = application.http.post("/v1/events", json={"events": events})
+    return response.status_code == 202 and not response.json()["rejected"]
+
+
+def test_killed_actors_go_on_from_the_last_commit_and_count_every_event_once(broken: Application) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(_send, broken, 6000, 1)
+        pause = threading.Event()
+        for actor in ("learner", "projector", "hub", "projector", "learner"):
+            pause.wait(1.0)
+            eventually(lambda actor=actor: _kill(broken, actor), f"{actor} killed")
+        clicks = sent.result()
+    eventually(lambda: _events(broken) == 6000, "every event learned once", 60.0)
+    pause.wait(1.0)
+    assert _events(broken) == 6000
+    for item, n_clicks in clicks.items():
+        counters = eventually(lambda item=item: broken.get(f"/v1/items/{item}")["counters"], "the item's row")
+        assert counters["click.604800s"] == pytest.approx(n_clicks, rel=2e-3), item
+
+
+def _kill(application: Application, actor: str) -> bool:
+    try:
+        application.call("kill", actor)
+    except AssertionError:  # it is being restarted just now
+        return False
+    return True
+
+
+def _events(application: Application) -> int:
+    response = application.http.get("/v1/model")
+    return int(response.json().get("events", -1))
+
+
+def test_a_killed_replica_is_replaced_and_the_other_answers(broken: Application) -> None:
+    victims = broken.replicas("Ranker")
+    assert len(victims) == 2
+    victims[0].send_signal(signal.SIGKILL)
+    body = {"user": "u", "candidates": ITEMS}
+    for _ in range(20):
+        eventually(lambda: broken.http.post("/v1/rank", json=body).status_code == 200, "an answer", 5.0)
+    eventually(lambda: len(broken.replicas("Ranker")) == 2, "a new replica", 60.0)
+
+
+def test_without_the_store_events_are_refused_and_rankings_degrade_until_it_is_back(broken: Application) -> None:
+    body = {"user": "u", "candidates": ITEMS}
+    event = {"events": [{"type": "click", "user": "during", "item": "i1", "id": "during-1"}]}
+    assert broken.post("/v1/rank", body)["degraded"] == []
+    broken.call("store_kill")
+    try:
+        refused = broken.http.post("/v1/events", json=event)
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        assert broken.post("/v1/rank", body)["degraded"] == ["features"]
+    finally:
+        broken.call("store_start")
+    eventually(lambda: broken.http.post("/v1/events", json=event).status_code == 202, "events accepted again")
+    eventually(lambda: broken.post("/v1/rank", body)["degraded"] == [], "rankings whole again")
+    assert broken.get("/v1/users/during")["recent"]["items"][0]["item"] == "i1"
+    before = _events(broken)
+    _send(broken, 200, 2)
+    eventually(lambda: _events(broken) >= before + 200, "learning goes on", 60.0)
+
+
+def test_thousands_who_hang_up_stall_nobody(broken: Application) -> None:
+    request = json.dumps({"user": "gone", "candidates": ITEMS}).encode()
+    head = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(request)
+
+    async def hang_up(index: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", broken.port)
+        writer.write(head + (request if index % 2 else request[:10]))
+        await writer.drain()
+        writer.transport.abort()
+        del reader
+
+    async def all_of_them() -> None:
+        for _ in range(40):
+            await asyncio.gather(*(hang_up(index) for index in range(50)))
+
+    asyncio.run(all_of_them())
+    with httpx.Client(base_url=broken.url, timeout=5.0) as http:
+        for _ in range(20):
+            assert http.post("/v1/rank", json={"user": "u", "candidates": ITEMS}).status_code == 200

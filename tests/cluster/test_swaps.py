@@ -1,0 +1,107 @@
+"""A version a second under load: no failed request, and every answer is exactly the version it names."""
+
+import concurrent.futures
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from features.encoding import Inputs
+from features.schema import Schema
+from learners import snapshots
+from learners.scorer import Scorer
+from tests.cluster.conftest import Application, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+LOAD_S = float(os.environ.get("HEADRACE_SWAP_S", "10"))  # the full minute: HEADRACE_SWAP_S=60
+
+
+@pytest.fixture
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Application, Path, Path]]:
+    """An application that writes down what it scored, and the versions it scored with."""
+    captured, versions = tmp_path_factory.mktemp("captured"), tmp_path_factory.mktemp("versions")
+    application = Application(tmp_path_factory.mktemp("application"), capture_folder=str(captured))
+    application.call("keep_versions", str(versions))
+    yield application, captured, versions
+    assert application.close() == []
+
+
+def test_no_request_fails_and_every_score_is_that_of_the_version_it_names(
+    watched: tuple[Application, Path, Path],
+) -> None:
+    application, captured, versions = watched
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        workers = [
+            pool.submit(_feed, application.url, stop),
+            *(pool.submit(_rank, application.url, stop, index) for index in range(4)),
+        ]
+        eventually(lambda: application.get("/v1/model")["version"] > 0, "a first version")
+        first = application.get("/v1/model")["version"]
+        stop.wait(LOAD_S)
+        last = application.get("/v1/model")["version"]
+        stop.set()
+        answers = [answer for worker in workers for answer in worker.result()]
+    assert last - first >= 0.6 * LOAD_S
+    assert all(status in (200, 202) for status, _ in answers)
+    seen = {version for _, version in answers if version}
+    assert len(seen) >= 0.6 * LOAD_S
+    n_checked = _rescore(captured, versions)
+    assert n_checked >= len(seen)
+
+
+def _feed(url: str, stop: threading.Event) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(1)
+    results = []
+    with httpx.Client(base_url=url, timeout=30.0) as http:
+        while not stop.is_set():
+            events = [
+                {"type": "click", "user": f"u{rng.integers(200)}", "item": f"i{rng.integers(200)}"} for _ in range(50)
+            ]
+            results.append((http.post("/v1/events", json={"events": events}).status_code, 0))
+            stop.wait(0.1)
+    return results
+
+
+def _rank(url: str, stop: threading.Event, seed: int) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(seed)
+    results = []
+    with httpx.Client(base_url=url, timeout=30.0) as http:
+        while not stop.is_set():
+            n_candidates = int(rng.integers(1, 100))
+            body = {
+                "user": f"u{rng.integers(200)}",
+                "candidates": [f"i{item}" for item in rng.permutation(200)[:n_candidates]],
+            }
+            response = http.post("/v1/rank", json=body)
+            results.append((response.status_code, response.json()["model"]["version"]))
+    return results
+
+
+def _rescore(captured: Path, versions: Path) -> int:
+    """Score every captured batch again with the version it names; returns how many versions were compared."""
+    by_version: dict[int, list[Any]] = {}
+    for path in captured.glob("*.npz"):
+        with np.load(path) as batch:
+            arrays = dict(batch)
+        by_version.setdefault(int(arrays.pop("version")), []).append(arrays)
+    scorer, n_checked = Scorer(Schema()), 0
+    deadline_s = time.monotonic() + 10.0
+    while not (files := sorted(versions.glob("*.bin"))) or int(files[-1].stem) < max(by_version):
+        assert time.monotonic() < deadline_s, "the last versions were not kept"
+    for path in files:
+        for _ in scorer.apply(snapshots.unpack(path.read_bytes())):
+            pass
+        for arrays in by_version.get(scorer.version, []):
+            scores = arrays.pop("scores")
+            inputs = Inputs(**arrays)
+            np.testing.assert_allclose(scorer.score(inputs)[inputs.mask], scores[inputs.mask], atol=1e-5, rtol=1e-5)
+            n_checked += 1
+    return n_checked
