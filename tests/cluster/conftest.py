@@ -81,6 +81,8 @@ class Application:
             self._process.wait(60.0)
         finally:
             self._process.kill()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
             left = sweep(self.run_id) if self.run_id else []
             self.log.close()
         return left

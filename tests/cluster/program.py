@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -83,21 +83,23 @@ def _push_task(ray: Any) -> Any:
 
 def main() -> None:
     """Start, say ready, obey until the input ends or a signal comes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints to standard output what its daemons report
     config = config_from_dict(msgspec.json.decode(sys.argv[1].encode()))
     with Run(config, say=lambda text: print(text, file=sys.stderr, flush=True)) as run, termination():
         commands = Commands(run)
-        _answer(lambda: {"url": run.url, "run_id": run.cluster.run_id})
+        _answer(answers, lambda: {"url": run.url, "run_id": run.cluster.run_id})
         for line in sys.stdin:
             name, *arguments = msgspec.json.decode(line.encode())
-            _answer(lambda name=name, arguments=arguments: getattr(commands, name)(*arguments))
+            _answer(answers, lambda name=name, arguments=arguments: getattr(commands, name)(*arguments))
 
 
-def _answer(compute: Callable[[], Any]) -> None:
+def _answer(answers: TextIO, compute: Callable[[], Any]) -> None:
     try:
         answer = {"ok": compute()}
     except Exception as error:  # noqa: BLE001  told to the test, which fails on it
         answer = {"error": repr(error)}
-    print(msgspec.json.encode(answer).decode(), flush=True)
+    print(msgspec.json.encode(answer).decode(), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ BAD_RANKS: dict[str, tuple[Any, int, str | None]] = {
     "too many": ({**RANK, "candidates": [str(index) for index in range(1001)]}, 422, "$.candidates"),
     "repeated": ({**RANK, "candidates": ["a", "b", "a"]}, 422, "$.candidates[2]"),
     "empty id": ({**RANK, "candidates": ["a", ""]}, 422, "$.candidates[1]"),
-    "number among them": ({**RANK, "candidates": ["a", 7]}, 422, "$.candidates[...]"),
+    "number among them": ({**RANK, "candidates": ["a", 7]}, 422, "$.candidates[1]"),
     "limit": ({**RANK, "limit": 0}, 422, "$.limit"),
     "now with the wall clock": ({**RANK, "now_ms": 5}, 422, "$.now_ms"),
     "missing user": ({"candidates": ["a"]}, 422, "$"),
