@@ -1,0 +1,49 @@
+"""Laws of the configuration: every field has a default, and whatever is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.config import Config, config_from_dict, load_config
+from deployments.errors import ConfigError
+
+
+def test_everything_has_a_default() -> None:
+    assert load_config(None, {}) == Config()
+
+
+def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text('n_rankers = 2\n[store]\nclock = "event"\n[learner]\nbatch_span_s = 5.0\n[schema]\nn_recent = 8\n')
+    config = load_config(path, {"HEADRACE_REDIS_URL": "redis://example:1"})
+    assert (config.n_rankers, config.store.clock, config.store.url) == (2, "event", "redis://example:1")
+    assert (config.learner.batch_span_s, config.schema.n_recent) == (5.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1", "colour"),
+        ("[store]\ncolour = 1", "store.colour"),
+        ('[store]\nclock = "sun"', "store"),
+        ("[schema]\ncolour = 1", "colour"),
+        ("[schema]\nn_recent = 0", "n_recent"),
+        ("[learner]\nbatch_size = 0", "learner"),
+        ("n_rankers = 0", "n_rankers"),
+        ("not toml", "headrace.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        load_config(path, {})
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_config(Path("nowhere.toml"), {})
+
+
+def test_partial_tables_keep_the_other_defaults() -> None:
+    assert config_from_dict({"cluster": {"port": 9000}}).cluster.host == "127.0.0.1"

@@ -1,0 +1,177 @@
+"""Laws of ranking a micro-batch: order, caching, and answers that degrade instead of failing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments.errors import InvalidError
+from deployments.ranking import RankConfig, Ranking, RankRequest, check_request
+from features.clock import FakeClock
+from features.encoding import Encoder, Inputs
+from features.errors import StoreUnavailable
+from features.events import decode_decision
+from features.item_table import ItemTable
+from features.memory_store import MemoryStore
+from features.store import Record
+from tests.features.examples import KEYS, SCHEMA, T0_MS, click
+
+ITEMS = ["a", "b", "c"]
+
+
+class LastIsBest:
+    """A scorer of version 5 that prefers later candidates, and remembers what it saw."""
+
+    version = 5
+
+    def __init__(self) -> None:
+        self.seen: list[Inputs] = []
+
+    def score(self, inputs: Inputs) -> Any:
+        """0, 1, 2, …"""
+        self.seen.append(inputs)
+        return np.broadcast_to(np.arange(inputs.mask.shape[1], dtype=np.float32), inputs.mask.shape)
+
+
+class FixedWeights:
+    """Weights that never change."""
+
+    trained_through_ms = T0_MS - 500
+
+    def __init__(self, scorer: Any) -> None:
+        self.live = scorer
+
+
+class Flaky(MemoryStore):
+    """A store that can be taken away, and counts reads."""
+
+    is_away = False
+    n_items_read = 0
+
+    async def read(self, users: Any, items: Any) -> Any:
+        """As the store's, while it is there."""
+        if self.is_away:
+            raise StoreUnavailable("gone")
+        self.n_items_read += len(items)
+        return await super().read(users, items)
+
+
+def ranking(store: MemoryStore, scorer: Any = None, **config: Any) -> tuple[Ranking, list[Record]]:
+    """A ranking at T0, and the decisions it keeps."""
+    kept: list[Record] = []
+    weights = FixedWeights(scorer or LastIsBest())
+    return Ranking(store, weights, lambda: T0_MS, kept.append, RankConfig(**config)), kept
+
+
+def flaky() -> Flaky:
+    """A store with a stopped clock."""
+    return Flaky(SCHEMA, keys=KEYS, time=FakeClock(T0_MS))
+
+
+async def test_best_first_with_version_and_age() -> None:
+    subject, _ = ranking(flaky())
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
+    assert isinstance(answer, dict)
+    assert [item["id"] for item in answer["items"]] == ["c", "b", "a"]
+    assert answer["model"] == {"version": 5, "trained_through_ms": T0_MS - 500, "age_ms": 500}
+    assert answer["degraded"] == []
+
+
+async def test_requests_of_different_length_share_a_batch_and_a_limit_cuts_the_slate() -> None:
+    subject, _ = ranking(flaky())
+    answers = await subject.answer([RankRequest("u1", ITEMS, limit=1), RankRequest("u2", ["z"])])
+    assert [[item["id"] for item in answer["items"]] for answer in answers if isinstance(answer, dict)] == [
+        ["c"],
+        ["z"],
+    ]
+
+
+async def test_an_applied_event_is_in_the_inputs_of_the_next_ranking() -> None:
+    store, scorer = flaky(), LastIsBest()
+    subject, _ = ranking(store, scorer)
+    await subject.answer([RankRequest("u1", ITEMS)])
+    await store.apply([click("u1", "b")])
+    await subject.answer([RankRequest("u1", ITEMS)])
+    n_seen = Encoder(SCHEMA).dense_names.index("n_seen")
+    before, after = (inputs.dense[0, :, n_seen] for inputs in scorer.seen)
+    assert before.tolist() == [0, 0, 0]
+    assert after[1] > 0 and after[0] == after[2] == 0
+
+
+async def test_item_rows_are_read_once_within_the_cache_time_and_unknown_ones_too() -> None:
+    store = flaky()
+    subject, _ = ranking(store, cache_s=60.0)
+    for _ in range(3):
+        await subject.answer([RankRequest("u1", ITEMS), RankRequest("u2", ITEMS)])
+    assert store.n_items_read == len(ITEMS)
+    subject, _ = ranking(store, cache_s=0.0)
+    store.n_items_read = 0
+    for _ in range(3):
+        await subject.answer([RankRequest("u1", ITEMS)])
+    assert store.n_items_read == 3 * len(ITEMS)
+
+
+async def test_without_the_store_rows_known_before_still_rank_and_the_answer_says_so() -> None:
+    store = flaky()
+    table = ItemTable(SCHEMA)
+    entry_of = click("u9", "b", type="view")
+    await store.apply([entry_of])
+    for entry in await store.read_log({}, count=1):
+        table.fold(entry)
+    await store.commit_rows(KEYS.item_partition("b"), {"b": table.pack(1)}, expected={}, reached={})
+    scorer = LastIsBest()
+    subject, _ = ranking(store, scorer)
+    await subject.answer([RankRequest("u1", ITEMS)])
+    store.is_away = True
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
+    assert isinstance(answer, dict) and answer["degraded"] == ["features"]
+    is_known = Encoder(SCHEMA).dense_names.index("is_known")
+    assert scorer.seen[-1].dense[0, :, is_known].tolist() == [0, 1, 0]
+    store.is_away = False
+
+
+async def test_without_a_model_popularity_ranks_and_the_answer_says_so() -> None:
+    scorer = LastIsBest()
+    scorer.version = 0
+    subject, _ = ranking(flaky(), scorer)
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
+    assert isinstance(answer, dict) and answer["degraded"] == ["model"]
+    assert scorer.seen == []
+
+
+async def test_a_corrupt_state_degrades_its_user_and_nobody_else() -> None:
+    store = flaky()
+    await store.apply([click("bad", "a")])
+    store._users["bad"] = b"\x01nonsense"
+    subject, _ = ranking(store)
+    answers = await subject.answer([RankRequest("bad", ITEMS), RankRequest("good", ITEMS)])
+    assert [answer["degraded"] for answer in answers if isinstance(answer, dict)] == [["features"], []]
+
+
+async def test_a_decision_keeps_what_was_shown_and_what_the_model_saw() -> None:
+    subject, kept = ranking(flaky())
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS, context={"device": "tv"}, limit=2)])
+    decision = decode_decision(kept[0].body)
+    assert isinstance(answer, dict)
+    assert (decision.decision, decision.items, decision.version) == (answer["decision"], ["c", "b"], 5)
+    inputs = np.frombuffer(decision.inputs, np.float16).reshape(2, -1)
+    assert inputs.shape[1] == len(Encoder(SCHEMA).dense_names)
+    subject, kept = ranking(flaky(), log_decisions=False)
+    await subject.answer([RankRequest("u1", ITEMS)])
+    assert kept == []
+
+
+def test_the_first_bad_field_is_named() -> None:
+    for request, path in (
+        (RankRequest("", ITEMS), "$.user"),
+        (RankRequest("u", []), "$.candidates"),
+        (RankRequest("u", ["a", "b", "a"]), "$.candidates[2]"),
+        (RankRequest("u", ["a", "x" * 257]), "$.candidates[1]"),
+        (RankRequest("u", ["é" * 129]), "$.candidates[0]"),
+        (RankRequest("u", ITEMS, limit=0), "$.limit"),
+        (RankRequest("u", ITEMS, now_ms=1), "$.now_ms"),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            check_request(request, is_event_clock=False)
+        assert caught.value.path == path
+    check_request(RankRequest("u", ["é" * 128], now_ms=1), is_event_clock=True)

@@ -1,0 +1,78 @@
+"""Laws of the replay: everything strictly before a query is acknowledged, nothing else was sent."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deployments.errors import ConfigError
+from deployments.replay import Replay, as_event, read_events, read_queries
+
+
+class Recorder:
+    """Stands where the client stands, and writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def send(self, events: list[dict[str, Any]]) -> dict[str, Any]:
+        """Accept everything."""
+        self.calls += [("event", event["ts_ms"]) for event in events]
+        return {"accepted": len(events), "duplicates": 0, "rejected": [], "log_ms": events[-1]["ts_ms"]}
+
+    def rank(self, user: str, candidates: list[str], **options: Any) -> dict[str, Any]:
+        """Score candidates by their number, in another order."""
+        self.calls.append(("query", (options["now_ms"], user, options["context"])))
+        return {"items": [{"id": candidate, "score": float(candidate)} for candidate in reversed(candidates)]}
+
+
+EVENTS = pa.table(
+    {
+        "ts_ms": [30, 10, 20, 20],
+        "type": ["click"] * 4,
+        "user": [1, 1, 2, 1],
+        "item": [7, 8, 9, 7],
+        "session": [5, 5, 6, 5],
+        "device": ["c", "a", "b", None],
+    }
+)
+QUERIES = pa.table(
+    {
+        "query_id": [1, 2],
+        "ts_ms": [40, 20],
+        "user": [1, 1],
+        "session": [5, 5],
+        "item": [7, 7],
+        "candidates": [[3, 1, 2], [1, 2, 3]],
+    }
+)
+
+
+def test_a_query_comes_after_all_earlier_events_and_before_those_of_its_instant(tmp_path: Any) -> None:
+    pq.write_table(EVENTS, tmp_path / "events.parquet")
+    pq.write_table(QUERIES, tmp_path / "queries.parquet")
+    recorder = Recorder()
+    replay = Replay(recorder)  # type: ignore[arg-type]
+    tally = replay.run(read_events(tmp_path / "events.parquet"), read_queries(tmp_path / "queries.parquet"))
+    kinds = [(kind, what if kind == "event" else what[0]) for kind, what in recorder.calls]
+    assert kinds == [("event", 10), ("query", 20), ("event", 20), ("event", 20), ("event", 30), ("query", 40)]
+    contexts = [what[2] for kind, what in recorder.calls if kind == "query"]
+    assert contexts == [{"session": 5, "device": "a"}, {"session": 5, "device": "c"}]
+    assert tally.predictions().to_pydict() == {"query_id": [2, 1], "scores": [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]}
+
+
+def test_the_true_answer_is_never_read(tmp_path: Any) -> None:
+    pq.write_table(QUERIES, tmp_path / "queries.parquet")
+    assert "item" not in read_queries(tmp_path / "queries.parquet").column_names
+
+
+def test_integer_ids_become_text_and_other_columns_context() -> None:
+    row = {"ts_ms": 1, "type": "click", "user": 3, "item": 4, "id": None, "device": "tv", "os": None}
+    assert as_event(row) == {"ts_ms": 1, "type": "click", "user": "3", "item": "4", "context": {"device": "tv"}}
+
+
+def test_a_missing_column_is_named(tmp_path: Any) -> None:
+    pq.write_table(EVENTS.drop_columns(["type"]), tmp_path / "events.parquet")
+    with pytest.raises(ConfigError, match="'type' is missing"):
+        read_events(tmp_path / "events.parquet")
