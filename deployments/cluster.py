@@ -120,6 +120,8 @@ def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
         # The agents' reports stalled requests by 80 to 190 ms, in step with this interval (default 10 s).
         "RAY_metrics_report_interval_ms": "100000",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs every worker at niceness 15; replicas belong before learners, which lower themselves.
+        "RAY_worker_niceness": "0",
         # Ray's ports run what they are sent, and one per replica listens on every interface whatever one says. What
         # guards them is the token (~/.ray/auth_token, made by the first start); said here so that it is never off.
         "RAY_AUTH_MODE": "token",

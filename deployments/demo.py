@@ -25,6 +25,7 @@ N_VISIBLE: Final = 200
 N_LEARNED: Final = 10
 N_CANDIDATES: Final = 100
 LEARN_WAIT_S: Final = 60.0
+BATCH_SPAN_S: Final = 4.0  # seven months pass in a minute or two; at its end an event waits this long for its batch
 
 console = Console()
 
@@ -50,9 +51,10 @@ def run(port: int, *, is_exit: bool) -> int:
 
 
 def demo_config(port: int) -> Config:
-    """The default schema under the event clock."""
+    """The default schema under the event clock, with batches that span more of its time than of a live stream's."""
     config = with_store(load_config(None), clock="event")
-    return replace(config, cluster=replace(config.cluster, port=port))
+    learner = replace(config.learner, batch_span_s=BATCH_SPAN_S)
+    return replace(config, learner=learner, cluster=replace(config.cluster, port=port))
 
 
 def load_stream() -> DemoStream:

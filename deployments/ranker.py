@@ -33,7 +33,7 @@ from learners.projector import get_projector
 
 MAX_BATCH: Final = 16  # at 100 candidates a forward of about 2 ms; larger ones gain little and cost the tail
 MAX_DEPTH: Final = 2048
-BARRIER_S: Final = 30.0
+BARRIER_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 1.0  # longer than any stall of a busy machine; beyond it an answer without features is better
 
 _decoder = msgspec.json.Decoder(RankRequest)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
-from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
+from features.schema import FORMAT, Attribute, Group, Schema, bucket, duration, hash64
 from features.state import HEADER, Recent, unpack
 
 UNKNOWN: Final = 0
@@ -174,10 +174,8 @@ class ItemTable:
         self.half_life_ms = np.array([ms for row in half_lives for ms in row], dtype=np.float64)
         self.group_of_value = np.repeat(np.arange(len(groups)), [group.n_values for group in groups])
         self._groups_of = {name: [g for g in groups if name in g.counter.types] for name in schema.event_types}
-        self._values_of = {
-            name: np.concatenate([np.arange(g.start, g.start + g.n_values) for g in found] or [np.arange(0)])
-            for name, found in self._groups_of.items()
-        }
+        self._half_lives_ms = {group.index: group.half_lives_ms for group in groups}
+        self._values_of = {name: self._changed_by(found) for name, found in self._groups_of.items()}
         self._successor_half_life_ms = np.array(schema.successor_half_lives_s) * 1000.0
         n_keys = sum(attribute.width for attribute in schema.item_attributes)
         n_numbers = sum(attribute.kind == "number" for attribute in schema.item_attributes)
@@ -214,24 +212,32 @@ class ItemTable:
         first_ms = self.first_ms[row]
         self.first_ms[row] = min(first_ms, ts_ms) if first_ms else ts_ms
         self.last_ms[row] = max(self.last_ms[row], ts_ms)
-        values = self._values_of[event.type]
+        values, half_life_ms, group_of_value = self._values_of[event.type]
         if not len(values):
             return
-        half_life_ms = self.half_life_ms[values]
-        before_ms = self.ms[row, self.group_of_value[values]]
-        after_ms = np.maximum(before_ms, ts_ms)
-        self.value[row, values] *= np.exp2((before_ms - after_ms) / half_life_ms)
+        before_ms = self.ms[row, group_of_value]
+        self.value[row, values] *= np.exp2(np.minimum(before_ms - ts_ms, 0) / half_life_ms)
         for group in self._groups_of[event.type]:
             chosen = bucket(group, event.context)
             if chosen is not None:
-                self._add(row, group.start + chosen * len(group.half_lives_ms), group.index, group, event)
+                self._add(row, chosen, group, event)
             self.ms[row, group.index] = max(self.ms[row, group.index], ts_ms)
 
-    def _add(self, row: int, start: int, index: int, group: Any, event: LoggedEvent) -> None:
+    def _add(self, row: int, chosen: int, group: Group, event: LoggedEvent) -> None:
         amount = event.value if group.counter.use_value else 1.0
-        behind_ms = min(0, event.ts_ms - int(self.ms[row, index])) if self.ms[row, index] else 0
-        for offset, half_life_ms in enumerate(group.half_lives_ms):
-            self.value[row, start + offset] += amount * 2.0 ** (behind_ms / half_life_ms)
+        half_lives_ms = self._half_lives_ms[group.index]
+        start = group.start + chosen * len(half_lives_ms)
+        behind_ms = event.ts_ms - int(self.ms[row, group.index])
+        if behind_ms >= 0:
+            self.value[row, start : start + len(half_lives_ms)] += amount
+            return
+        for place, half_life_ms in enumerate(half_lives_ms, start):
+            self.value[row, place] += amount * 2.0 ** (behind_ms / half_life_ms)
+
+    def _changed_by(self, groups: Sequence[Group]) -> tuple[NDArray[np.int64], ...]:
+        """Values that an event on these groups decays; their half-lives, and their groups."""
+        values = np.concatenate([np.arange(0), *(np.arange(g.start, g.start + g.n_values) for g in groups)])
+        return values, self.half_life_ms[values], self.group_of_value[values]
 
     def _follow(self, rows: Sequence[int], weights: Sequence[float], key: np.uint64, ts_ms: int) -> None:
         at = np.array(rows)

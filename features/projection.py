@@ -10,6 +10,7 @@ partition's rows take only what lies beyond their own.
 It knows no Ray. One projection holds every item it has met: memory grows with the catalogue.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,13 +106,23 @@ class Projection:
         for row in self._table.touched:
             item = self._table.ids[row]
             touched.setdefault(self._store.keys.item_partition(item), {})[item] = self._table.pack(row)
-        for partition, stored in enumerate(self._stored):
-            if partition not in touched and (not everywhere or stored == self.reached):
-                continue
-            # A partition that was ahead after a crash stays ahead until the others have caught up.
-            reached = {p: max(id, stored.get(p, START)) for p, id in self.reached.items()}
-            expected = {p: stored.get(p, START) for p in reached}
-            await self._store.commit_rows(partition, touched.get(partition, {}), expected=expected, reached=reached)
-            self._stored[partition] = reached
+        due = [
+            partition
+            for partition, stored in enumerate(self._stored)
+            if partition in touched or (everywhere and stored != self.reached)
+        ]
+        commits = (self._commit_partition(partition, touched.get(partition, {})) for partition in due)
+        # All of them end before anything is loaded anew: one that is still under way would move what was loaded.
+        failures = [failure for failure in await asyncio.gather(*commits, return_exceptions=True) if failure]
+        if failures:
+            raise failures[0]
         self._table.touched.clear()
         self._is_even = self._is_even or all(stored == self.reached for stored in self._stored)
+
+    async def _commit_partition(self, partition: int, rows: dict[str, bytes]) -> None:
+        stored = self._stored[partition]
+        # A partition that was ahead after a crash stays ahead until the others have caught up.
+        moved = {p: id for p, id in self.reached.items() if id > stored.get(p, START)}
+        expected = {p: stored.get(p, START) for p in moved}
+        await self._store.commit_rows(partition, rows, expected=expected, reached=moved)
+        self._stored[partition] = {**stored, **moved}

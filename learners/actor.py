@@ -91,10 +91,12 @@ class Learner:
                 continue
             for entries in _slices(tick):
                 for entry in entries:
-                    learner.read(entry)
-                    if learner.is_settled and time.monotonic() - offered_s >= self._offer_s:
+                    learner.close_tick(entry.id.ms)
+                    is_due = time.monotonic() - offered_s >= self._offer_s
+                    if is_due and learner.is_settled and learner.n_examples > n_offered:
                         await self._offer(hub, learner)
                         offered_s, n_offered = time.monotonic(), learner.n_examples
+                    learner.read(entry)
                 await asyncio.sleep(0)
             learner.close_tick(tick.end_ms)
             waited_s = time.monotonic() - offered_s

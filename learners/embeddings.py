@@ -149,4 +149,5 @@ def noise(keys_N: U64, n_embedding: int) -> F32:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     unit = (x ^ (x >> np.uint64(31))) / 2.0**64
-    return (NOISE * (2.0 * unit - 1.0)).astype(np.float32)
+    values: F32 = (NOISE * (2.0 * unit - 1.0)).astype(np.float32)
+    return values

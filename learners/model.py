@@ -62,18 +62,31 @@ class ModelConfig:
 class RankingModel(nn.Module):
     """`score` for serving; for learning `look_up`, gather the rows as leaves, `forward`, and train the leaves."""
 
+    enter: nn.Parameter  # [F + D + dots, H]
+    enter_bias: nn.Parameter
+    person: nn.Parameter  # [4 D + U, H]
+    query: nn.Parameter
+    middle: nn.Parameter
+    middle_bias: nn.Parameter
+    leave: nn.Parameter
+    skip: nn.Parameter
+    place: nn.Parameter  # logit of a recent item by its place
+    kind: nn.Parameter  # and by its type
+    age: nn.Parameter  # and by its age
+
     def __init__(self, schema: Schema, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         encoder = Encoder(schema)
         self.tables = {name: EmbeddingTable(config.n_embedding) for name in TABLES}
-        scale = [COUNT_SCALE if name.startswith(("count:", "split:")) else 1.0 for name in encoder.dense_names]
-        self._scale_F = torch.tensor(scale)
+        is_count = [name.startswith(("count:", "split:", "follows")) for name in encoder.dense_names]
+        self._scale_F = torch.where(torch.tensor(is_count), COUNT_SCALE, 1.0)
         self._n_types = len(schema.event_types)
+        spreads = []
         for name, (shape, spread) in self._shapes(len(encoder.dense_names), len(encoder.user_names)).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-            self.get_parameter(name).spread = spread  # type: ignore[attr-defined]
-        self._flatten(torch.Generator().manual_seed(config.seed))
+            spreads.append(spread)
+        self._flatten(spreads, torch.Generator().manual_seed(config.seed))
 
     def forward(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
         """Score slates.
@@ -104,11 +117,8 @@ class RankingModel(nn.Module):
 
     def look_up(self, inputs: Inputs) -> dict[str, NDArray[np.int64]]:
         """Rows by input field; unknown and absent keys have the fallback row."""
-        return {
-            field: self.tables[table].lookup(getattr(inputs, field))
-            for table, fields in TABLES.items()
-            for field in fields
-        }
+        tables = {field: self.tables[name] for name, fields in TABLES.items() for field in fields}
+        return {field: table.lookup(getattr(inputs, field)) for field, table in tables.items()}
 
     def score(self, inputs: Inputs) -> NDArray[np.float32]:
         """Scores [B, K] as they are now; changes nothing."""
@@ -164,14 +174,14 @@ class RankingModel(nn.Module):
             "age": ((1,), 0.0),
         }
 
-    def _flatten(self, generator: torch.Generator) -> None:
+    def _flatten(self, spreads: list[float], generator: torch.Generator) -> None:
         parameters = list(self.parameters())
         n = sum(parameter.numel() for parameter in parameters)
         self.flat, self.flat_gradient = torch.empty(n), torch.zeros(n)
         start = 0
-        for parameter in parameters:
+        for parameter, spread in zip(parameters, spreads, strict=True):
             part = slice(start, start + parameter.numel())
-            self.flat[part].uniform_(-1.0, 1.0, generator=generator).mul_(parameter.spread)  # type: ignore[attr-defined]
+            self.flat[part].uniform_(-1.0, 1.0, generator=generator).mul_(spread)
             parameter.data = self.flat[part].view(parameter.shape)
             parameter.grad = self.flat_gradient[part].view(parameter.shape)
             start += parameter.numel()

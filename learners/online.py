@@ -15,15 +15,17 @@ No Ray, no store, no clock. The price is the item table (2.5 kB an item) beside 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from features.encoding import Encoder, Inputs
+from features.errors import FeatureError
 from features.events import EVENT, Entry, Positions, StreamId, decode_event
 from features.item_table import ItemTable
 from features.schema import Schema
@@ -37,6 +39,8 @@ from learners.pending import PendingBatch
 from learners.progressive import Progressive
 from learners.sampling import NegativeSampler, SamplingConfig
 from learners.snapshots import Delta, Private, Progress, Rows
+
+I64 = NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
@@ -117,25 +121,26 @@ class OnlineLearner:
         return {**self._progressive.metrics(), "skipped": float(self.n_skipped)}
 
     def read(self, entry: Entry) -> None:
-        """Take in the next entry of the log."""
-        self._cut(entry.id.ms)
-        if entry.kind == EVENT:
-            event, user = decode_event(entry.body), unpack(entry.state, self.schema)
-            if self.is_settled:
-                self._first_ms = entry.id.ms
-                self._sampler.refresh(self.table, event.ts_ms)
-            self._pending.add(event, user, *self._sampler.draw(self.n_events))
-            self.table.fold_event(event, user.recent)
-            self.n_events += 1
-        else:
-            self.table.fold(entry)
+        """Take in the next entry of the log.
+
+        One that can't be read (another schema, corrupt) is logged and passed over: it must not stop the learning.
+        """
+        self.close_tick(entry.id.ms)
+        try:
+            if entry.kind == EVENT:
+                self._read_event(entry)
+            else:
+                self.table.fold(entry)
+        except (FeatureError, msgspec.DecodeError) as error:
+            logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
         self.positions[entry.partition] = entry.id
         if len(self._pending) == self.config.batch_size:
             self.step()
 
     def close_tick(self, end_ms: int) -> None:
-        """Note that no entry before `end_ms` is still to come."""
-        self._cut(end_ms)
+        """Note that no entry before `end_ms` is still to come; learns if the pending batch's span is over."""
+        if not self.is_settled and end_ms - self._first_ms >= self.config.batch_span_s * 1000.0:
+            self.step()
         self._tick_end_ms = max(self._tick_end_ms, end_ms)
 
     def step(self) -> StepMetrics:
@@ -198,9 +203,14 @@ class OnlineLearner:
         fresh.n_events, fresh.n_examples = progress.n_events, progress.n_examples
         self.__dict__.update(fresh.__dict__)
 
-    def _cut(self, now_ms: int) -> None:
-        if not self.is_settled and now_ms - self._first_ms >= self.config.batch_span_s * 1000.0:
-            self.step()
+    def _read_event(self, entry: Entry) -> None:
+        event, user = decode_event(entry.body), unpack(entry.state, self.schema)
+        if self.is_settled:
+            self._first_ms = entry.id.ms
+            self._sampler.refresh(self.table, event.ts_ms)
+        self._pending.add(event, user, *self._sampler.draw(self.n_events))
+        self.table.fold_event(event, user.recent)
+        self.n_events += 1
 
     def _forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Loss, scores, and for each table the unique rows with their values as leaves."""
@@ -216,12 +226,13 @@ class OnlineLearner:
                 places[name_of_field] = torch.from_numpy(part.reshape(found[name_of_field].shape))
         scores = self.model(inputs, {name: values for name, (_, values) in leaves.items()}, places)
         positive = torch.from_numpy(_is_positive(inputs).astype(np.float32))
-        loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask))
+        log_q = torch.from_numpy(self._sampler.log_q).expand_as(scores)
+        loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask), log_q_BK=log_q)
         return loss, scores, leaves
 
     def _learn(self, loss: Tensor, leaves: Mapping[str, tuple[Tensor, Tensor]]) -> float:
         if not torch.isfinite(loss):
-            raise DivergedStep(f"loss is {float(loss)}")
+            raise DivergedStep(f"loss is {loss.item()}")
         gradient = self.model.flat_gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(gradient.norm())
@@ -233,9 +244,7 @@ class OnlineLearner:
             self.model.tables[name].adagrad(rows, step, self.config.embedding_rate)
         return norm
 
-    def _delta(
-        self, version: int, base: int | None, rows: Mapping[str, "np.ndarray"], items: "range | list[int]"
-    ) -> Delta:
+    def _delta(self, version: int, base: int | None, rows: Mapping[str, I64], items: Iterable[int]) -> Delta:
         if not self.is_settled:
             raise RuntimeError("a snapshot was asked for while examples are pending; wait until is_settled")
         adam, table = self._adam, self.table
@@ -250,7 +259,7 @@ class OnlineLearner:
             self.model.flat.numpy().copy(),
             {name: _rows(self.model, name, at) for name, at in rows.items()},
             Progress(
-                {partition: tuple(at) for partition, at in self.positions.items()},
+                {partition: (at.ms, at.seq) for partition, at in self.positions.items()},
                 self.trained_through_ms,
                 self.n_events,
                 self.n_examples,
@@ -260,12 +269,12 @@ class OnlineLearner:
         )
 
 
-def _rows(model: RankingModel, name: str, at: "np.ndarray") -> Rows:
+def _rows(model: RankingModel, name: str, at: I64) -> Rows:
     table = model.tables[name]
     return Rows(at.astype(np.uint32), table.key[at], table.weight.numpy()[at], table.accumulator.numpy()[at])
 
 
-def _is_positive(inputs: Inputs) -> "np.ndarray":
+def _is_positive(inputs: Inputs) -> NDArray[np.bool_]:
     positive = np.zeros(inputs.mask.shape, dtype=bool)
     positive[:, 0] = True
     return positive

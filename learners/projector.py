@@ -44,6 +44,7 @@ class Projector:
         self._projection = Projection(self._store, schema)
         self._is_event_clock = store.clock == "event"
         self._keep_log_ms = int(keep_log_s * 1000)
+        self._committed: Positions = {}
         self._moved = asyncio.Event()
         self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._trim_for_ever())]
 
@@ -62,18 +63,18 @@ class Projector:
 
     async def status(self) -> dict[str, Any]:
         """How far the rows are."""
-        newest_ms = max((id.ms for id in self._projection.reached.values()), default=0)
+        newest_ms = max((id.ms for id in self._committed.values()), default=0)
         return {"pid": os.getpid(), "entries": self._projection.n_entries, "newest_ms": newest_ms}
 
     def _has_reached(self, positions: Positions) -> bool:
-        reached = self._projection.reached
-        return all(reached.get(partition, START) >= StreamId(*id) for partition, id in positions.items())
+        return all(self._committed.get(partition, START) >= StreamId(*id) for partition, id in positions.items())
 
     async def _live(self) -> None:
         while True:
             try:
                 await self._store.open()
                 await self._projection.load()
+                self._committed = dict(self._projection.reached)
                 await self._project()
             except FeatureError as error:
                 logger.warning("projector starts over: %s", error)
@@ -85,11 +86,12 @@ class Projector:
         even_s = time.monotonic()
         while True:
             started_s = time.monotonic()
-            is_even_due = self._is_event_clock or started_s - even_s >= EVENLY_S
+            is_even_due = started_s - even_s >= EVENLY_S
             n_entries = await self._projection.advance(block_s=FLUSH_S, everywhere=is_even_due)
             if is_even_due:
                 even_s = started_s
             if n_entries:
+                self._committed = dict(self._projection.reached)
                 self._moved.set()
                 self._moved = asyncio.Event()
             if not self._is_event_clock:

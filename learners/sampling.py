@@ -41,7 +41,12 @@ class SamplingConfig:
     n_never: int = 2
     """Negatives nobody has acted on yet."""
 
+    asked: tuple[float, float, float, float] = (91.0, 5.0, 1.0, 2.0)
+    """How many of each stratum a served slate holds, relative to one another: what the loss is corrected to."""
+
     def __post_init__(self) -> None:
+        if min(self.asked) <= 0:
+            raise ValueError(f"sampling.asked: expected four positive numbers, got {self.asked}")
         for name in ("n_active", "n_today", "n_older", "n_never"):
             if not 1 <= getattr(self, name) <= 256:
                 raise ValueError(f"sampling.{name}: expected 1 to 256, got {getattr(self, name)}")
@@ -49,7 +54,12 @@ class SamplingConfig:
     @property
     def n_negatives(self) -> int:
         """Negatives in a slate."""
-        return self.n_active + self.n_today + self.n_older + self.n_never
+        return sum(self.n_slots)
+
+    @property
+    def n_slots(self) -> tuple[int, int, int, int]:
+        """Negatives by stratum."""
+        return self.n_active, self.n_today, self.n_older, self.n_never
 
 
 class NegativeSampler:
@@ -57,7 +67,10 @@ class NegativeSampler:
 
     def __init__(self, schema: Schema, config: SamplingConfig, seed: int) -> None:
         self._seed = seed
-        self._slots = np.repeat(np.arange(N_STRATA), [config.n_active, config.n_today, config.n_older, config.n_never])
+        self._slots = np.repeat(np.arange(N_STRATA), config.n_slots)
+        drawn, asked = np.array(config.n_slots) / config.n_negatives, np.array(config.asked) / sum(config.asked)
+        self.log_q = np.concatenate([[0.0], np.log(drawn / asked)[self._slots]]).astype(np.float32)
+        """How much likelier than when served each candidate of a slate is, as a logarithm; the positive's is 0."""
         counted = [g for g in schema.item_groups if g.counter.split is None and not g.counter.use_value]
         self._columns = [
             (g.start + place, g.index, half_life_ms)

@@ -7,6 +7,7 @@ The network is built from what the first full snapshot says of itself.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Scorer:
             ForeignSnapshot: If it is of another schema or network; nothing has changed.
         """
         self._check(delta)
-        if delta.base is None:
+        if delta.base is None and delta.model != asdict(self._model.config):
             self._model = RankingModel(self._schema, ModelConfig(**delta.model))
         # Until the last slice it is no version at all: a delta on either side of it is refused.
         self.version = -1

@@ -76,7 +76,7 @@ class Delta(msgspec.Struct, array_like=True):
 
 def _encode_array(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return [value.dtype.str, list(value.shape), memoryview(np.ascontiguousarray(value)).cast("B")]
+        return [value.dtype.str, list(value.shape), np.ascontiguousarray(value).reshape(-1).view(np.uint8).data]
     raise TypeError(type(value))
 
 
@@ -102,9 +102,9 @@ def unpack(packed: bytes) -> Delta:
         CorruptSnapshot: If they were cut or altered, or are of another format.
     """
     view = memoryview(packed)
-    if len(view) < 16 or view[:8] != MAGIC:
+    if len(view) < 16 or bytes(view[:8]) != MAGIC:
         raise CorruptSnapshot(f"snapshot of {len(view)} bytes: expected to begin with {MAGIC!r}")
-    if xxhash.xxh3_64_digest(view[16:]) != view[8:16]:
+    if xxhash.xxh3_64_digest(view[16:]) != bytes(view[8:16]):
         raise CorruptSnapshot(f"snapshot of {len(view)} bytes: checksum does not match; fetch or write it again")
     try:
         return _decoder.decode(view[16:])

@@ -1,0 +1,211 @@
+"""Laws of the online learner: what it has learned is a function of the log, and of nothing else."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from features.events import Entry
+from features.schema import Schema
+from learners import snapshots
+from learners.errors import ForeignSnapshot
+from learners.online import OnlineLearner
+from learners.snapshots import Delta
+from tests.learners.examples import (
+    CONFIG,
+    SCHEMA,
+    T0_MS,
+    click,
+    inputs_of,
+    item_entry,
+    learned,
+    log,
+    stream,
+)
+
+ENTRIES = log(stream(900))
+
+
+def ticked(learner: OnlineLearner, entries: list[Entry], tick_ms: int = 200) -> OnlineLearner:
+    """Read as the actor does: every tick is closed when the next one begins."""
+    end_ms = 0
+    for entry in entries:
+        if entry.id.ms >= end_ms:
+            end_ms = entry.id.ms // tick_ms * tick_ms
+            learner.close_tick(end_ms)
+            end_ms += tick_ms
+        learner.read(entry)
+    return learner
+
+
+def same(one: Delta, other: Delta) -> bool:
+    return snapshots.pack(one) == snapshots.pack(other)
+
+
+@pytest.fixture(scope="module")
+def straight() -> OnlineLearner:
+    """Nothing came between."""
+    return learned(ENTRIES)
+
+
+def test_reading_the_same_entries_gives_the_same_weights_bit_for_bit(straight: OnlineLearner) -> None:
+    assert same(learned(ENTRIES).snapshot(), straight.snapshot())
+
+
+@pytest.mark.parametrize("tick_ms", [200, 7_000, 100_000])
+def test_batches_do_not_depend_on_when_ticks_are_closed(straight: OnlineLearner, tick_ms: int) -> None:
+    learner = ticked(OnlineLearner(SCHEMA, CONFIG), ENTRIES, tick_ms)
+    learner.close_tick(ENTRIES[-1].id.ms + 3_600_000)
+    assert same(learner.snapshot(), straight.snapshot())
+
+
+def test_a_restored_learner_goes_on_bit_for_bit(straight: OnlineLearner) -> None:
+    learner = OnlineLearner(SCHEMA, CONFIG)
+    for number, entry in enumerate(ENTRIES):
+        learner.read(entry)
+        if number > 300 and learner.is_settled:
+            break
+    packed = snapshots.pack(learner.snapshot(4))
+    restored = OnlineLearner(SCHEMA, CONFIG)
+    restored.restore(snapshots.unpack(packed))
+    assert snapshots.pack(restored.snapshot(4)) == packed
+    assert same(learned(ENTRIES[number + 1 :], restored).snapshot(), straight.snapshot())
+
+
+def test_killed_between_deltas_and_reread_from_committed_positions(straight: OnlineLearner) -> None:
+    """A learner offers a delta now and then; it dies twice, and a new one goes on from what was committed."""
+    committed: Delta | None = None
+    learner, n_read = OnlineLearner(SCHEMA, CONFIG), 0
+    deaths = {333, 611}
+    while n_read < len(ENTRIES):
+        learner.read(ENTRIES[n_read])
+        n_read += 1
+        if n_read in deaths:
+            deaths.remove(n_read)
+            learner, n_read = OnlineLearner(SCHEMA, CONFIG), 0
+            if committed is not None:
+                learner.restore(snapshots.unpack(snapshots.pack(committed)))
+                n_read = sum(e.id <= learner.positions.get(e.partition, (0, 0)) for e in ENTRIES)
+        elif learner.is_settled and learner.n_events % 3 == 0:
+            version = committed.version if committed else 0
+            packed = snapshots.pack(learner.take_delta(version + 1, version or None))
+            delta = snapshots.unpack(packed)
+            committed = snapshots.merge(committed, delta) if committed else delta
+    learner.close_tick(ENTRIES[-1].id.ms + 3_600_000)
+    assert not deaths and committed is not None and committed.version > 5
+    assert same(learner.snapshot(), straight.snapshot())
+
+
+def test_merged_deltas_equal_a_snapshot() -> None:
+    learner, full = OnlineLearner(SCHEMA, CONFIG), None
+    for entry in ENTRIES:
+        learner.read(entry)
+        if learner.is_settled:
+            version = full.version if full else 0
+            delta = snapshots.unpack(snapshots.pack(learner.take_delta(version + 1, version or None)))
+            full = snapshots.merge(full, delta) if full else delta
+            assert same(full, learner.snapshot(full.version))
+
+
+def test_every_positive_is_counted_once_and_positions_are_the_newest(straight: OnlineLearner) -> None:
+    assert straight.n_events == straight.n_examples == len(ENTRIES)
+    for partition, position in straight.positions.items():
+        assert position == max(entry.id for entry in ENTRIES if entry.partition == partition)
+
+
+def test_trained_through_is_the_closed_tick_or_the_first_pending_entry() -> None:
+    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_span_s=1.0))
+    assert (learner.trained_through_ms, learner.is_settled) == (0, True)
+    learner.close_tick(T0_MS)
+    assert learner.trained_through_ms == T0_MS
+    entry = log([click("u", "a", T0_MS + 300)])[0]
+    learner.read(entry)
+    assert (learner.trained_through_ms, learner.is_settled) == (T0_MS + 300, False)
+    learner.close_tick(T0_MS + 800)
+    assert learner.trained_through_ms == T0_MS + 300
+    learner.close_tick(T0_MS + 1400)
+    assert (learner.trained_through_ms, learner.is_settled) == (T0_MS + 1400, True)
+
+
+def test_an_entry_beyond_the_span_finds_the_batch_learned() -> None:
+    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_span_s=1.0))
+    for entry in log([click("u", "a", T0_MS), click("u", "b", T0_MS + 999), click("u", "c", T0_MS + 1000)]):
+        learner.read(entry)
+    assert learner.n_examples == 2 and not learner.is_settled
+
+
+def test_a_slate_is_gathered_before_its_event_is_folded() -> None:
+    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=1000, batch_span_s=1e4))
+    for entry in log([click("u", "a", T0_MS), click("v", "a", T0_MS)]):
+        learner.read(entry)
+    slates = learner._pending.take()
+    assert slates.value[:, 0, 0].tolist() == [0.0, 1.0]
+    assert slates.first_ms[:, 0].tolist() == [0, T0_MS]
+
+
+def test_half_a_batch_is_not_committed() -> None:
+    learner = OnlineLearner(SCHEMA, CONFIG)
+    learner.read(ENTRIES[0])
+    with pytest.raises(RuntimeError, match="pending"):
+        learner.snapshot()
+
+
+def test_a_foreign_snapshot_is_refused(straight: OnlineLearner) -> None:
+    snapshot = straight.snapshot(1)
+    with pytest.raises(ForeignSnapshot, match="schema"):
+        OnlineLearner(Schema(), CONFIG).restore(snapshot)
+    with pytest.raises(ForeignSnapshot, match="learner's full snapshot"):
+        OnlineLearner(SCHEMA, CONFIG).restore(snapshots.public(snapshot))
+    other = replace(CONFIG, model=replace(CONFIG.model, n_hidden=24))
+    with pytest.raises(ForeignSnapshot, match="n_hidden=24"):
+        OnlineLearner(SCHEMA, other).restore(snapshot)
+
+
+def test_the_untrained_loss_is_log_of_the_slate() -> None:
+    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=200, batch_span_s=1e4))
+    slates = []
+    for entry in log(stream(200)):
+        learner.read(entry)
+    assert learner.last_step is not None
+    slates.append(learner.last_step.loss)
+    assert math.log(8) < slates[0] <= math.log(1 + CONFIG.sampling.n_negatives)
+
+
+def test_a_batch_that_is_not_finite_teaches_nothing_and_is_counted() -> None:
+    learner = learned(ENTRIES[:200])
+    before = snapshots.pack(learner.snapshot())
+    scores = learner.model.score(inputs_of(learner))
+    learner.table.value[:] = np.nan
+    learned(ENTRIES[200:240], learner)
+    assert learner.n_skipped == 2 and learner.last_step is not None and learner.last_step.is_skipped
+    assert bool(torch.isfinite(learner.model.flat).all())
+    assert snapshots.unpack(before).weights.tobytes() == learner.model.flat.numpy().tobytes()
+    assert np.isfinite(scores).all()
+
+
+def test_the_largest_allowed_values_poison_nothing() -> None:
+    events = [click(e.user, e.item, e.ts_ms, value=1e12) for e in stream(200)]
+    last_ms = events[0].ts_ms - 1
+    prices = [item_entry(f"i{n}", last_ms, price=1e12 if n % 2 else -1e12) for n in range(40)]
+    learner = learned(prices + log(events))
+    assert np.isfinite(learner.model.score(inputs_of(learner))).all()
+    assert all(math.isfinite(value) for value in learner.metrics.values())
+
+
+def test_an_entry_that_cannot_be_read_is_passed_over(straight: OnlineLearner, caplog: pytest.LogCaptureFixture) -> None:
+    bad = ENTRIES[400]._replace(state=b"\x01nonsense")
+    garbled = ENTRIES[401]._replace(body=b"\xc1")
+    learner = learned([*ENTRIES[:400], bad, garbled, *ENTRIES[402:]])
+    assert learner.n_events == len(ENTRIES) - 2
+    assert learner.positions == straight.positions
+    assert "passed over" in caplog.text
+
+
+def test_a_planted_pattern_is_learned_better_than_popularity() -> None:
+    learner = learned(log(stream(3000, n_items=40)))
+    metrics = learner.metrics
+    assert metrics["logloss"] < metrics["popularity_logloss"]
+    assert metrics["mrr"] > 1.5 * metrics["popularity_mrr"]
+    assert learner.n_skipped == 0

@@ -1,0 +1,87 @@
+"""Laws of the network: nothing about a slate's neighbours, padding or batch changes a score."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from features.encoding import Inputs, Request
+from learners.model import ModelConfig, RankingModel
+from learners.online import OnlineLearner
+from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
+
+
+@pytest.fixture(scope="module")
+def learner() -> OnlineLearner:
+    """A learner with something to say: attributes too."""
+    first = stream(400)
+    entries = [item_entry(f"i{n}", first[0].ts_ms - 1, genre=[f"g{n % 3}"], price=n) for n in range(40)]
+    return learned(entries + log(first))
+
+
+def scored(learner: OnlineLearner, asked: Sequence[Request]) -> np.ndarray:
+    return learner.model.score(learner.encoder.encode(learner.table, asked))
+
+
+def test_untrained_scores_are_equal() -> None:
+    fresh = OnlineLearner(SCHEMA, CONFIG)
+    assert not fresh.model.score(inputs_of(fresh)).any()
+
+
+def test_scores_are_finite_and_differ(learner: OnlineLearner) -> None:
+    scores = scored(learner, requests(3, 20))
+    assert np.isfinite(scores).all() and scores.std() > 0.01
+
+
+def test_the_batch_does_not_change_a_score(learner: OnlineLearner) -> None:
+    asked = requests(16, 20)
+    together = scored(learner, asked)
+    for b in (0, 7, 15):
+        np.testing.assert_allclose(scored(learner, asked[b : b + 1])[0], together[b], atol=1e-5)
+
+
+def test_the_slate_does_not_change_a_score(learner: OnlineLearner) -> None:
+    (whole,) = requests(1, 30)
+    scores = scored(learner, [whole])[0]
+    some = [Request(whole.user, whole.context, whole.now_ms, whole.candidates[5:12])]
+    np.testing.assert_allclose(scored(learner, some)[0], scores[5:12], atol=1e-5)
+
+
+def test_padding_does_not_change_a_score(learner: OnlineLearner) -> None:
+    long, short = requests(2, 30)
+    cut = Request(short.user, short.context, short.now_ms, short.candidates[:4])
+    padded = scored(learner, [long, cut])[1]
+    np.testing.assert_allclose(padded[:4], scored(learner, [cut])[0], atol=1e-5)
+    assert not padded[4:].any()
+
+
+def test_more_absent_recent_items_and_attributes_do_not_change_a_score(learner: OnlineLearner) -> None:
+    inputs = inputs_of(learner)
+    cut = {field.name: getattr(inputs, field.name) for field in fields(Inputs)}
+    n_recent = int((inputs.recent_key != 0).sum(axis=1).max())
+    for name in ("recent_key", "recent_type", "recent_age"):
+        cut[name] = cut[name][:, :n_recent]
+    attribute_key = np.concatenate([inputs.attribute_key, np.zeros_like(inputs.attribute_key)], axis=2)
+    changed = Inputs(**{**cut, "attribute_key": attribute_key})
+    np.testing.assert_allclose(learner.model.score(changed), learner.model.score(inputs), atol=1e-5)
+
+
+def test_scoring_changes_nothing(learner: OnlineLearner) -> None:
+    inputs = inputs_of(learner)
+    before, n_rows = learner.model.flat.clone(), len(learner.model.tables["item"])
+    first, second = learner.model.score(inputs), learner.model.score(inputs)
+    assert (first == second).all() and bool((learner.model.flat == before).all())
+    assert len(learner.model.tables["item"]) == n_rows
+
+
+def test_order_of_candidates_only_orders_the_scores(learner: OnlineLearner) -> None:
+    (request,) = requests(1, 20)
+    turned = Request(request.user, request.context, request.now_ms, request.candidates[::-1])
+    np.testing.assert_allclose(scored(learner, [turned])[0][::-1], scored(learner, [request])[0], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_state() -> None:
+    one, other = RankingModel(SCHEMA, ModelConfig(seed=5)), RankingModel(SCHEMA, ModelConfig(seed=5))
+    assert bool((one.flat == other.flat).all())
+    assert not bool((one.flat == RankingModel(SCHEMA, ModelConfig(seed=6)).flat).all())
