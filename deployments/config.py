@@ -10,9 +10,9 @@ Every table and every field has a default; an unknown one is an error that names
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -119,10 +119,18 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _table(name: str, value: Mapping[str, Any], kind: type[Any]) -> Any:
+    _refuse_unknown(name, value, kind)
+    return msgspec.convert(value, kind)
+
+
+def _refuse_unknown(name: str, value: Mapping[str, Any], kind: type[Any]) -> None:
     unknown = set(value) - set(kind.__dataclass_fields__)
     if unknown:
         raise ConfigError(f"{name}.{min(unknown)}: unknown; expected one of {', '.join(kind.__dataclass_fields__)}")
-    return msgspec.convert(value, kind)
+    hints = get_type_hints(kind)
+    for inner, table in value.items():
+        if is_dataclass(hints[inner]) and isinstance(table, Mapping):
+            _refuse_unknown(f"{name}.{inner}", table, hints[inner])
 
 
 def with_store(config: Config, **changes: Any) -> Config:

@@ -29,6 +29,7 @@ def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: P
         ("[schema]\ncolour = 1", "colour"),
         ("[schema]\nn_recent = 0", "n_recent"),
         ("[learner]\nbatch_size = 0", "learner"),
+        ("[learner.sampling]\ncolour = 1", "learner.sampling.colour"),
         ("n_rankers = 0", "n_rankers"),
         ("not toml", "headrace.toml"),
     ],
