@@ -9,6 +9,7 @@ measuring log time, exporting metrics.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,10 +80,10 @@ class Ranker:
         self._decision_log = DecisionLog(connect(config.store, config.schema))
         self._clock = LogClock(self._store, is_event_clock=is_event_clock)
         self._weights = WeightFollower(config.schema)
+        # Under the event clock a ranking knows all that was acknowledged: no row may be older than its request.
+        rank = replace(config.rank, cache_s=0.0, recent_cache_s=0.0) if is_event_clock else config.rank
         capture = Capture(Path(config.capture_folder)) if config.capture_folder else None
-        self._ranking = Ranking(
-            self._store, self._weights, self._clock.now_ms, self._decision_log.keep, config.rank, capture
-        )
+        self._ranking = Ranking(self._store, self._weights, self._clock.now_ms, self._decision_log.keep, rank, capture)
         self._endpoint = RankEndpoint(self._ranking, self._wait_for_projection if is_event_clock else None)
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())

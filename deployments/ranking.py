@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 
 from deployments.errors import ApiError, InvalidError, MalformedError
+from deployments.row_cache import RowCache
 from features.decisions import new_decision
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError, InvalidInput, StoreUnavailable
 from features.events import LoggedDecision, Scalar, check_context, check_id, invalid_from
-from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import UserState, unpack
 from features.store import FeatureStore, Record, decision_record
@@ -29,7 +29,6 @@ from learners.scorer import Scorer
 
 MAX_CANDIDATES: Final = 1000
 MAX_LOGGED: Final = 50  # shown items a decision keeps
-MAX_CACHED: Final = 200_000  # item rows, about 2.5 kB each; beyond it the cache starts afresh
 PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,15 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     limit: int | None = None
     explain: bool = False
     now_ms: int | None = None
+
+
+class RankedItem(msgspec.Struct, omit_defaults=True, gc=False):
+    """One item of an answer. A struct, because a hundred of them are made for every request."""
+
+    id: str
+    score: float
+    propensity: float
+    features: dict[str, float] | None = None
 
 
 class Weights(Protocol):
@@ -137,7 +145,7 @@ class Ranking:
         self._encoder = Encoder(store.schema)
         self._stranger = _Known(unpack(b"", store.schema), b"", is_degraded=True)
         self._ask_again_s = 0.0
-        self._reset_cache()
+        self._rows = RowCache(store.schema)
         self.n_batches = 0
         self.n_second_reads = 0
         self.n_degraded = 0
@@ -150,15 +158,14 @@ class Ranking:
     async def answer(self, requests: list[RankRequest]) -> list[dict[str, Any] | Exception]:
         """Rank a batch; results in its order."""
         self.n_batches += 1
-        if len(self._rows) > MAX_CACHED:
-            self._reset_cache()
+        self._rows.make_room()
         known = await self._read(requests)
         now_ms = self._now_ms()
         encoded = [
             Request(user.state, request.context, request.now_ms or now_ms, request.candidates)
             for user, request in zip(known, requests, strict=True)
         ]
-        inputs = self._encoder.encode(self._rows, encoded)
+        inputs = self._encoder.encode(self._rows.table, encoded)
         scorer = self._weights.live
         scores = scorer.score(inputs) if scorer.version else self._encoder.popularity(inputs)
         if self._on_scored is not None:
@@ -179,9 +186,10 @@ class Ranking:
             return [self._stranger] * len(requests)
         try:
             ids = list(dict.fromkeys(request.user for request in requests))
-            stale = self._stale({item for request in requests for item in request.candidates}, self._config.cache_s)
+            wanted = {item for request in requests for item in request.candidates}
+            stale = self._rows.stale(wanted, self._config.cache_s)
             states, rows = await self._store.read(ids, stale)
-            self._load(stale, rows)
+            self._rows.load(stale, rows)
             users = {user: self._unpack(user, state) for user, state in zip(ids, states, strict=True)}
             known = [users[request.user] for request in requests]
             await self._read_recent(known, requests)
@@ -205,27 +213,12 @@ class Ranking:
         wanted: set[str] = set()
         now_ms = self._now_ms()
         for user, request in zip(users, requests, strict=True):
-            wanted.update(self._rows.predecessors(user.state.recent, request.now_ms or now_ms))
-        stale = self._stale(wanted, self._config.recent_cache_s)
+            wanted.update(self._rows.table.predecessors(user.state.recent, request.now_ms or now_ms))
+        stale = self._rows.stale(wanted, self._config.recent_cache_s)
         if stale:
             self.n_second_reads += 1
             _, rows = await self._store.read([], stale)
-            self._load(stale, rows)
-
-    def _stale(self, items: set[str], cache_s: float) -> list[str]:
-        oldest_s = time.monotonic() - cache_s
-        read_s = self._read_s
-        return [item for item in items if read_s.get(item, -1e9) <= oldest_s]
-
-    def _load(self, items: list[str], packed: list[bytes]) -> None:
-        for item in items:
-            self._rows.row(item)  # also items nobody knows, so that they are not asked for again at once
-        self._rows.load(items, packed)
-        self._read_s.update(dict.fromkeys(items, time.monotonic()))
-
-    def _reset_cache(self) -> None:
-        self._rows = ItemTable(self._schema)
-        self._read_s: dict[str, float] = {}
+            self._rows.load(stale, rows)
 
     def _compose(
         self, request: RankRequest, known: _Known, now_ms: int, scores: Any, dense: Any, model: dict[str, int]
@@ -233,13 +226,10 @@ class Ranking:
         candidates = request.candidates
         slate = greedy(scores[: len(candidates)], request.limit)
         decision = new_decision(request.user, self._store.keys)
-        items: list[dict[str, Any]] = [
-            {"id": candidates[k], "score": score, "propensity": propensity}
-            for k, score, propensity in zip(*slate, strict=True)
-        ]
+        items = [RankedItem(candidates[k], score, propensity) for k, score, propensity in zip(*slate, strict=True)]
         if request.explain:
             for item, k in zip(items, slate[0], strict=True):
-                item["features"] = dict(zip(self._encoder.dense_names, dense[k].tolist(), strict=True))
+                item.features = dict(zip(self._encoder.dense_names, dense[k].tolist(), strict=True))
         degraded = ["features"] * known.is_degraded + ["model"] * (model["version"] == 0)
         self.n_degraded += bool(degraded)
         if self._config.log_decisions:

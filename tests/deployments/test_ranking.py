@@ -72,7 +72,7 @@ async def test_best_first_with_version_and_age() -> None:
     subject, _ = ranking(flaky())
     (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
     assert isinstance(answer, dict)
-    assert [item["id"] for item in answer["items"]] == ["c", "b", "a"]
+    assert [item.id for item in answer["items"]] == ["c", "b", "a"]
     assert answer["model"] == {"version": 5, "trained_through_ms": T0_MS - 500, "age_ms": 500}
     assert answer["degraded"] == []
 
@@ -80,7 +80,7 @@ async def test_best_first_with_version_and_age() -> None:
 async def test_requests_of_different_length_share_a_batch_and_a_limit_cuts_the_slate() -> None:
     subject, _ = ranking(flaky())
     answers = await subject.answer([RankRequest("u1", ITEMS, limit=1), RankRequest("u2", ["z"])])
-    assert [[item["id"] for item in answer["items"]] for answer in answers if isinstance(answer, dict)] == [
+    assert [[item.id for item in answer["items"]] for answer in answers if isinstance(answer, dict)] == [
         ["c"],
         ["z"],
     ]
