@@ -8,6 +8,7 @@ modules that need Ray are imported by name, inside functions.
 
 import importlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +112,7 @@ class Run:
         if self.server is not None:
             self.server.close()
             self.server = None
+            shutil.rmtree(run_versions(self.cluster.run_id), ignore_errors=True)  # worthless without their log
         if self.cluster.run_id:
             processes.remove_record(self.config.cluster.port, self.cluster.run_id)
 

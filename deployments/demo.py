@@ -25,8 +25,10 @@ N_RANKS: Final = 300
 N_VISIBLE: Final = 200
 N_LEARNED: Final = 10
 N_CANDIDATES: Final = 100
-LEARN_WAIT_S: Final = 60.0
-BATCH_SPAN_S: Final = 60.0  # event time a batch spans: seven months pass in a minute
+LEARN_WAIT_S: Final = 600.0
+EVERY_S: Final = 0.5
+SLOWEST_S: Final = 30.0  # a slower answer than this fails the demonstration
+BATCH_SPAN_S: Final = 1800.0  # event time a batch spans: seven months pass in a minute or two
 
 console = Console()
 
@@ -37,7 +39,6 @@ def run(port: int, *, is_exit: bool) -> int:
     console.print(f"stream: {stream.name}, {stream.events.num_rows:,} events, {len(stream.items):,} items")
     with (
         Run(demo_config(port), say=lambda text: console.print(f"[dim]{text}[/dim]")) as running,
-        termination() as stop,
         Headrace(running.url, timeout_s=60.0) as client,
     ):
         live_through(client, stream)
@@ -45,7 +46,8 @@ def run(port: int, *, is_exit: bool) -> int:
         console.print(f"\nserving at {running.url}  (try {running.url}/v1/model)")
         if not is_exit:
             console.print("Ctrl-C ends it")
-            stop.wait()
+            with termination() as stop:
+                stop.wait()
     if not all(checks):
         console.print("[red]a check of the demonstration failed[/red]")
     return 0 if all(checks) else 1
@@ -77,21 +79,22 @@ def live_through(client: Headrace, stream: DemoStream) -> None:
         show = ReplayProgress(bar, client, stream.events.num_rows, 0)
         tally = Replay(client, None, show).run(stream.events)
     console.print(f"{tally.accepted:,} events accepted at {tally.events_per_s:,.0f}/s")
-    keep_stream_going(client, tally.log_ms)
-    with console.status("the rest of it is being learned"):
+    with console.status("the rest of it is being learned, a minute or so"):
         wait_until_learned(client, tally.log_ms)
 
 
-def keep_stream_going(client: Headrace, log_ms: int) -> None:
-    """Send somebody else's event of a little later: under the event clock, time passes as the stream tells it."""
-    later_ms = log_ms + int(1000 * BATCH_SPAN_S) + 1000
-    client.send([{"type": "view", "user": "somebody-else", "item": "x", "ts_ms": later_ms}])
-
-
 def wait_until_learned(client: Headrace, log_ms: int) -> float:
-    """Poll until an answer comes from weights trained through `log_ms`; seconds waited, infinite if it never does."""
+    """Poll until an answer comes from weights trained through `log_ms`; seconds waited, infinite if it never does.
+
+    Meanwhile the stream goes on: under the event clock time passes as events tell it, so every second or so somebody
+    else does something half an hour later.
+    """
     began_s = time.monotonic()
-    while time.monotonic() - began_s < 10 * LEARN_WAIT_S:
+    newest_ms, went_on_s = log_ms, 0.0
+    while time.monotonic() - began_s < LEARN_WAIT_S:
+        if time.monotonic() - went_on_s > EVERY_S:
+            newest_ms, went_on_s = newest_ms + int(1000 * BATCH_SPAN_S) + 1000, time.monotonic()
+            client.send([{"type": "view", "user": "somebody-else", "item": "x", "ts_ms": newest_ms}])
         if client.rank("headrace-demo", ["x"])["model"]["trained_through_ms"] > log_ms:
             return time.monotonic() - began_s
         time.sleep(0.02)
@@ -166,7 +169,6 @@ def measure_promises(client: Headrace, stream: DemoStream) -> list[bool]:
     waits_s = []
     for index in range(N_LEARNED):
         receipt = client.send([{"type": "like", "user": f"demo-{index}", "item": items[-1]}])
-        keep_stream_going(client, receipt["log_ms"])
         waits_s.append(wait_until_learned(client, receipt["log_ms"]))
     table = Table(title="the three promises, measured on this run (one connection)")
     for column in ("promise", "measured"):
@@ -176,4 +178,4 @@ def measure_promises(client: Headrace, stream: DemoStream) -> list[bool]:
     table.add_row("know what just happened", f"{visible} of {N_VISIBLE} acknowledged events in the next read")
     table.add_row("learn from it", f"event to weights that answer: p95 {np.percentile(waits_s, 95):.1f} s")
     console.print(table)
-    return [visible == N_VISIBLE, max(waits_s) < LEARN_WAIT_S]
+    return [visible == N_VISIBLE, max(waits_s) < SLOWEST_S]

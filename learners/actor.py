@@ -82,7 +82,7 @@ class Learner:
         learner, self._version = await self._restore(hub)
         await self._store.open()
         reader = TickReader(self._store, learner.positions)
-        offered_s = time.monotonic()
+        offered_s = -self._offer_s  # what is learned first is offered at once
         n_offered = learner.n_examples
         while True:
             tick = await reader.next(wait_s=IDLE_S)
