@@ -31,6 +31,7 @@ from learners.online import LearnerConfig, OnlineLearner
 
 LEARNER_NAME: Final = "headrace-learner"
 RETRY_S: Final = 0.5
+READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes; going back costs more than waiting
 IDLE_S: Final = 0.02  # between looks at an idle log; ticks last 0.2 s
 IDLE_OFFER_S: Final = 5.0  # entries without examples (decisions) move the positions this often
 N_BETWEEN: Final = 32  # entries read before the door gets its turn
@@ -55,7 +56,7 @@ class Learner:
         self._schema = schema
         self._config = config
         self._offer_s = offer_s
-        self._store = connect(store, schema)
+        self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
         self._version = 0
         self._lag: dict[str, Any] = {}

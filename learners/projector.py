@@ -24,6 +24,7 @@ PROJECTOR_NAME: Final = "headrace-projector"
 FLUSH_S: Final = 0.1  # with the replica's cache of 0.25 s rows stay within 0.5 s of the log
 EVENLY_S: Final = 2.0  # untouched item partitions get their positions this often: bounds what is read after a crash
 RETRY_S: Final = 0.25
+READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
 TRIM_S: Final = 5.0
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Projector:
 
     def __init__(self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10) -> None:
         os.nice(niceness)
-        self._store = connect(store, schema)
+        self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._projection = Projection(self._store, schema)
         self._is_event_clock = store.clock == "event"
         self._keep_log_ms = int(keep_log_s * 1000)
