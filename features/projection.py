@@ -1,8 +1,10 @@
 """Item rows as a fold of the log, written back so that every entry counts exactly once.
 
-`Projection` reads the log by position, folds what it read into an `ItemTable`, and commits the touched rows of each
-item partition together with the positions they reach. The store refuses a commit whose starting positions are not the
-stored ones, so two projectors can never both count an entry; whoever is refused loads the positions anew.
+`Projection` reads the log in its one order (ticks of a millisecond), folds what it read into an `ItemTable`, and
+commits the touched rows of each item partition together with the positions they reach. So rows depend on the log alone,
+not on how it was cut into reads: a bounded set of successors would otherwise hold others every time. The store refuses
+a commit whose starting positions are not the stored ones, so two projectors can never both count an entry; whoever is
+refused loads the positions anew.
 
 After a crash some item partitions may be ahead of others. Then entries are read from the earliest position, and each
 partition's rows take only what lies beyond their own.
@@ -11,34 +13,53 @@ It knows no Ray. One projection holds every item it has met: memory grows with t
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
-from features.events import EVENT, ITEM, START, Entry, LoggedEvent, Positions, decode_attributes, decode_event
+import msgspec
+
+from features.errors import FeatureError
+from features.events import (
+    EVENT,
+    ITEM,
+    START,
+    Entry,
+    LoggedAttributes,
+    LoggedEvent,
+    Positions,
+    decode_attributes,
+    decode_event,
+)
 from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import Recent, unpack
 from features.store import FeatureStore
+from features.ticks import TickReader
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    entry: Entry
-    event: LoggedEvent
-    recent: Sequence[Recent]
+_Change = tuple[Entry, LoggedEvent | LoggedAttributes, Sequence[Recent]]
+"""An entry, its body, and the recent items of the event's user from just before."""
 
 
 class Projection:
-    """Call `load` once, then `advance` in a loop; on `ProjectionConflict` or an outage call `load` again."""
+    """Call `load` once, then `advance` in a loop; on `ProjectionConflict` or an outage call `load` again.
 
-    def __init__(self, store: FeatureStore, schema: Schema) -> None:
+    Args:
+        count: Entries read per log partition at once.
+    """
+
+    def __init__(self, store: FeatureStore, schema: Schema, *, count: int = 2000) -> None:
         self._store = store
+        self._count = count
         self._schema = schema
         self._table = ItemTable(schema)
         self._stored: list[Positions] = []
         self._is_even = True
+        self._reader = TickReader(store, {})
         self.reached: Positions = {}
-        self.n_entries = 0
+        self.n_entries = self.n_passed_over = 0
 
     async def load(self) -> None:
         """Forget everything and start from what the store says."""
@@ -47,9 +68,10 @@ class Projection:
         partitions = {partition for positions in self._stored for partition in positions}
         self.reached = {p: min(stored.get(p, START) for stored in self._stored) for p in partitions}
         self._is_even = all(stored == self.reached for stored in self._stored)
+        self._reader = TickReader(self._store, self.reached, tick_ms=1, count=self._count)
 
-    async def advance(self, *, count: int = 2000, block_s: float = 0.0, everywhere: bool = True) -> int:
-        """Read, fold and commit once.
+    async def advance(self, *, block_s: float = 0.0, everywhere: bool = True) -> int:
+        """Read, fold and commit once; entries of the current millisecond wait for the next call.
 
         Args:
             everywhere: Also move the positions of item partitions of which nothing was touched.
@@ -58,44 +80,55 @@ class Projection:
         Raises:
             ProjectionConflict, StoreUnavailable: `load` before the next call.
         """
-        entries = await self._store.read_log(self.reached, count=count, block_s=block_s)
-        if entries:
-            await self._fold(entries)
+        tick = await self._reader.next(wait_s=block_s)
+        entries = tick.entries if tick is not None else []
+        await self._fold(entries)
         for entry in entries:
-            self.reached[entry.partition] = max(entry.id, self.reached.get(entry.partition, START))
+            self.reached[entry.partition] = entry.id
         await self._commit(everywhere)
         self.n_entries += len(entries)
         return len(entries)
 
-    async def _fold(self, entries: list[Entry]) -> None:
-        steps = [
-            _Step(entry, decode_event(entry.body), unpack(entry.state, self._schema).recent)
-            for entry in entries
-            if entry.kind == EVENT
-        ]
-        await self._fetch(steps, [entry for entry in entries if entry.kind == ITEM])
-        for entry in entries:
-            if entry.kind == ITEM and self._takes(decode_attributes(entry.body).entity, entry):
-                self._table.fold(entry)
-        for step in steps:
-            self._fold_event(step)
+    async def _fold(self, entries: Sequence[Entry]) -> None:
+        changes = [change for change in map(self._decode, entries) if change is not None]
+        await self._fetch(changes)
+        for entry, body, recent in changes:
+            if isinstance(body, LoggedAttributes):
+                if self._takes(body.entity, entry):
+                    self._table.set_attributes(body.entity, body.attributes)
+            elif self._is_even:
+                self._table.fold_event(body, recent)
+            else:
+                self._table.fold_event(body, recent, takes=partial(self._takes, entry=entry))
 
-    def _fold_event(self, step: _Step) -> None:
-        if self._is_even:
-            self._table.fold_event(step.event, step.recent)
-        else:
-            self._table.fold_event(step.event, step.recent, takes=lambda item: self._takes(item, step.entry))
+    def _decode(self, entry: Entry) -> _Change | None:
+        """What an entry does to items; None for nothing.
+
+        One that can't be read (another schema, corrupt) is logged, counted and passed over: it must not stop the rows.
+        """
+        try:
+            if entry.kind == EVENT:
+                return entry, decode_event(entry.body), unpack(entry.state, self._schema).recent
+            if entry.kind == ITEM:
+                return entry, decode_attributes(entry.body), ()
+        except (FeatureError, msgspec.DecodeError) as error:
+            self.n_passed_over += 1
+            logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
+        return None
 
     def _takes(self, item: str, entry: Entry) -> bool:
         stored = self._stored[self._store.keys.item_partition(item)]
         return entry.id > stored.get(entry.partition, START)
 
-    async def _fetch(self, steps: list[_Step], items: list[Entry]) -> None:
-        """Bring the rows that these entries touch into the table."""
-        wanted = {decode_attributes(entry.body).entity for entry in items}
-        for step in steps:
-            wanted.add(step.event.item)
-            wanted.update(self._table.predecessors(step.recent, step.event.ts_ms, step.event.item))
+    async def _fetch(self, changes: Sequence[_Change]) -> None:
+        """Bring the rows that these changes touch into the table."""
+        wanted: set[str] = set()
+        for _, body, recent in changes:
+            if isinstance(body, LoggedAttributes):
+                wanted.add(body.entity)
+            else:
+                wanted.add(body.item)
+                wanted.update(self._table.predecessors(recent, body.ts_ms, body.item))
         missing = [item for item in wanted if item not in self._table.rows]
         if missing:
             _, rows = await self._store.read([], missing)

@@ -2,7 +2,8 @@
 
 A tick is closed when the store's clock has passed its end and everything up to there has been read; its entries are
 merged by (id, partition). So what a tick holds depends on the log alone, never on when a reader happened to wake up.
-With the event clock this holds for a single sender in time order.
+With the event clock this holds for a single sender in time order; what arrives behind a tick already handed out, there,
+is handed out at once.
 """
 
 import heapq
@@ -28,43 +29,49 @@ class Tick:
 
 
 class TickReader:
-    """Reads all partitions from given positions. Call `next` in a loop."""
+    """Reads all partitions from given positions. Call `next` in a loop.
 
-    def __init__(self, store: FeatureStore, positions: Positions, *, tick_ms: int = TICK_MS) -> None:
+    Args:
+        tick_ms: Length of a tick; 1: as soon as may be, still in one order.
+        count: Entries read per partition at once.
+    """
+
+    def __init__(
+        self, store: FeatureStore, positions: Positions, *, tick_ms: int = TICK_MS, count: int = READ_COUNT
+    ) -> None:
         self._store = store
         self._read = dict(positions)
         self._held: list[Entry] = []
         self._tick_ms = tick_ms
+        self._count = count
         self._end_ms = 0
 
     async def next(self, *, wait_s: float = 0.0) -> Tick | None:
         """The entries of all ticks that closed since the last call; None when none did.
 
         Args:
-            wait_s: How long to wait for a first entry if there is none yet.
+            wait_s: How long to wait for a first entry if none is held.
         """
         now_ms = await self._store.now_ms()
-        is_drained = await self._fill(wait_s)
-        end_ms = now_ms // self._tick_ms * self._tick_ms
-        if not is_drained:
-            end_ms = min(end_ms, self._complete_ms() // self._tick_ms * self._tick_ms)
-        if end_ms <= self._end_ms:
-            return None
-        self._end_ms = end_ms
+        is_drained = await self._fill(0.0 if self._held else wait_s)
+        end_ms = now_ms if is_drained else min(now_ms, self._complete_ms())
+        end_ms = max(end_ms // self._tick_ms * self._tick_ms, self._end_ms)
         entries = []
         while self._held and self._held[0].id.ms < end_ms:
             entries.append(heapq.heappop(self._held))
+        if end_ms == self._end_ms and not entries:
+            return None
+        self._end_ms = end_ms
         return Tick(entries, end_ms)
 
     async def _fill(self, wait_s: float) -> bool:
         """Read once; True when every partition gave all it had."""
-        self._last = await self._store.read_log(self._read, count=READ_COUNT, block_s=wait_s)
         counts: dict[int, int] = {}
-        for entry in self._last:
+        for entry in await self._store.read_log(self._read, count=self._count, block_s=wait_s):
             heapq.heappush(self._held, entry)
             self._read[entry.partition] = max(entry.id, self._read.get(entry.partition, entry.id))
             counts[entry.partition] = counts.get(entry.partition, 0) + 1
-        self._full = [partition for partition, n in counts.items() if n >= READ_COUNT]
+        self._full = [partition for partition, n in counts.items() if n >= self._count]
         return not self._full
 
     def _complete_ms(self) -> int:

@@ -26,6 +26,15 @@ class Source:
         await self.store.apply([event_record(event(user), SCHEMA, KEYS) for user in users])
 
 
+class IdleStore(MemoryStore):
+    """A store in which nothing has happened for a while of wall time."""
+
+    idle_ms = 0
+
+    async def now_ms(self) -> int:
+        return await super().now_ms() + self.idle_ms
+
+
 def ids(tick: Tick | None) -> list[tuple[int, int]]:
     return [(entry.id.ms - START_MS, entry.partition) for entry in tick.entries] if tick else []
 
@@ -113,3 +122,25 @@ async def test_a_reader_far_behind_gets_only_what_is_complete() -> None:
     assert ends == sorted(set(ends)) and len(ends) > 1 and ends[-1] == 5000
     keys = [(entry.id, entry.partition) for entry in entries]
     assert keys == sorted(keys) and len(keys) == 3008
+
+
+async def test_ticks_of_a_millisecond_hand_out_what_is_older_and_wait_only_when_nothing_is_held() -> None:
+    source = Source()
+    source.reader = TickReader(source.store, {}, tick_ms=1)
+    await source.write("u1")
+    assert ids(await source.reader.next(wait_s=20.0)) == []  # there is an entry, of the current millisecond
+    source.clock.set_ms(START_MS + 1)
+    assert [ms for ms, _ in ids(await source.reader.next(wait_s=20.0))] == [0]
+
+
+async def test_what_arrives_behind_a_tick_on_the_event_clock_is_handed_out_at_once() -> None:
+    """After an idle hour the event clock stands an hour ahead; the stream that goes on must not wait that long."""
+    store = IdleStore(SCHEMA, keys=KEYS, clock="event")
+    reader = TickReader(store, {}, tick_ms=1)
+    await store.apply([event_record(event("u1", ts_ms=START_MS), SCHEMA, KEYS)])
+    store.idle_ms = 3_600_000
+    assert [ms for ms, _ in ids(await reader.next())] == [0]
+    store.idle_ms = 0
+    await store.apply([event_record(event("u2", ts_ms=START_MS + ms), SCHEMA, KEYS) for ms in (1000, 2000)])
+    assert [ms for ms, _ in ids(await reader.next())] == [1000, 2000]
+    assert await reader.next() is None
