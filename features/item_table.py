@@ -5,7 +5,8 @@ own table as a cache; a learner folds for itself. So there is one definition of 
 place where candidates' counters are gathered from.
 
 An event on item x by a user whose latest items were p1, p2, … adds to x's counters, and to the *successors* of each pk
-(x with weight 1/k). A full successor set gives up its weakest. Row 0 is the item nobody has heard of: all zeros.
+(x with weight 1/k). A full successor set gives up the one that followed least lately. Row 0 is the item nobody has
+heard of: all zeros.
 
 The table knows neither the store nor partitions. Price: fixed-width columns, about 2.5 kB an item by default, most of
 it successors; packed rows drop the unused ones.
@@ -258,9 +259,10 @@ class ItemTable:
         self.touched.update(rows)
 
     def _weakest(self, rows: NDArray[np.int64], ts_ms: int) -> NDArray[np.int64]:
-        slowest = int(self._successor_half_life_ms.argmax())
+        # By the shortest half-life: by a longer one, yesterday's successors would lock out those of the last hour.
+        shortest = int(self._successor_half_life_ms.argmin())
         age_ms = np.minimum(self.successor_ms[rows] - ts_ms, 0)
-        strength = self.successor_value[rows][..., slowest] * np.exp2(age_ms / self._successor_half_life_ms[slowest])
+        strength = self.successor_value[rows][..., shortest] * np.exp2(age_ms / self._successor_half_life_ms[shortest])
         found: NDArray[np.int64] = np.where(self.successor_key[rows] == 0, -1.0, strength).argmin(axis=1)
         return found
 

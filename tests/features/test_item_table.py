@@ -125,6 +125,16 @@ def test_successors_equal_a_naive_recount(steps: list[tuple[str, int]]) -> None:
     assert int((table.successor_key != 0).sum()) == len(naive)
 
 
+def test_a_full_successor_set_gives_up_what_followed_least_lately() -> None:
+    table = ItemTable(SCHEMA)
+    for item in "bbbcde":
+        later_ms = T0_MS + (0 if item == "b" else 400_000)
+        table.fold_event(event(item, later_ms), recent("a"))
+    table.fold_event(event("f", T0_MS + 401_000), recent("a"))
+    (row,) = table.find(["a"])
+    assert set(table.successor_key[row].tolist()) == {hash64(item) for item in "cdef"}
+
+
 def test_a_full_successor_set_gives_up_its_weakest() -> None:
     table = ItemTable(SCHEMA)
     for item in "bbccdde":
