@@ -1,9 +1,11 @@
 """How soon after an acknowledged event do the weights that answer know it, and is what they learn worth anything?
 
-    python -m benchmarks.bench_freshness [--seconds 60] [--per-s 1000] [--json [FILE]]
+    python -m benchmarks.bench_freshness [--seconds 60] [--per-s 1000] [--door http] [--json [FILE]]
 
-The application as `headrace up` runs it, under a steady stream of events over HTTP (open loop: posts leave on schedule,
-whether the one before has been answered or not) and some rank requests beside it. Every acknowledged post is a sample:
+The application as `headrace up` runs it, under a steady stream of events and some rank requests beside it. The stream
+comes over HTTP in posts of 20 (open loop: posts leave on schedule, whether the one before has been answered or not), or
+with `--door push` from a Ray task in batches of 1,000 through `learners.push` (one at a time; a late one counts from
+when it was due). Every acknowledged post is a sample:
 from its acknowledgement to the first rank *answer* whose `model.trained_through_ms` lies beyond the post's `log_ms`.
 Ranks are asked every 50 ms, so a figure is up to that much too high, never too low.
 
@@ -17,6 +19,7 @@ bench_serving), what a client far away would see.
 import argparse
 import asyncio
 import math
+import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -28,15 +31,18 @@ import httpx
 import msgspec
 import psutil
 
+import learners
 from benchmarks import machine
 from benchmarks.loadgen import summarize
 from benchmarks.systems import System
 from benchmarks.workloads import World, posts
 from deployments.client import AsyncHeadrace, HeadraceError
+from deployments.cluster import join
 from deployments.config import Config
+from deployments.processes import HOME_VARIABLE
 from features.embedded import EmbeddedServer
 
-POST: Final = 20  # events in a post
+SIZES: Final = {"http": 20, "push": 1000}  # events in a post, by door
 ASK_S: Final = 0.05
 WARMUP_S: Final = 10.0
 DRAIN_S: Final = 20.0  # how long the last posts are waited for
@@ -54,6 +60,27 @@ class Seen:
     is_over: bool = False
 
 
+def push_steadily(batches: list[list[dict[str, Any]]], per_s: float) -> list[tuple[float, int, float]]:
+    """Push on schedule, as a Ray task; returns the acknowledgements as `Seen.acks` (its clock is the machine's)."""
+    acks = []
+    began_s = time.monotonic()
+    for index, events in enumerate(batches):
+        due_s = began_s + index * len(events) / per_s
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        receipt = learners.push(events)
+        if receipt["rejected"]:
+            raise RuntimeError(f"rejected: {receipt['rejected'][0]}")
+        now_s = time.monotonic()
+        acks.append((now_s, receipt["log_ms"], now_s - due_s))
+    return acks
+
+
+async def push(ray: Any, batches: list[list[dict[str, Any]]], per_s: float, seen: Seen) -> None:
+    """Have a task push everything."""
+    seen.acks += await ray.remote(num_cpus=0)(push_steadily).remote(batches, per_s)
+    seen.is_over = True
+
+
 async def send(client: AsyncHeadrace, bodies: list[list[dict[str, Any]]], per_s: float, seen: Seen) -> None:
     """Post on schedule; time is counted from when a post was due."""
     began_s = time.monotonic()
@@ -69,7 +96,7 @@ async def send(client: AsyncHeadrace, bodies: list[list[dict[str, Any]]], per_s:
         seen.acks.append((now_s, receipt["log_ms"], now_s - due_s))
 
     for index, events in enumerate(bodies):
-        due_s = began_s + index * POST / per_s
+        due_s = began_s + index * len(events) / per_s
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
         task = asyncio.create_task(post(events, due_s))
         tasks.add(task)
@@ -121,21 +148,29 @@ def delays_s(seen: Seen, from_s: float) -> list[float]:
     return found
 
 
-async def observe(url: str, world: World, seconds_s: float, per_s: float) -> tuple[Seen, float, dict[str, Any]]:
-    """Send items, then events at a steady rate, asking all the while; returns also the start of the measured time."""
+async def observe(
+    url: str, world: World, seconds_s: float, per_s: float, ray: Any = None
+) -> tuple[Seen, float, dict[str, Any]]:
+    """Send items, then events at a steady rate, asking all the while; returns also the start of the measured time.
+
+    Args:
+        ray: The module, connected to the system's cluster, to push; None to post.
+    """
     n_events = round((WARMUP_S + seconds_s) * per_s)
-    bodies = [msgspec.json.decode(body)["events"] for body in posts(world.events(n_events), size=POST)]
+    size = SIZES["http" if ray is None else "push"]
+    bodies = [msgspec.json.decode(body)["events"] for body in posts(world.events(n_events), size=size)]
     requests = [msgspec.json.decode(body) for body in world.rank_bodies(256)]
     seen = Seen()
     async with AsyncHeadrace(url, timeout_s=30.0) as client:
         for body in posts(world.items(), "items"):
             await client.items({row["id"]: row["attributes"] for row in msgspec.json.decode(body)["items"]})
         from_s = time.monotonic() + WARMUP_S
-        await asyncio.gather(send(client, bodies, per_s, seen), ask(client, requests, seen))
+        sending = send(client, bodies, per_s, seen) if ray is None else push(ray, bodies, per_s, seen)
+        await asyncio.gather(sending, ask(client, requests, seen))
         return seen, from_s, await client.get("/v1/model")
 
 
-def run(seconds_s: float, per_s: float) -> dict[str, Any]:
+def run(seconds_s: float, per_s: float, door: str) -> dict[str, Any]:
     """Start, observe, stop; returns everything that is reported."""
     known, world, config = machine.facts(), World(), Config()
     with ExitStack() as stack:
@@ -143,9 +178,13 @@ def run(seconds_s: float, per_s: float) -> dict[str, Any]:
         store = stack.enter_context(EmbeddedServer())
         print("starting Headrace")
         system = stack.enter_context(System("headrace", redis_url=store.url, folder=scratch / "versions"))
+        ray = None
+        if door == "push":
+            os.environ[HOME_VARIABLE] = system.home
+            ray = join(system.port)
         print(f"{WARMUP_S:g} s of warm-up, then {seconds_s:g} s at {per_s:g} events/s")
         neighbours = machine.Neighbours(lambda: system.cpu_s() + sum(psutil.Process(store.pid).cpu_times()[:2]))
-        seen, from_s, model = asyncio.run(observe(system.url, world, seconds_s, per_s))
+        seen, from_s, model = asyncio.run(observe(system.url, world, seconds_s, per_s, ray))
         others_ratio = neighbours.ratio()
     measured = [row for row in seen.acks if row[0] >= from_s]
     answers = [row for row in seen.answers if row[0] >= from_s]
@@ -158,7 +197,8 @@ def run(seconds_s: float, per_s: float) -> dict[str, Any]:
         "settings": {
             "seconds_s": seconds_s,
             "per_s": per_s,
-            "post": POST,
+            "door": door,
+            "post": SIZES[door],
             "world": asdict(world.config),
         },
         "others_ratio": others_ratio,
@@ -167,7 +207,7 @@ def run(seconds_s: float, per_s: float) -> dict[str, Any]:
         "freshness_s": quantiles_s(delays),
         "ack_s": quantiles_s([row[2] for row in measured]),
         "rank_s": quantiles_s([row[3] for row in answers]),
-        "events_per_s": len(measured) * POST / span_s,
+        "events_per_s": len(measured) * SIZES[door] / span_s,
         "versions_per_s": len({row[2] for row in answers}) / span_s,
         "failures": seen.failures,
         "model": model,
@@ -187,8 +227,9 @@ def report(found: dict[str, Any]) -> None:
     model, settings = found["model"], found["settings"]
     print(f"\n{machine.describe(found['machine'])}\n{machine.warn(found['others_ratio'])}")
     learned = f"{model['events']:,} events and {model['examples']:,} examples learned"
+    door = f"by {settings['door']}, {settings['post']} at a time"
     print(
-        f"{settings['seconds_s']:g} s at {found['events_per_s']:.0f} events/s in posts of {settings['post']}, "
+        f"{settings['seconds_s']:g} s at {found['events_per_s']:.0f} events/s {door}, "
         f"{found['versions_per_s']:.2f} versions/s; {learned}\n"
     )
     names = (
@@ -220,8 +261,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="measured seconds, after 10 s of warm-up")
     parser.add_argument("--per-s", type=float, default=1000.0, help="events per second")
     parser.add_argument("--json", nargs="?", const="-", help="write everything to a file, or to standard output")
+    parser.add_argument("--door", choices=tuple(SIZES), default="http", help="how events come in")
     options = parser.parse_args()
-    found = run(options.seconds, options.per_s)
+    found = run(options.seconds, options.per_s, options.door)
     report(found)
     machine.write_json(found, options.json)
 

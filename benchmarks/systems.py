@@ -60,6 +60,11 @@ class System:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def home(self) -> str:
+        """Its `HEADRACE_HOME`, where its run file is."""
+        return self._home.name
+
     def __enter__(self) -> Self:
         root = str(Path(__file__).parents[1])
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -96,10 +96,15 @@ class Run:
             self._say("starting learner, projector, hub and replicas")
             deploy(self.config)
             self._wait_until_ready()
-            port = self.config.cluster.port
-            processes.write_record(
-                processes.new_record(run_id, port, redis_url=self.config.store.url, log_path=self._log_path)
+            record = processes.new_record(
+                run_id,
+                self.config.cluster.port,
+                host=self.config.cluster.host,
+                redis_url=self.config.store.url,
+                ray_address=self.cluster.ray_address,
+                log_path=self._log_path,
             )
+            processes.write_record(record)
         except BaseException:
             self.stop()
             raise

@@ -195,7 +195,7 @@ def run_status(options: argparse.Namespace) -> int:
     except (HeadraceError, httpx.TransportError) as error:
         status["health"] = str(error)
     if record is not None:
-        status |= {"pid": record.pid, "log": record.log_path}
+        status |= {"pid": record.pid, "ray": record.ray_address, "log": record.log_path}
     if options.json:
         print(json.dumps(status))
     else:

@@ -28,7 +28,7 @@ from types import ModuleType, TracebackType
 from typing import Self
 
 from deployments.errors import ConfigError, UnavailableError
-from deployments.processes import Ended, mark_this_process, sweep, termination
+from deployments.processes import Ended, is_stale, mark_this_process, read_record, sweep, termination
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ClusterConfig:
 
 
 def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
-    """Return the variables Ray and Serve must be started under; Ray's daemons hand them to every worker.
+    """Return the variables Serve must be started under, on top of Ray's; Ray's daemons hand them to every worker.
 
     Args:
         folder: An empty folder for HAProxy's files; short, a unix socket's path has 108 bytes at most.
@@ -117,6 +117,16 @@ def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(config.draining_s),
         # Ray's smallest bucket is 1 ms, about our median.
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,1000",
+    }
+
+
+def ray_environment(host: str) -> dict[str, str]:
+    """Return the variables that Ray's daemons, and every program that joins them, must be started under.
+
+    Args:
+        host: Interface of the frontend; it decides where Ray's own servers listen.
+    """
+    return {
         # The agents' reports stalled requests by 80 to 190 ms, in step with this interval (default 10 s).
         "RAY_metrics_report_interval_ms": "100000",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -129,7 +139,7 @@ def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
         "SPT_NOENV": "1",
         # "No cluster of several machines": makes Ray's own servers listen on 127.0.0.1 only, on Linux too. Without it
         # they listen on every interface, guarded by Ray's token.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if config.host == LOOPBACK else "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if host == LOOPBACK else "1",
         # Ray 2.60 warns at every start unless one says that zero-GPU tasks may see the GPUs; ours do not look.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -145,6 +155,8 @@ class LocalCluster:
     def __init__(self, config: ClusterConfig | None = None) -> None:
         self.config = config or ClusterConfig()
         self.run_id = ""
+        self.ray_address = ""
+        """Where other programs join the cluster; see `join`."""
         self.spare: set[int] = set()
         """Process ids that carry the mark and outlive the cluster, such as the run's store: its owner ends them."""
         self._stack = ExitStack()
@@ -161,7 +173,7 @@ class LocalCluster:
         self.run_id = mark_this_process()
         try:
             folder = self._make_folder()
-            self._export(serve_environment(folder, self.config))
+            self._export(ray_environment(self.config.host) | serve_environment(folder, self.config))
             self._start_ray()
             self._start_serve()
         except BaseException:
@@ -216,6 +228,7 @@ class LocalCluster:
             logging_level=logging.WARNING,
             configure_logging=False,
         )
+        self.ray_address = ray.get_runtime_context().gcs_address
 
     def _start_serve(self) -> None:
         constants = importlib.import_module("ray.serve._private.constants")
@@ -238,6 +251,28 @@ class LocalCluster:
         if orderly.is_alive():
             logger.warning("Ray did not stop in order within %.0f s; its processes are ended", ORDERLY_STOP_S)
         self._ray = None
+
+
+def join(port: int = 8000) -> ModuleType:
+    """Connect this process to the Ray cluster of the run on a port of this machine, so that its tasks may push events.
+
+        ray = join()
+        ray.get(ray.remote(lambda: learners.push(events)).remote())
+
+    Call it before Ray is imported: the settings that let one in are read then.
+
+    Returns:
+        The module `ray`, initialised.
+    Raises:
+        UnavailableError: If nothing runs there.
+    """
+    record = read_record(port)
+    if record is None or is_stale(record):
+        raise UnavailableError(f"nothing runs on port {port}; start it with: headrace up --port {port}")
+    os.environ.update(ray_environment(record.host))
+    ray = importlib.import_module("ray")
+    ray.init(record.ray_address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    return ray
 
 
 def _shut_down(ray: ModuleType) -> None:

@@ -40,8 +40,10 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_id: str
     pid: int
     pid_started_ms: int
+    host: str
     port: int
     redis_url: str
+    ray_address: str
     started_ms: int
     log_path: str
 
@@ -140,11 +142,13 @@ def home() -> Path:
     return Path(chosen) if chosen else Path.home() / ".local" / "state" / "headrace"
 
 
-def new_record(run_id: str, port: int, *, redis_url: str = "", log_path: str = "") -> RunRecord:
+def new_record(
+    run_id: str, port: int, *, host: str = "127.0.0.1", redis_url: str = "", ray_address: str = "", log_path: str = ""
+) -> RunRecord:
     """Describe the run this process leads."""
     pid_started_ms = int(psutil.Process().create_time() * 1000)
     now_ms = time.time_ns() // 1_000_000
-    return RunRecord(run_id, os.getpid(), pid_started_ms, port, redis_url, now_ms, log_path)
+    return RunRecord(run_id, os.getpid(), pid_started_ms, host, port, redis_url, ray_address, now_ms, log_path)
 
 
 def record_path(port: int) -> Path:

@@ -1,6 +1,9 @@
 """The loop on a real cluster: an event is accepted, features change at once, weights follow, answers show it all."""
 
 import concurrent.futures
+import os
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -76,6 +79,29 @@ def test_a_pipeline_pushes_a_thousand_events_at_a_time(application: Application)
     rows = [event(f"pushed-{index}", CANDIDATES[index % 20], id=f"p{index}", device="tv") for index in range(1000)]
     assert application.call("push", rows)["accepted"] == 1000
     assert application.call("push", rows)["duplicates"] == 1000
+
+
+PIPELINE = """
+import sys, learners
+from deployments.cluster import join
+ray = join(int(sys.argv[1]))
+push = ray.remote(num_cpus=0)(lambda rows: learners.push(rows))
+rows = [{"type": "click", "user": f"own-{index}", "item": "i1", "device": "tv"} for index in range(10)]
+print("accepted", ray.get(push.remote(rows))["accepted"])
+"""
+
+
+def test_a_program_of_its_own_joins_the_cluster_and_pushes(application: Application) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PIPELINE, str(application.port)],
+        env={**os.environ, "HEADRACE_HOME": str(application.folder / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120.0,
+        check=False,
+    )
+    assert "accepted 10" in ended.stdout, ended.stderr
+    assert application.get("/v1/users/own-9")["recent"]["items"][0]["item"] == "i1"
 
 
 def test_attributes_and_erasure_reach_the_next_read(application: Application) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from deployments.cluster import ClusterConfig, serve_environment
+from deployments.cluster import LOOPBACK, ClusterConfig, ray_environment, serve_environment
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = "environment.sh"
@@ -71,8 +71,8 @@ def test_ray_is_started_under_the_environment(written: dict[str, Any], which: st
 
 
 def test_serve_settings_are_those_of_one_machine(written: dict[str, Any]):
-    """A setting that is added, removed or changed in `serve_environment` must be considered here too."""
-    ours = serve_environment(Path("folder"), ClusterConfig())
+    """A setting that is added, removed or changed in these environments must be considered here too."""
+    ours = ray_environment(LOOPBACK) | serve_environment(Path("folder"), ClusterConfig())
     wanted = {name: value for name, value in ours.items() if not OF_ONE_MACHINE.search(name)}
     own = {"PATH", "PYTHONDONTWRITEBYTECODE"}
     given = {name: value for name, value in exported(written).items() if name not in own}
