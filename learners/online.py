@@ -226,8 +226,7 @@ class OnlineLearner:
                 places[name_of_field] = torch.from_numpy(part.reshape(found[name_of_field].shape))
         scores = self.model(inputs, {name: values for name, (_, values) in leaves.items()}, places)
         positive = torch.from_numpy(_is_positive(inputs).astype(np.float32))
-        log_q = torch.from_numpy(self._sampler.log_q).expand_as(scores)
-        loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask), log_q_BK=log_q)
+        loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask))
         return loss, scores, leaves
 
     def _learn(self, loss: Tensor, leaves: Mapping[str, tuple[Tensor, Tensor]]) -> float:

@@ -52,12 +52,6 @@ def test_an_empty_slate_has_neither_loss_nor_gradient() -> None:
     assert scores.grad is not None and not scores.grad.any()
 
 
-def test_log_q_is_taken_off_the_scores() -> None:
-    scores, log_q = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[0.5, -0.5, 0.25]])
-    corrected = slate_log_loss(scores, first(1, 3), mask_BK=ones(1, 3), log_q_BK=log_q)
-    assert float(corrected) == pytest.approx(float(slate_log_loss(scores - log_q, first(1, 3), mask_BK=ones(1, 3))))
-
-
 def test_the_gradient_is_softmax_minus_target() -> None:
     scores = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
     listwise_softmax_loss(scores, first(1, 3), mask_BK=ones(1, 3)).backward()  # type: ignore[no-untyped-call]
