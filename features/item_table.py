@@ -15,6 +15,7 @@ Legend: N rows, G counter groups, V counter values, S successors, H successor ha
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -53,8 +54,7 @@ class ItemTable:
 
     def find(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Row numbers; `UNKNOWN` for items without one."""
-        rows = self.rows
-        return np.array([rows.get(item, UNKNOWN) for item in ids], dtype=np.int64)
+        return np.fromiter(map(self.rows.get, ids, repeat(UNKNOWN)), np.int64)
 
     def row(self, item: str) -> int:
         """The row of an item, made if there is none."""

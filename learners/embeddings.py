@@ -13,6 +13,7 @@ Legend: N rows, D embedding.
 """
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -60,8 +61,11 @@ class EmbeddingTable:
         """
         if grow:
             self._grow(keys)
-        find = self._rows.get
-        rows = np.array([find(key, FALLBACK) for key in keys.ravel().tolist()], dtype=np.int64)
+        flat = keys.ravel()
+        present = flat.nonzero()[0]
+        rows = np.full(len(flat), FALLBACK, dtype=np.int64)
+        found = map(self._rows.get, flat[present].tolist(), repeat(FALLBACK))
+        rows[present] = np.fromiter(found, np.int64, len(present))
         return rows.reshape(keys.shape)
 
     def adagrad(self, rows_N: Tensor, gradient_ND: Tensor, rate: float) -> None:

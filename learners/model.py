@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
 from features.encoding import N_RECENT, Encoder, Inputs
 from features.schema import Schema
@@ -97,17 +97,19 @@ class RankingModel(nn.Module):
         Returns:
             Logits [B, K]; 0 where `inputs.mask` is False.
         """
-        found = {field: embedding(places[field], values[table]) for table, fields in TABLES.items() for field in fields}
+        item_BKD, recent_BRD = (embedding(places[field], values["item"]) for field in TABLES["item"])
+        attribute_BKD, context_BD, user_BD = (
+            mean_of_present(values[table], places[field], getattr(inputs, field))
+            for table, field in (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
+        )
         dense_BKF = torch.from_numpy(inputs.dense) * self._scale_F
-        item_BKD = found["item_key"]
-        candidate_BKD = item_BKD + _mean(found["attribute_key"], inputs.attribute_key)
-        pooled_BD, last_BD, bias_BR = self._pool(inputs, found["recent_key"])
-        context_BD = _mean(found["context_key"], inputs.context_key)
+        candidate_BKD = item_BKD + attribute_BKD
+        pooled_BD, last_BD, bias_BR = self._pool(inputs, recent_BRD)
         user_dense_BU = torch.from_numpy(inputs.user_dense)
-        person = (pooled_BD, last_BD, context_BD, _mean(found["user_key"], inputs.user_key), user_dense_BU)
+        person = (pooled_BD, last_BD, context_BD, user_BD, user_dense_BU)
         person_BP = torch.cat(person, dim=1)
         queries_BDJ = torch.stack((pooled_BD, last_BD, context_BD, person_BP @ self.query), dim=2)
-        nearest_BK = self._nearest(item_BKD, found["recent_key"], bias_BR, inputs)
+        nearest_BK = self._nearest(item_BKD, recent_BRD, bias_BR, inputs)
         dots_BKJ = torch.cat((candidate_BKD @ queries_BDJ, nearest_BK[..., None]), dim=2)
         seen_BKI = torch.cat((dense_BKF, candidate_BKD, dots_BKJ), dim=2)
         hidden_BKH = torch.relu(seen_BKI @ self.enter + (person_BP @ self.person + self.enter_bias)[:, None])
@@ -187,8 +189,10 @@ class RankingModel(nn.Module):
             start += parameter.numel()
 
 
-def _mean(found: Tensor, keys: NDArray[np.uint64]) -> Tensor:
-    """Mean over the last but one axis of the embeddings whose key is present; zeros where none is."""
-    is_present = torch.from_numpy((keys != 0).astype(np.float32))
-    weight = is_present / is_present.sum(dim=-1, keepdim=True).clamp(min=1.0)
-    return (weight.unsqueeze(-2) @ found).squeeze(-2)
+def mean_of_present(values_ND: Tensor, places: Tensor, keys: NDArray[np.uint64]) -> Tensor:
+    """Mean over the last axis of the embeddings whose key is present; zeros where none is. Absent ones cost nothing."""
+    is_present = keys.reshape(-1, keys.shape[-1]) != 0
+    starts = np.concatenate([[0], is_present.sum(axis=1).cumsum()[:-1]])
+    wanted = places.flatten()[torch.from_numpy(is_present.ravel().nonzero()[0])]
+    means = embedding_bag(wanted, values_ND, torch.from_numpy(starts), mode="mean")
+    return means.view(*keys.shape[:-1], values_ND.shape[1])

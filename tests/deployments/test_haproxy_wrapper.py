@@ -34,6 +34,9 @@ def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Pat
     assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
     assert files == [str(tmp_path / "unavailable.http")] * 3
     assert "mode 600 level admin" in rendered.read_text()
+    front = rendered.read_text().partition("frontend http_frontend\n")[2].partition("listen")[0]
+    assert "set-header x-request-disconnect-disabled ?1\n" in front
+    assert "set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }\n" in front
 
 
 def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from features.encoding import N_RECENT, Encoder, Inputs, Request, concatenate
+from features.encoding import N_RECENT, Encoder, Inputs, Request, concatenate, matches
 from features.events import LoggedEvent
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema, hash64
@@ -97,6 +99,23 @@ def test_seen_candidates_are_counted_and_dated() -> None:
     inputs = ENCODER.encode(table(), [request("b", "c", user=user)])
     np.testing.assert_allclose(dense(inputs, "n_seen")[0], np.log1p([2, 0]))
     np.testing.assert_allclose(dense(inputs, "seen_idle")[0], [np.log1p(10.0) / 10, 2.0], rtol=1e-6)
+
+
+keys = st.integers(0, 6)
+
+
+@given(st.lists(st.tuples(st.lists(keys, min_size=5, max_size=5), st.lists(keys, min_size=4, max_size=4)), min_size=1))
+def test_matches_equal_a_naive_search_within_each_request(rows: list[tuple[list[int], list[int]]]) -> None:
+    """Key 0 is absent; of a key that a request repeats, the first place counts."""
+    own, other = (np.array([row[side] for row in rows], dtype=np.uint64) for side in (0, 1))
+    naive = {
+        (b * 5 + row[0].index(key), b * 4 + n)
+        for b, row in enumerate(rows)
+        for n, key in enumerate(row[1])
+        if key in row[0] and key
+    }
+    at, source = matches(own, other)
+    assert set(zip(at.tolist(), source.tolist(), strict=True)) == naive and len(at) == len(naive)
 
 
 def test_unknown_items_have_their_key_and_nothing_else() -> None:

@@ -5,9 +5,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 
 from features.encoding import Inputs, Request
-from learners.model import ModelConfig, RankingModel
+from learners.model import ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -85,3 +86,16 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_global_state() -> Non
     one, other = RankingModel(SCHEMA, ModelConfig(seed=5)), RankingModel(SCHEMA, ModelConfig(seed=5))
     assert bool((one.flat == other.flat).all())
     assert not bool((one.flat == RankingModel(SCHEMA, ModelConfig(seed=6)).flat).all())
+
+
+def test_a_mean_is_over_present_keys_alone_and_zero_without_any() -> None:
+    values = torch.arange(12.0).reshape(4, 3).requires_grad_()
+    keys = np.array([[[5, 0, 7], [0, 0, 0]], [[9, 9, 0], [1, 2, 3]]], dtype=np.uint64)
+    places = torch.tensor([[[1, 0, 2], [0, 0, 0]], [[3, 3, 0], [0, 1, 2]]])
+    found = mean_of_present(values, places, keys)
+    expected = torch.stack([(values[1] + values[2]) / 2, torch.zeros(3), values[3], values[:3].mean(dim=0)])
+    torch.testing.assert_close(found, expected.reshape(2, 2, 3))
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(
+        values.grad, torch.tensor([1 / 3, 1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1.0])[:, None].expand(4, 3)
+    )
