@@ -248,8 +248,9 @@ class Encoder:
         return chosen, has_value
 
     def _users(self, users: Sequence[UserState]) -> tuple[I64, F32, U64, F32, U64, I64, I64]:
-        block = np.frombuffer(b"".join(user.counters for user in users), self._user_block)
         names = self._user_block.names or ()
+        packed = b"".join(user.counters for user in users)
+        block = np.frombuffer(packed, self._user_block) if names else np.zeros(0, self._user_block)
         n = len(users)
         ms = np.stack([block[name]["ms"] for name in names], axis=1) if names else np.zeros((n, 0), np.int64)
         value = (

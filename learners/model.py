@@ -191,7 +191,7 @@ class RankingModel(nn.Module):
 
 def mean_of_present(values_ND: Tensor, places: Tensor, keys: NDArray[np.uint64]) -> Tensor:
     """Mean over the last axis of the embeddings whose key is present; zeros where none is. Absent ones cost nothing."""
-    is_present = keys.reshape(-1, keys.shape[-1]) != 0
+    is_present = keys.reshape(math.prod(keys.shape[:-1]), keys.shape[-1]) != 0  # a schema may declare no keys at all
     starts = np.concatenate([[0], is_present.sum(axis=1).cumsum()[:-1]])
     wanted = places.flatten()[torch.from_numpy(is_present.ravel().nonzero()[0])]
     means = embedding_bag(wanted, values_ND, torch.from_numpy(starts), mode="mean")

@@ -1,13 +1,14 @@
 """Laws of the network: nothing about a slate's neighbours, padding or batch changes a score."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from features.encoding import Inputs, Request
+from features.state import unpack
 from learners.model import ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
@@ -99,3 +100,18 @@ def test_a_mean_is_over_present_keys_alone_and_zero_without_any() -> None:
     torch.testing.assert_close(
         values.grad, torch.tensor([1 / 3, 1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1.0])[:, None].expand(4, 3)
     )
+
+
+def test_without_any_keys_to_have_means_are_zero() -> None:
+    values = torch.ones(4, 3).requires_grad_()
+    found = mean_of_present(values, torch.zeros(2, 5, 0, dtype=torch.int64), np.zeros((2, 5, 0), dtype=np.uint64))
+    torch.testing.assert_close(found, torch.zeros(2, 5, 3))
+
+
+def test_a_schema_without_attributes_and_context_is_learned_and_scored() -> None:
+    bare = replace(SCHEMA, attributes=(), context=(), counters=SCHEMA.counters[:1])
+    bare_learner = learned(log(stream(200), bare), OnlineLearner(bare, CONFIG))
+    assert bare_learner.n_examples == 200 and bare_learner.n_skipped == 0
+    asked = Request(unpack(b"", bare), {}, stream(200)[-1].ts_ms, ["i1", "i2", "nobody"])
+    inputs = bare_learner.encoder.encode(bare_learner.table, [asked])
+    assert np.isfinite(bare_learner.model.score(inputs)).all()
