@@ -5,7 +5,7 @@ whenever such a key is. A new row starts as a copy of it plus a little noise tha
 score hardly changes at the moment its item becomes known, and rows do not depend on the order in which keys arrive.
 
 Rows are trained by row-wise Adagrad: one accumulator a row, the mean square of its gradients. The price of a row is
-4 D + 13 bytes and about 100 more in the dict that finds it. Nothing is ever dropped here; memory grows with the keys.
+4 D + 13 bytes and 32 to 64 more in the index that finds it. Nothing is ever dropped here; memory grows with the keys.
 
 The table knows neither what keys mean nor where gradients come from.
 
@@ -13,13 +13,14 @@ Legend: N rows, D embedding.
 """
 
 from collections.abc import Iterator
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from learners import kernels
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -44,7 +45,7 @@ class EmbeddingTable:
 
     def clear(self, capacity: int = 1024) -> None:
         """Forget every key; what is left is the fallback row."""
-        self._rows: dict[int, int] = {}
+        self._index = KeyIndex(capacity)
         self._n_rows = 1
         self.weight = torch.zeros(capacity, self.n_embedding)
         self.accumulator = torch.zeros(capacity)
@@ -61,12 +62,11 @@ class EmbeddingTable:
         """
         if grow:
             self._grow(keys)
-        flat = keys.ravel()
-        present = flat.nonzero()[0]
-        rows = np.full(len(flat), FALLBACK, dtype=np.int64)
-        found = map(self._rows.get, flat[present].tolist(), repeat(FALLBACK))
-        rows[present] = np.fromiter(found, np.int64, len(present))
-        return rows.reshape(keys.shape)
+        return self._index.get(keys)
+
+    def add_means(self, keys_NA: U64, out_ND: F32) -> None:
+        """Add to each output the mean embedding of its present keys."""
+        kernels.add_means(*self._index.slots, keys_NA, self.weight.numpy(), out_ND)
 
     def adagrad(self, rows_N: Tensor, gradient_ND: Tensor, rate: float) -> None:
         """One step of row-wise Adagrad; each row at most once.
@@ -104,8 +104,7 @@ class EmbeddingTable:
         for start in range(0, len(rows_N), SLICE):
             part = slice(start, start + SLICE)
             rows, keys = rows_N[part], keys_N[part]
-            self._rows.update(zip(keys.tolist(), rows.tolist(), strict=True))
-            self._rows.pop(0, None)
+            self._index.put(keys, rows)
             self.key[rows] = keys
             at = torch.from_numpy(rows.astype(np.int64))
             self.weight[at] = torch.from_numpy(values_ND[part].copy())
@@ -116,14 +115,14 @@ class EmbeddingTable:
             yield
 
     def _grow(self, keys: U64) -> None:
-        known = self._rows
-        fresh = [key for key in dict.fromkeys(keys.ravel().tolist()) if key and key not in known]
-        if not fresh:
+        unknown = keys[(self.lookup(keys) == FALLBACK) & (keys != 0)]
+        fresh = unknown[np.sort(np.unique(unknown, return_index=True)[1])]  # in order of appearance
+        if not len(fresh):
             return
         start, stop = self._n_rows, self._n_rows + len(fresh)
         for _ in self._reserve(stop):
             pass
-        known.update(zip(fresh, range(start, stop), strict=True))
+        self._index.put(fresh, np.arange(start, stop))
         self.key[start:stop] = fresh
         self.weight[start:stop] = self.weight[FALLBACK] + torch.from_numpy(
             noise(self.key[start:stop], self.n_embedding)
@@ -138,12 +137,33 @@ class EmbeddingTable:
         capacity = max(n_rows + n_rows // 8, 2 * len(self.key))
         weight, accumulator = torch.zeros(capacity, self.n_embedding), torch.zeros(capacity)
         key, is_touched = np.zeros(capacity, dtype=np.uint64), np.zeros(capacity, dtype=bool)
+        index = KeyIndex(capacity)
         for start in range(0, self._n_rows, SLICE):
             part = slice(start, min(start + SLICE, self._n_rows))
             weight[part], accumulator[part] = self.weight[part], self.accumulator[part]
             key[part], is_touched[part] = self.key[part], self._is_touched[part]
+            index.put(key[part], np.arange(part.start, part.stop))
             yield
+        self._index = index
         self.weight, self.accumulator, self.key, self._is_touched = weight, accumulator, key, is_touched
+
+
+class KeyIndex:
+    """From 64-bit keys to rows; room for `capacity` keys."""
+
+    def __init__(self, capacity: int) -> None:
+        n_slots = 1 << (2 * capacity - 1).bit_length()
+        self.slots = np.zeros(n_slots, dtype=np.uint64), np.zeros(n_slots, dtype=np.int64)
+
+    def get(self, keys: U64) -> I64:
+        """Rows, in the shape of the keys; `FALLBACK` for absent and unknown ones."""
+        rows = np.empty(keys.size, dtype=np.int64)
+        kernels.get(*self.slots, keys.ravel(), rows)
+        return rows.reshape(keys.shape)
+
+    def put(self, keys_N: U64, rows_N: NDArray[np.integer]) -> None:
+        """Enter keys with their rows; absent ones are left out."""
+        kernels.put(*self.slots, keys_N, rows_N.astype(np.int64))
 
 
 def noise(keys_N: U64, n_embedding: int) -> F32:

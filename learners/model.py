@@ -38,6 +38,7 @@ TABLES: Final = {
     "attribute": ("attribute_key",),
     "context": ("context_key", "user_key"),
 }
+MEANS: Final = (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
 N_DOTS: Final = 5
 COUNT_SCALE: Final = 0.25  # log counts reach 10: this brings them to where the other inputs are
 
@@ -59,8 +60,19 @@ class ModelConfig:
                 raise ValueError(f"model.{name}: expected {low} to {high}, got {getattr(self, name)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Everything a batch of inputs names, embedded."""
+
+    item: Tensor  # [B, K, D] candidates by id
+    candidate: Tensor  # [B, K, D] by id and attributes
+    recent: Tensor  # [B, R, D]
+    context: Tensor  # [B, D]
+    user: Tensor  # [B, D]
+
+
 class RankingModel(nn.Module):
-    """`score` for serving; for learning `look_up`, gather the rows as leaves, `forward`, and train the leaves."""
+    """`score` for serving; for learning `look_up`, gather the rows as leaves, `embed`, `forward`, train the leaves."""
 
     enter: nn.Parameter  # [F + D + dots, H]
     enter_bias: nn.Parameter
@@ -80,7 +92,8 @@ class RankingModel(nn.Module):
         encoder = Encoder(schema)
         self.tables = {name: EmbeddingTable(config.n_embedding) for name in TABLES}
         is_count = [name.startswith(("count:", "split:", "follows")) for name in encoder.dense_names]
-        self._scale_F = torch.where(torch.tensor(is_count), COUNT_SCALE, 1.0)
+        n_others = config.n_embedding + N_DOTS
+        self._scale_I1 = torch.where(torch.tensor([*is_count, *[False] * n_others]), COUNT_SCALE, 1.0)[:, None]
         self._n_types = len(schema.event_types)
         spreads = []
         for name, (shape, spread) in self._shapes(len(encoder.dense_names), len(encoder.user_names)).items():
@@ -88,34 +101,55 @@ class RankingModel(nn.Module):
             spreads.append(spread)
         self._flatten(spreads, torch.Generator().manual_seed(config.seed))
 
-    def forward(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Inputs, embedded: Embedded) -> Tensor:
         """Score slates.
+
+        Returns:
+            Logits [B, K]; 0 where `inputs.mask` is False.
+        """
+        candidate_BKD, recent_BRD, context_BD = embedded.candidate, embedded.recent, embedded.context
+        pooled_BD, last_BD, bias_BR = self._pool(inputs, recent_BRD)
+        person = (pooled_BD, last_BD, context_BD, embedded.user, torch.from_numpy(inputs.user_dense))
+        person_BP = torch.cat(person, dim=1)
+        queries_BDJ = torch.stack((pooled_BD, last_BD, context_BD, person_BP @ self.query), dim=2)
+        nearest_BK = _nearest(embedded.item, recent_BRD, bias_BR, inputs)
+        dots = (candidate_BKD @ queries_BDJ, nearest_BK[..., None])
+        seen_BKI = torch.cat((torch.from_numpy(inputs.dense), candidate_BKD, *dots), dim=2)
+        n_requests, n_candidates, n_seen = seen_BKI.shape
+        # The counts' scale goes to the weights, which are few; sums and ReLUs happen in place.
+        hidden_BKH = seen_BKI @ (self.enter * self._scale_I1)
+        hidden_BKH.add_((person_BP @ self.person + self.enter_bias)[:, None]).relu_()
+        hidden_NH = (hidden_BKH.view(-1, self.config.n_hidden) @ self.middle).add_(self.middle_bias).relu_()
+        skipped_N = torch.mv(seen_BKI.view(-1, n_seen), (self.skip * self._scale_I1).squeeze(1))
+        scores_BK = torch.addmv(skipped_N, hidden_NH, self.leave.squeeze(1)).view(n_requests, n_candidates)
+        return scores_BK if inputs.mask.all() else scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
+
+    def embed(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Embedded:
+        """Embed what the inputs name, differentiably.
 
         Args:
             values: Embedding rows by table, [n, D].
             places: Where in them each key of an input field is found, in the field's shape.
-        Returns:
-            Logits [B, K]; 0 where `inputs.mask` is False.
         """
         item_BKD, recent_BRD = (embedding(places[field], values["item"]) for field in TABLES["item"])
         attribute_BKD, context_BD, user_BD = (
-            mean_of_present(values[table], places[field], getattr(inputs, field))
-            for table, field in (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
+            mean_of_present(values[table], places[field], getattr(inputs, field)) for table, field in MEANS
         )
-        dense_BKF = torch.from_numpy(inputs.dense) * self._scale_F
-        candidate_BKD = item_BKD + attribute_BKD
-        pooled_BD, last_BD, bias_BR = self._pool(inputs, recent_BRD)
-        user_dense_BU = torch.from_numpy(inputs.user_dense)
-        person = (pooled_BD, last_BD, context_BD, user_BD, user_dense_BU)
-        person_BP = torch.cat(person, dim=1)
-        queries_BDJ = torch.stack((pooled_BD, last_BD, context_BD, person_BP @ self.query), dim=2)
-        nearest_BK = self._nearest(item_BKD, recent_BRD, bias_BR, inputs)
-        dots_BKJ = torch.cat((candidate_BKD @ queries_BDJ, nearest_BK[..., None]), dim=2)
-        seen_BKI = torch.cat((dense_BKF, candidate_BKD, dots_BKJ), dim=2)
-        hidden_BKH = torch.relu(seen_BKI @ self.enter + (person_BP @ self.person + self.enter_bias)[:, None])
-        hidden_BKH = torch.relu(hidden_BKH @ self.middle + self.middle_bias)
-        scores_BK = (hidden_BKH @ self.leave + seen_BKI @ self.skip).squeeze(2)
-        return scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
+        return Embedded(item_BKD, item_BKD + attribute_BKD, recent_BRD, context_BD, user_BD)
+
+    def embed_now(self, inputs: Inputs) -> Embedded:
+        """The same from the tables as they are, without gradients, at a third of the price."""
+        item, attribute, context = (self.tables[name] for name in TABLES)
+        n_requests, n_candidates = inputs.item_key.shape
+        item_BKD = item.weight[torch.from_numpy(item.lookup(inputs.item_key))]
+        candidate_BKD = item_BKD.clone()
+        context_BD, user_BD = torch.zeros(2, n_requests, self.config.n_embedding)
+        keys = inputs.attribute_key.reshape(n_requests * n_candidates, -1)
+        attribute.add_means(keys, candidate_BKD.view(len(keys), -1).numpy())
+        context.add_means(inputs.context_key, context_BD.numpy())
+        context.add_means(inputs.user_key, user_BD.numpy())
+        recent_BRD = item.weight[torch.from_numpy(item.lookup(inputs.recent_key))]
+        return Embedded(item_BKD, candidate_BKD, recent_BRD, context_BD, user_BD)
 
     def look_up(self, inputs: Inputs) -> dict[str, NDArray[np.int64]]:
         """Rows by input field; unknown and absent keys have the fallback row."""
@@ -125,9 +159,7 @@ class RankingModel(nn.Module):
     def score(self, inputs: Inputs) -> NDArray[np.float32]:
         """Scores [B, K] as they are now; changes nothing."""
         with torch.inference_mode():
-            places = {field: torch.from_numpy(rows) for field, rows in self.look_up(inputs).items()}
-            weights = {name: table.weight for name, table in self.tables.items()}
-            scores: NDArray[np.float32] = self(inputs, weights, places).numpy()
+            scores: NDArray[np.float32] = self(inputs, self.embed_now(inputs)).numpy()
         return scores
 
     def grow(self, inputs: Inputs, is_positive_BK: NDArray[np.bool_]) -> None:
@@ -149,13 +181,6 @@ class RankingModel(nn.Module):
         weight_BR = torch.softmax(bias_BR, dim=1) * has_recent_BR
         pooled_BD = (weight_BR[:, None] @ recent_BRD).squeeze(1)
         return pooled_BD, recent_BRD[:, 0] * has_recent_BR[:, :1], bias_BR
-
-    def _nearest(self, item_BKD: Tensor, recent_BRD: Tensor, bias_BR: Tensor, inputs: Inputs) -> Tensor:
-        """Likeness of each candidate to the recent items, the more alike ones weighing more."""
-        alike_BKR = item_BKD @ recent_BRD.transpose(1, 2)
-        weight_BKR = torch.softmax(alike_BKR + bias_BR[:, None], dim=2)
-        has_recent_BR = torch.from_numpy(inputs.recent_key != 0)
-        return (weight_BKR * alike_BKR * has_recent_BR[:, None]).sum(dim=2)
 
     def _shapes(self, n_dense: int, n_user: int) -> dict[str, tuple[tuple[int, ...], float]]:
         """Shape and spread of the uniform initial values of each parameter."""
@@ -187,6 +212,14 @@ class RankingModel(nn.Module):
             parameter.data = self.flat[part].view(parameter.shape)
             parameter.grad = self.flat_gradient[part].view(parameter.shape)
             start += parameter.numel()
+
+
+def _nearest(item_BKD: Tensor, recent_BRD: Tensor, bias_BR: Tensor, inputs: Inputs) -> Tensor:
+    """Likeness of each candidate to the recent items, the more alike ones weighing more."""
+    alike_BKR = item_BKD @ recent_BRD.transpose(1, 2)
+    weight_BKR = torch.softmax(alike_BKR + bias_BR[:, None], dim=2)
+    has_any_B1 = torch.from_numpy((inputs.recent_key != 0).any(axis=1, keepdims=True))
+    return (weight_BKR * alike_BKR).sum(dim=2) * has_any_B1
 
 
 def mean_of_present(values_ND: Tensor, places: Tensor, keys: NDArray[np.uint64]) -> Tensor:

@@ -224,7 +224,8 @@ class OnlineLearner:
             cuts = np.cumsum([found[field].size for field in fields])[:-1]
             for name_of_field, part in zip(fields, np.split(inverse, cuts), strict=True):
                 places[name_of_field] = torch.from_numpy(part.reshape(found[name_of_field].shape))
-        scores = self.model(inputs, {name: values for name, (_, values) in leaves.items()}, places)
+        embedded = self.model.embed(inputs, {name: values for name, (_, values) in leaves.items()}, places)
+        scores = self.model(inputs, embedded)
         positive = torch.from_numpy(_is_positive(inputs).astype(np.float32))
         loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask))
         return loss, scores, leaves

@@ -54,19 +54,23 @@ class PendingBatch:
         key_K[1:][rows == UNKNOWN] = stand_in_keys[rows == UNKNOWN]
         key_K[0] = key_K[0] or hash64(event.item)
         _copy(table.fixed, rows_K, self._fixed_BK[b])
-        rows_P = self._encoder.predecessor_rows(table, user.recent, event.ts_ms)
+        rows_P = self._encoder.rows_before(table, user.recent, event.ts_ms)
         _copy(table.successors, rows_P, self._successors_BPS[b])
         self._requests.append(Request(user, event.context, event.ts_ms, ()))
 
     def take(self) -> Slates:
-        """The slates of all pending events; the positive is candidate 0, repeated candidates are masked."""
+        """The slates of all pending events, to be assembled before the next `add`.
+
+        The positive is candidate 0, repeated candidates are masked.
+        """
         n = len(self._requests)
         key_BK = self._key_BK[:n].copy()
-        slates = self._encoder.slates(
-            self._fixed_BK[:n], self._successors_BPS[:n], self._requests, key_BK, ~_is_repeated(key_BK)
+        items, successors = (
+            copies[:n].reshape(-1, *copies.shape[2:]) for copies in (self._fixed_BK, self._successors_BPS)
         )
-        self._requests = []
-        return slates
+        rows_BK, rows_BP = np.arange(key_BK.size).reshape(n, -1), np.arange(len(successors)).reshape(n, -1)
+        requests, self._requests = self._requests, []
+        return Slates(requests, ~_is_repeated(key_BK), key_BK, items, rows_BK, successors, rows_BP)
 
 
 def _copy(table: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:

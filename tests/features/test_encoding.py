@@ -1,4 +1,4 @@
-"""The encoder against closed forms, and its laws: padding, batch and moment of assembly change nothing."""
+"""The encoder against closed forms, and its laws: padding, batch change nothing."""
 
 from dataclasses import fields
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.encoding import N_RECENT, Encoder, Inputs, Request, concatenate, matches
+from features import kernels
+from features.encoding import N_RECENT, Encoder, Inputs, Request
 from features.events import LoggedEvent
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema, hash64
@@ -104,18 +105,15 @@ def test_seen_candidates_are_counted_and_dated() -> None:
 keys = st.integers(0, 6)
 
 
-@given(st.lists(st.tuples(st.lists(keys, min_size=5, max_size=5), st.lists(keys, min_size=4, max_size=4)), min_size=1))
-def test_matches_equal_a_naive_search_within_each_request(rows: list[tuple[list[int], list[int]]]) -> None:
-    """Key 0 is absent; of a key that a request repeats, the first place counts."""
-    own, other = (np.array([row[side] for row in rows], dtype=np.uint64) for side in (0, 1))
-    naive = {
-        (b * 5 + row[0].index(key), b * 4 + n)
-        for b, row in enumerate(rows)
-        for n, key in enumerate(row[1])
-        if key in row[0] and key
-    }
-    at, source = matches(own, other)
-    assert set(zip(at.tolist(), source.tolist(), strict=True)) == naive and len(at) == len(naive)
+@given(st.lists(keys, max_size=9), st.lists(keys, max_size=9))
+def test_a_key_is_found_where_it_stands_first(own: list[int], asked: list[int]) -> None:
+    """Key 0 is absent; of a key that is repeated, the first place counts."""
+    own_K = np.array(own, dtype=np.uint64)
+    slots = kernels.new_slots(len(own))
+    kernels.fill(slots, own_K)
+    for key in asked:
+        expected = own.index(key) if key and key in own else kernels.EMPTY
+        assert kernels.find(slots, own_K, np.uint64(key)) == expected
 
 
 def test_unknown_items_have_their_key_and_nothing_else() -> None:
@@ -135,24 +133,6 @@ def test_padding_changes_no_input_of_a_real_candidate() -> None:
         is_by_candidate = field.name in ("mask", "dense", "item_key", "attribute_key")
         np.testing.assert_array_equal(other[:2] if is_by_candidate else other, mine, err_msg=field.name)
     assert not padded.mask[1, 2:].any() and not padded.dense[1, 2:].any() and not padded.item_key[1, 2:].any()
-
-
-def test_gathered_slates_do_not_see_what_is_folded_after_them() -> None:
-    """Gather, fold, assemble equals gather, assemble: for each request at its own moment."""
-    items, later = table(), table()
-    asked = [request("a", "c", device="tv"), request("b", "c", user=user_of(("b", T0_MS)))]
-    apart = []
-    for number, each in enumerate(asked):
-        rows = items.find(each.candidates)[None]
-        apart.append(ENCODER.gather(items, [each], rows, items.key[rows], np.ones_like(rows, dtype=bool)))
-        expected = ENCODER.encode(later, [each])
-        for table_ in (items, later):
-            table_.fold_event(event("w", "c", NOW_MS + number, device="tv"), [("a", 1, NOW_MS), ("b", 1, NOW_MS)])
-            table_.set_attributes("c", {"price": 1.0})
-        equal(ENCODER.assemble(apart[-1]), expected)
-    together = ENCODER.assemble(concatenate(apart))
-    for b, slates in enumerate(apart):
-        np.testing.assert_array_equal(together.dense[b], ENCODER.assemble(slates).dense[0])
 
 
 def test_recent_items_are_newest_first_typed_and_aged_and_cut() -> None:
@@ -187,7 +167,7 @@ def test_popularity_ranks_by_decayed_counts() -> None:
     assert prior[0, 1] > prior[0, 0] > prior[0, 2] == 0.0
 
 
-def test_predecessor_rows_are_padded_with_unknown() -> None:
+def test_rows_before_are_padded_with_unknown() -> None:
     items = table()
-    rows = ENCODER.predecessor_rows(items, [("b", 0, NOW_MS), ("zz", 0, NOW_MS)], NOW_MS)
+    rows = ENCODER.rows_before(items, [("b", 0, NOW_MS), ("zz", 0, NOW_MS)], NOW_MS)
     assert rows.tolist() == [items.rows["b"], UNKNOWN, UNKNOWN]

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from features.events import Entry
+from features.encoding import Request
+from features.events import Entry, decode_event
+from features.item_table import ItemTable
 from features.schema import Schema
+from features.state import unpack
 from learners import snapshots
 from learners.errors import ForeignSnapshot
 from learners.online import OnlineLearner
@@ -136,13 +139,21 @@ def test_an_entry_beyond_the_span_finds_the_batch_learned() -> None:
     assert learner.n_examples == 2 and not learner.is_settled
 
 
-def test_a_slate_is_gathered_before_its_event_is_folded() -> None:
-    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=1000, batch_span_s=1e4))
-    for entry in log([click("u", "a", T0_MS), click("v", "a", T0_MS)]):
+def test_a_slate_is_what_was_known_just_before_its_event() -> None:
+    """Copied event by event and assembled at the end, it equals encoding each event at its own moment."""
+    learner, known = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=1000, batch_span_s=1e4)), ItemTable(SCHEMA)
+    expected = []
+    for entry in log(stream(80)):
+        event, user = decode_event(entry.body), unpack(entry.state, SCHEMA)
+        request = Request(user, event.context, event.ts_ms, [event.item])
+        expected.append(learner.encoder.encode(known, [request]))
         learner.read(entry)
-    slates = learner._pending.take()
-    assert slates.value[:, 0, 0].tolist() == [0.0, 1.0]
-    assert slates.first_ms[:, 0].tolist() == [0, T0_MS]
+        known.fold(entry)
+    inputs = learner.encoder.assemble(learner._pending.take())
+    for name in ("dense", "item_key", "attribute_key"):
+        asked = np.concatenate([getattr(each, name)[:, 0] for each in expected])
+        np.testing.assert_array_equal(getattr(inputs, name)[:, 0], asked, err_msg=name)
+    assert inputs.dense[:, 0].any(axis=1).sum() > 40
 
 
 def test_half_a_batch_is_not_committed() -> None:

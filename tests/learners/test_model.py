@@ -9,7 +9,7 @@ import torch
 
 from features.encoding import Inputs, Request
 from features.state import unpack
-from learners.model import ModelConfig, RankingModel, mean_of_present
+from learners.model import Embedded, ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -115,3 +115,12 @@ def test_a_schema_without_attributes_and_context_is_learned_and_scored() -> None
     asked = Request(unpack(b"", bare), {}, stream(200)[-1].ts_ms, ["i1", "i2", "nobody"])
     inputs = bare_learner.encoder.encode(bare_learner.table, [asked])
     assert np.isfinite(bare_learner.model.score(inputs)).all()
+
+
+def test_embedding_for_scoring_equals_embedding_for_learning(learner: OnlineLearner) -> None:
+    inputs, model = inputs_of(learner), learner.model
+    places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
+    slow = model.embed(inputs, {name: table.weight for name, table in model.tables.items()}, places)
+    fast = model.embed_now(inputs)
+    for field in fields(Embedded):
+        torch.testing.assert_close(getattr(fast, field.name), getattr(slow, field.name), msg=field.name)
