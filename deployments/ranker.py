@@ -87,6 +87,7 @@ class Ranker:
         self._endpoint = RankEndpoint(self._ranking, self._wait_for_projection if is_event_clock else None)
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
+        self._start(self._ranking.follow_rows())
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""

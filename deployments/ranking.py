@@ -6,6 +6,7 @@ Slow or absent dependencies never raise here: the answer is made of what is know
 No HTTP, no Ray: give it a store, a clock and something that scores.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from deployments.errors import ApiError, InvalidError, MalformedError
 from deployments.row_cache import RowCache
@@ -28,6 +30,7 @@ from learners.policies import Slate, greedy
 from learners.scorer import Scorer
 
 MAX_CANDIDATES: Final = 1000
+SCORE_DIGITS: Final = 6  # after the point; a float32 has not more, and all of a float64's would double the answer
 MAX_LOGGED: Final = 50  # shown items a decision keeps
 PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
 
@@ -81,8 +84,8 @@ def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
     """
     try:
         check_id(request.user, "$.user")
-        for index, candidate in enumerate(request.candidates):
-            if not 1 <= len(candidate) <= 64 or not candidate.isascii():
+        if not _are_plain(request.candidates):
+            for index, candidate in enumerate(request.candidates):
                 check_id(candidate, f"$.candidates[{index}]")
         check_context(request.context, "$.context")
     except InvalidInput as error:
@@ -97,6 +100,11 @@ def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
         raise InvalidError(f"Expected a limit of at least 1, got {request.limit}", path="$.limit")
     if request.now_ms is not None and not is_event_clock:
         raise InvalidError("now_ms is only known to a system started with --clock event", path="$.now_ms")
+
+
+def _are_plain(ids: Sequence[str]) -> bool:
+    """Whether all of them are surely right: ASCII, neither empty nor long."""
+    return all(ids) and max(map(len, ids), default=0) <= 64 and "".join(ids).isascii()
 
 
 def _first_repeated(candidates: Sequence[str]) -> int:
@@ -150,6 +158,15 @@ class Ranking:
         self.n_second_reads = 0
         self.n_degraded = 0
 
+    async def follow_rows(self) -> None:
+        """Keep informed about which rows are written, for ever; while the store is away rows go by their age."""
+        while True:
+            try:
+                await self._store.follow_rows(self._rows)
+            except StoreUnavailable as error:
+                logger.warning("rows go by their age: %s", error)
+                await asyncio.sleep(PROBE_S)
+
     @property
     def n_cached(self) -> int:
         """Item rows in the cache."""
@@ -159,13 +176,14 @@ class Ranking:
         """Rank a batch; results in its order."""
         self.n_batches += 1
         self._rows.make_room()
-        known = await self._read(requests)
+        rows = [self._rows.table.find(request.candidates) for request in requests]
+        known = await self._read(requests, rows)
         now_ms = self._now_ms()
         encoded = [
             Request(user.state, request.context, request.now_ms or now_ms, request.candidates)
             for user, request in zip(known, requests, strict=True)
         ]
-        inputs = self._encoder.encode(self._rows.table, encoded)
+        inputs = self._encoder.encode(self._rows.table, encoded, rows)
         scorer = self._weights.live
         scores = scorer.score(inputs) if scorer.version else self._encoder.popularity(inputs)
         if self._on_scored is not None:
@@ -180,16 +198,20 @@ class Ranking:
             for b, request in enumerate(requests)
         ]
 
-    async def _read(self, requests: list[RankRequest]) -> list[_Known]:
-        """What is known of each request's user; reads what the cache lacks on the way."""
+    async def _read(self, requests: list[RankRequest], rows: list[NDArray[np.int64]]) -> list[_Known]:
+        """What is known of each request's user; reads what the cache lacks on the way, and completes `rows`."""
         if time.monotonic() < self._ask_again_s:
             return [self._stranger] * len(requests)
         try:
             ids = list(dict.fromkeys(request.user for request in requests))
-            wanted = {item for request in requests for item in request.candidates}
-            stale = self._rows.stale(wanted, self._config.cache_s)
-            states, rows = await self._store.read(ids, stale)
-            self._rows.load(stale, rows)
+            stale: dict[str, None] = {}
+            for request, found in zip(requests, rows, strict=True):
+                at = self._rows.is_stale(found, self._config.cache_s).nonzero()[0]
+                stale.update(dict.fromkeys(request.candidates[k] for k in at.tolist()))
+            states = await self._load(ids, list(stale))
+            for b, found in enumerate(rows):
+                if not found.all():  # some were of no item that was known here
+                    rows[b] = self._rows.table.find(requests[b].candidates)
             users = {user: self._unpack(user, state) for user, state in zip(ids, states, strict=True)}
             known = [users[request.user] for request in requests]
             await self._read_recent(known, requests)
@@ -214,17 +236,25 @@ class Ranking:
         now_ms = self._now_ms()
         for user, request in zip(users, requests, strict=True):
             wanted.update(self._rows.table.predecessors(user.state.recent, request.now_ms or now_ms))
-        stale = self._rows.stale(wanted, self._config.recent_cache_s)
-        if stale:
+        names = list(wanted)
+        is_stale = self._rows.is_stale(self._rows.table.find(names), self._config.recent_cache_s)
+        if is_stale.any():
             self.n_second_reads += 1
-            _, rows = await self._store.read([], stale)
-            self._rows.load(stale, rows)
+            await self._load([], [names[n] for n in is_stale.nonzero()[0]])
+
+    async def _load(self, users: list[str], items: list[str]) -> list[bytes]:
+        if not items:
+            return (await self._store.read(users, items))[0]
+        self._rows.asking()
+        states, rows = await self._store.read(users, items)
+        self._rows.load(items, rows)
+        return states
 
     def _compose(
         self, request: RankRequest, known: _Known, now_ms: int, scores: Any, dense: Any, model: dict[str, int]
     ) -> dict[str, Any]:
         candidates = request.candidates
-        slate = greedy(scores[: len(candidates)], request.limit)
+        slate = greedy(scores[: len(candidates)].astype(np.float64).round(SCORE_DIGITS), request.limit)
         decision = new_decision(request.user, self._store.keys)
         items = [RankedItem(candidates[k], score, propensity) for k, score, propensity in zip(*slate, strict=True)]
         if request.explain:

@@ -108,14 +108,18 @@ class Encoder:
         at_ages = len(self._group) + 4 * len(schema.successor_half_lives_s)
         self._starts = {"follows": len(self._group), "ages": at_ages, "seen": at_ages + 3, "numbers": at_ages + 5}
 
-    def encode(self, table: ItemTable, requests: Sequence[Request]) -> Inputs:
-        """Model inputs as of what the table knows right now; slates are padded to the longest."""
+    def encode(self, table: ItemTable, requests: Sequence[Request], found: Sequence[I64] | None = None) -> Inputs:
+        """Model inputs as of what the table knows right now; slates are padded to the longest.
+
+        Args:
+            found: Rows of each request's candidates, if the caller knows them already.
+        """
         n_candidates = max(len(request.candidates) for request in requests)
         rows_BK = np.full((len(requests), n_candidates), UNKNOWN, dtype=np.int64)
         mask_BK = np.zeros(rows_BK.shape, dtype=bool)
         for b, request in enumerate(requests):
             n = len(request.candidates)
-            rows_BK[b, :n] = table.find(request.candidates)
+            rows_BK[b, :n] = table.find(request.candidates) if found is None else found[b]
             mask_BK[b, :n] = True
         key_BK = table.key[rows_BK]
         for b, k in zip(*np.nonzero((rows_BK == UNKNOWN) & mask_BK), strict=True):

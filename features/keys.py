@@ -51,6 +51,15 @@ class Keys:
         """Packed row of an item."""
         return f"{self.prefix}:{{i{self.item_partition(item)}}}:r:{item}"
 
+    def items(self) -> str:
+        """Prefix of every item row's key, and of those of `positions`."""
+        return f"{self.prefix}:{{i"
+
+    def item_of(self, key: bytes) -> str | None:
+        """The item whose row a key of prefix `items` holds; None if it holds something else."""
+        _, mark, item = key.decode().partition("}:r:")
+        return item if mark else None
+
     def positions(self, item_partition: int) -> str:
         """Hash of log partition -> position up to which these item rows are folded."""
         return f"{self.prefix}:{{i{item_partition}}}:pos"

@@ -8,7 +8,8 @@ import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from time import monotonic
+from typing import Final, Literal
 
 from features.clock import Clock, EventClock, WallClock
 from features.errors import FeatureError, ProjectionConflict
@@ -16,7 +17,9 @@ from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
 from features.state import apply_update, with_attributes
-from features.store import Applied, Record
+from features.store import Applied, Record, RowListener
+
+HEARD_S: Final = 0.02
 
 
 class MemoryStore:
@@ -49,6 +52,7 @@ class MemoryStore:
         self._heads: Positions = {}
         self._projected: defaultdict[int, Positions] = defaultdict(dict)
         self._has_appended = asyncio.Event()
+        self._listeners: list[RowListener] = []
 
     async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         """Apply records in order, each judged by itself."""
@@ -112,10 +116,23 @@ class MemoryStore:
                 )
         self._rows.update(rows)
         positions.update(reached)
+        for listener in self._listeners:
+            listener.changed(list(rows))
 
     async def projected(self) -> list[Positions]:
         """For every item partition, the position of every log partition up to which it is folded."""
         return [dict(self._projected[partition]) for partition in range(self.keys.n_partitions)]
+
+    async def follow_rows(self, listener: RowListener) -> None:
+        """Tell which item rows are written, at once."""
+        self._listeners.append(listener)
+        listener.began()
+        try:
+            while True:
+                await asyncio.sleep(HEARD_S)
+                listener.heard(monotonic())
+        finally:
+            self._listeners.remove(listener)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -18,7 +18,7 @@ from features.keys import Keys
 from features.redis_node import Command, Durability, RedisNode
 from features.schema import FORMAT, Schema
 from features.state import HEADER, Add
-from features.store import Applied, Record
+from features.store import Applied, Record, RowListener
 
 ClockMode = Literal["wall", "event"]
 
@@ -145,6 +145,15 @@ class RedisStore:
             {int(partition): StreamId.parse(at) for partition, at in zip(flat[::2], flat[1::2], strict=True)}
             for flat in replies
         ]
+
+    async def follow_rows(self, listener: RowListener) -> None:
+        """Tell which item rows are written; the server names them by itself."""
+        async for keys, until_s in self._node.written(self.keys.items()):
+            if keys is None:
+                listener.began()
+            else:
+                listener.changed([item for item in map(self.keys.item_of, keys) if item is not None])
+            listener.heard(until_s)
 
     async def close(self) -> None:
         """Release connections."""

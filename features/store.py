@@ -60,6 +60,19 @@ class Applied(NamedTuple):
     is_duplicate: bool
 
 
+class RowListener(Protocol):
+    """Who wants to know which item rows are written. Instants are `time.monotonic` seconds."""
+
+    def began(self) -> None:
+        """From now on it is told; what was written before is not."""
+
+    def changed(self, items: Sequence[str]) -> None:
+        """The rows of these items were written."""
+
+    def heard(self, until_s: float) -> None:
+        """Every row written before this instant has been told."""
+
+
 class FeatureStore(Protocol):
     """Every method raises `StoreUnavailable` when the store does not answer."""
 
@@ -107,6 +120,14 @@ class FeatureStore(Protocol):
 
     async def projected(self) -> list[Positions]:
         """For every item partition, the position of every log partition up to which it is folded."""
+        ...
+
+    async def follow_rows(self, listener: RowListener) -> None:
+        """Tell which item rows are written, a few times a second, until cancelled.
+
+        Raises:
+            StoreUnavailable: When the store is lost; what is written from then on is not told.
+        """
         ...
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ Slate = tuple[list[int], list[float], list[float]]
 """Candidate indices in order of position, their scores, their propensities."""
 
 
-def greedy(scores_K: NDArray[np.float32], limit: int | None = None) -> Slate:
+def greedy(scores_K: NDArray[np.floating], limit: int | None = None) -> Slate:
     """Best first; ties keep the order of the request. Every propensity is 1.
 
     Args:

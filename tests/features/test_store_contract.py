@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -283,3 +283,46 @@ async def test_an_id_is_remembered_for_a_window_at_least_and_two_at_most() -> No
         await applied(store, click(id="e1"))
         clock.set_ms(again_ms)
         assert (await applied(store, click(id="e1")))[0].is_duplicate == is_duplicate
+
+
+class Listening:
+    """Remembers what is told about rows."""
+
+    def __init__(self) -> None:
+        self.n_began, self.heard_s = 0, 0.0
+        self.items: list[str] = []
+
+    def began(self) -> None:
+        """Listening begins."""
+        self.n_began += 1
+
+    def changed(self, items: Sequence[str]) -> None:
+        """Rows were written."""
+        self.items += items
+
+    def heard(self, until_s: float) -> None:
+        """All is told until then."""
+        self.heard_s = until_s
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for a condition, at most ten seconds."""
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+async def test_written_rows_are_told_before_their_instant_is_heard_of(store: Store) -> None:
+    listening = Listening()
+    following = asyncio.create_task(store.follow_rows(listening))
+    await until(lambda: listening.heard_s > 0)
+    for number in range(5):
+        item = f"ä{number}"
+        await store.commit_rows(KEYS.item_partition(item), {item: b"row"}, expected={}, reached={})
+        written_s = time.monotonic()
+        await until(lambda at_s=written_s: listening.heard_s > at_s)  # type: ignore[misc]
+        assert listening.items[-1] == item and len(listening.items) == number + 1
+    await applied(store, click(item="x"))  # no row
+    assert listening.n_began == 1 and len(listening.items) == 5
+    following.cancel()
+    await asyncio.wait([following])
