@@ -256,9 +256,10 @@ class Ranking:
         candidates = request.candidates
         slate = greedy(scores[: len(candidates)].astype(np.float64).round(SCORE_DIGITS), request.limit)
         decision = new_decision(request.user, self._store.keys)
-        items = [RankedItem(candidates[k], score, propensity) for k, score, propensity in zip(*slate, strict=True)]
+        order, scored, propensities = slate
+        items = list(map(RankedItem, map(candidates.__getitem__, order), scored, propensities))
         if request.explain:
-            for item, k in zip(items, slate[0], strict=True):
+            for item, k in zip(items, order, strict=True):
                 item.features = dict(zip(self._encoder.dense_names, dense[k].tolist(), strict=True))
         degraded = ["features"] * known.is_degraded + ["model"] * (model["version"] == 0)
         self.n_degraded += bool(degraded)

@@ -200,7 +200,9 @@ class Encoder:
             n = len(group.half_lives_ms)
             for b, context in enumerate(contexts):
                 place = bucket(group, context)
-                chosen[b, at : at + n] = -1 if place is None else group.start + place * n + np.arange(n)
+                chosen[b, at : at + n] = (
+                    -1 if place is None else range(group.start + place * n, group.start + place * n + n)
+                )
             at += n
         return chosen
 
