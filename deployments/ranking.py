@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from deployments.errors import ApiError, InvalidError, MalformedError
+from deployments.errors import ApiError, ConfigError, InvalidError, MalformedError
 from deployments.row_cache import RowCache
 from features.decisions import new_decision
 from features.encoding import Encoder, Inputs, Request
@@ -28,6 +28,8 @@ from learners.policies import Slate, greedy
 from learners.scorer import Scorer
 
 MAX_CANDIDATES: Final = 1000
+MAX_DEADLINE_MS: Final = 60_000
+REQUEST_COST: Final = 50  # what a request costs beside its candidates, in candidates; see `request_cost`
 MAX_LOGGED: Final = 50  # shown items a decision keeps
 PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
 
@@ -43,6 +45,8 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     limit: int | None = None
     explain: bool = False
     now_ms: int | None = None
+    deadline_ms: int | None = None
+    """Refuse (429) rather than answer later than this after the request has arrived; None: `RankConfig.deadline_ms`."""
 
 
 class RankedItem(msgspec.Struct, omit_defaults=True, gc=False):
@@ -71,6 +75,20 @@ class RankConfig:
     """The same for the rows of the user's recent items, of which only the successors are used."""
     log_decisions: bool = True
     """Append every answer to the log, with what the model saw."""
+    deadline_ms: int = 250
+    """`RankRequest.deadline_ms` of a request without one: a page has been drawn without an answer that comes later."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.deadline_ms <= MAX_DEADLINE_MS:
+            raise ConfigError(f"deadline_ms: expected 1..{MAX_DEADLINE_MS}, got {self.deadline_ms}")
+
+
+def request_cost(request: RankRequest) -> float:
+    """What a request costs a replica, in candidates.
+
+    A candidate takes about 2 us, a request beside them about 100: decoding, the user's state, the answer (one core).
+    """
+    return REQUEST_COST + len(request.candidates)
 
 
 def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
@@ -95,6 +113,8 @@ def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
         raise InvalidError(f"Repeated candidate {request.candidates[index]!r}", path=f"$.candidates[{index}]")
     if request.limit is not None and request.limit < 1:
         raise InvalidError(f"Expected a limit of at least 1, got {request.limit}", path="$.limit")
+    if request.deadline_ms is not None and not 1 <= request.deadline_ms <= MAX_DEADLINE_MS:
+        raise InvalidError(f"Expected 1 to {MAX_DEADLINE_MS} ms, got {request.deadline_ms}", path="$.deadline_ms")
     if request.now_ms is not None and not is_event_clock:
         raise InvalidError("now_ms is only known to a system started with --clock event", path="$.now_ms")
 
