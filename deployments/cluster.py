@@ -30,6 +30,7 @@ from types import ModuleType, TracebackType
 from typing import Self
 
 from deployments.errors import ConfigError, UnavailableError
+from deployments.http import error_response
 from deployments.processes import Ended, is_stale, mark_this_process, read_record, sweep, termination
 
 logger = logging.getLogger(__name__)
@@ -306,7 +307,7 @@ def remove_run_folder(run_id: str) -> None:
 
 def write_haproxy_wrapper(folder: Path, host: str) -> Path:
     """Write the program Ray starts in HAProxy's place, and the answer for HAProxy's own failures."""
-    body = UnavailableError("no replica could answer; try again").body()
+    body = error_response(UnavailableError("no replica could answer; try again")).body
     head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     (folder / "unavailable.http").write_bytes(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     (folder / "headers.cfg").write_text(_HEADERS)

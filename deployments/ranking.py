@@ -15,12 +15,12 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 
-from deployments.errors import ApiError, ConfigError, InvalidError, MalformedError
+from deployments.errors import ConfigError, InvalidError
 from deployments.row_cache import RowCache
 from features.decisions import new_decision
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError, InvalidInput, StoreUnavailable
-from features.events import LoggedDecision, Scalar, check_context, check_id, invalid_from
+from features.events import LoggedDecision, Scalar, check_context, check_id
 from features.schema import Schema
 from features.state import UserState, unpack
 from features.store import FeatureStore, Record, decision_record
@@ -279,11 +279,3 @@ class Ranking:
             dense[shown].astype(np.float16).tobytes(),
         )
         return decision_record(logged, known.packed, self._store.keys)
-
-
-def api_error(error: msgspec.MsgspecError) -> ApiError:
-    """The answer to a rank body that does not decode: 400 if it is not JSON, 422 with a path if a field is wrong."""
-    if isinstance(error, msgspec.ValidationError):
-        invalid = invalid_from(error)
-        return InvalidError(invalid.message, path=invalid.path)
-    return MalformedError(str(error))
