@@ -27,6 +27,7 @@ from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
 from deployments.rank_body import CODECS, JSON_CODEC, detail_at
 from deployments.ranking import REQUEST_COST, Ranking, RankRequest, check_request, request_cost
+from deployments.warm_up import MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
 from features.connect import connect
 from features.encoding import Inputs
@@ -116,9 +117,9 @@ class RankEndpoint:
 @serve.deployment(name="Ranker")
 @serve.ingress()
 class Ranker:
-    """One replica."""
+    """One replica; ready once it is warm."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    async def __init__(self, config: ReplicaConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         torch.set_num_threads(1)
         is_event_clock = config.store.clock == "event"
         self._store = connect(config.store, config.schema, timeout_s=None if is_event_clock else STORE_TIMEOUT_S)
@@ -137,6 +138,8 @@ class Ranker:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
+        made_up = Ranking(self._store, MadeUpWeights.of(config.schema), self._clock.now_ms, lambda _record: None, rank)
+        await warm_up(RankEndpoint(made_up).rank)
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
