@@ -114,15 +114,15 @@ class MicroBatcher(Generic[T, R]):
         """Whether no batch runs and none is about to."""
         return self._drain is None
 
-    def estimate_s(self, item: T) -> float:
-        """How long an item that came now would wait and take.
+    def estimate_s(self, cost: float) -> float:
+        """How long an item of this cost that came now would wait and take.
 
         0 for an idle batcher: it takes what comes, or an estimate that is too long would never be corrected.
         """
         if self._drain is None:
             return 0.0
         running_s = max(0.0, self._running_until_s - self._clock())
-        return running_s + self._pace.expect_s(self._waiting_cost + self._cost(item))
+        return running_s + self._pace.expect_s(self._waiting_cost + cost)
 
     async def submit(self, item: T, deadline_s: float | None = None) -> R:
         """Wait for this item's result.
@@ -137,17 +137,17 @@ class MicroBatcher(Generic[T, R]):
             raise UnavailableError("this replica is stopping")
         if len(self._waiting) >= self._max_depth:
             raise self._shed(f"{self._max_depth} requests wait already")
-        due_s = math.inf
+        cost, due_s = self._cost(item), math.inf
         if deadline_s is not None:
-            if (estimate_s := self.estimate_s(item)) > deadline_s:
+            if (estimate_s := self.estimate_s(cost)) > deadline_s:
                 raise self._shed(
                     f"an answer would take {1000 * estimate_s:.0f} ms, expected within {1000 * deadline_s:.0f} ms",
                     estimate_s - deadline_s,
                 )
             due_s = self._clock() + deadline_s
-        entry = _Entry[T, R](item, self._cost(item), due_s, asyncio.get_running_loop().create_future())
+        entry: _Entry[T, R] = _Entry(item, cost, due_s, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        self._waiting_cost += entry.cost
+        self._waiting_cost += cost
         if self._drain is None:
             self._drain = asyncio.create_task(self._run())
         return await entry.future

@@ -297,7 +297,7 @@ async def _live_through(
     async def ask(index: int) -> int:
         deadline_s = None if items[index][1] is None else items[index][1] / 1000  # type: ignore[operator]
         due_s[index] = work.now_s + (deadline_s or 1e9)
-        is_late = deadline_s is not None and batching.estimate_s(index) > deadline_s
+        is_late = deadline_s is not None and batching.estimate_s(items[index][0]) > deadline_s
         try:
             answer = await batching.submit(index, deadline_s)
         except OverloadedError as error:
