@@ -20,13 +20,12 @@ import httpx
 import msgspec
 
 from deployments import processes
-from deployments.cluster import LocalCluster
+from deployments.cluster import MAX_ONGOING, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.errors import UnavailableError
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
-MAX_ONGOING: Final = 10_000  # the batcher sheds long before; Serve's own queue must never be the one that fills
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,13 @@
 """Micro-batching without waiting: whatever arrived while the last batch ran is the next batch.
 
 Owns the queue between requests and one handler. Does not know what an item is. An idle batcher starts at once, so a
-lone request waits for nothing; under load the batch grows by itself, up to `max_batch`.
+lone request waits for nothing; under load the batch grows by itself, up to `max_batch` items or `max_cost`.
 
-    answer = await batcher.submit(item)
+    answer = await batcher.submit(item, deadline_s=0.25)
+
+Admission: each batch teaches what a unit of cost takes, so a new item's wait is known when it arrives. An item that
+would be late is refused at once, when its client can still ask elsewhere; one that is late nevertheless, because a
+batch took longer than those before it, is refused when its turn comes instead of being computed for nobody.
 
 Invariant: one batch runs at a time, in order of arrival, and every future is settled exactly once, also when its client
 has gone, the handler raises, or the batcher closes. The price: a batch is as slow as its slowest item.
@@ -11,11 +15,18 @@ has gone, the handler raises, or the batcher closes. The price: a batch is as sl
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from deployments.errors import OverloadedError, UnavailableError
+
+MEMORY: Final = 0.9  # what a batch before counts for beside the one after it; half is forgotten in seven batches
+TREND: Final = 2.0  # a batch that took longer than this many times the expected counts as if it took so: a stall is
+# no trend, and a trend is followed all the same, in a few batches
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +37,45 @@ BatchHandler = Callable[[list[T]], Awaitable[list[R | Exception]]]
 """Takes a batch, returns as many results in the same order; an exception in the list fails its item only."""
 
 
+class Pace:
+    """Seconds that a unit of cost takes, by the last batches; a large batch says more than a small one."""
+
+    def __init__(self) -> None:
+        self._cost = 0.0
+        self._took_s = 0.0
+
+    def observe(self, cost: float, took_s: float) -> None:
+        """Learn from a finished batch."""
+        if self._cost:
+            took_s = min(took_s, TREND * self.expect_s(cost))
+        self._cost = MEMORY * self._cost + cost
+        self._took_s = MEMORY * self._took_s + took_s
+
+    def expect_s(self, cost: float) -> float:
+        """How long so much would take; 0 as long as nothing is known."""
+        return cost * self._took_s / self._cost if self._cost else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[T, R]):
+    item: T
+    cost: float
+    due_s: float
+    future: asyncio.Future[R]
+
+
 class MicroBatcher(Generic[T, R]):
     """Drain-while-busy batching on one event loop.
 
     Args:
         handler: What a batch is given to.
         max_batch: Most items in a batch.
+        max_cost: Most that the costs of a batch may add up to; an item that costs more is a batch of its own.
         max_depth: Most items waiting; one more is refused at once (429).
+        cost: What an item costs, in any unit; positive.
         between: Called before each batch, never during one, and by `run_between` when idle. Must be quick and
             synchronous: it is where a new set of weights takes the place of the old.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -42,16 +83,26 @@ class MicroBatcher(Generic[T, R]):
         handler: BatchHandler[T, R],
         *,
         max_batch: int = 64,
+        max_cost: float = math.inf,
         max_depth: int = 1024,
+        cost: Callable[[T], float] = lambda _item: 1.0,
         between: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handler = handler
         self._max_batch = max_batch
+        self._max_cost = max_cost
         self._max_depth = max_depth
+        self._cost = cost
         self._between = between
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._clock = clock
+        self._pace = Pace()
+        self._waiting: deque[_Entry[T, R]] = deque()
+        self._waiting_cost = 0.0
+        self._running_until_s = 0.0
         self._drain: asyncio.Task[None] | None = None
         self._is_closed = False
+        self.n_shed = 0
 
     @property
     def depth(self) -> int:
@@ -63,22 +114,43 @@ class MicroBatcher(Generic[T, R]):
         """Whether no batch runs and none is about to."""
         return self._drain is None
 
-    async def submit(self, item: T) -> R:
+    def estimate_s(self, cost: float) -> float:
+        """How long an item of this cost that came now would wait and take.
+
+        0 for an idle batcher: it takes what comes, or an estimate that is too long would never be corrected.
+        """
+        if self._drain is None:
+            return 0.0
+        running_s = max(0.0, self._running_until_s - self._clock())
+        return running_s + self._pace.expect_s(self._waiting_cost + cost)
+
+    async def submit(self, item: T, deadline_s: float | None = None) -> R:
         """Wait for this item's result.
 
+        Args:
+            deadline_s: From now until the result is of no use; None means that it always is.
         Raises:
-            OverloadedError: `max_depth` items wait already.
+            OverloadedError: `max_depth` items wait already, or the result would come, or its computing begin, too late.
             UnavailableError: the batcher was closed.
         """
         if self._is_closed:
             raise UnavailableError("this replica is stopping")
         if len(self._waiting) >= self._max_depth:
-            raise OverloadedError(f"{self._max_depth} requests wait already")
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+            raise self._shed(f"{self._max_depth} requests wait already")
+        cost, due_s = self._cost(item), math.inf
+        if deadline_s is not None:
+            if (estimate_s := self.estimate_s(cost)) > deadline_s:
+                raise self._shed(
+                    f"an answer would take {1000 * estimate_s:.0f} ms, expected within {1000 * deadline_s:.0f} ms",
+                    estimate_s - deadline_s,
+                )
+            due_s = self._clock() + deadline_s
+        entry: _Entry[T, R] = _Entry(item, cost, due_s, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        self._waiting_cost += cost
         if self._drain is None:
             self._drain = asyncio.create_task(self._run())
-        return await future
+        return await entry.future
 
     def run_between(self) -> bool:
         """Call the `between` hook now if no batch runs; else it runs before the next one. Say which."""
@@ -91,8 +163,7 @@ class MicroBatcher(Generic[T, R]):
         """Refuse new items, fail the waiting ones, and let the running batch finish."""
         self._is_closed = True
         while self._waiting:
-            _, future = self._waiting.popleft()
-            _fail(future, UnavailableError("this replica is stopping"))
+            _fail(self._pop().future, UnavailableError("this replica is stopping"))
         if self._drain is not None:
             await asyncio.wait([self._drain])
 
@@ -107,29 +178,49 @@ class MicroBatcher(Generic[T, R]):
             self._drain = None
         self._call_between()
 
-    def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        batch: list[tuple[T, asyncio.Future[R]]] = []
+    def _take(self) -> list[_Entry[T, R]]:
+        batch: list[_Entry[T, R]] = []
+        cost, now_s = 0.0, self._clock()
         while self._waiting and len(batch) < self._max_batch:
-            entry = self._waiting.popleft()
-            if not entry[1].done():  # its client has gone: do not compute for nobody
-                batch.append(entry)
+            if batch and cost + self._waiting[0].cost > self._max_cost:
+                break
+            entry = self._pop()
+            if entry.future.done():  # its client has gone: do not compute for nobody
+                continue
+            if entry.due_s <= now_s:
+                _fail(entry.future, self._shed("its turn came after its deadline"))
+                continue
+            batch.append(entry)
+            cost += entry.cost
         return batch
 
-    async def _run_batch(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    def _pop(self) -> _Entry[T, R]:
+        entry = self._waiting.popleft()
+        self._waiting_cost = self._waiting_cost - entry.cost if self._waiting else 0.0
+        return entry
+
+    async def _run_batch(self, batch: list[_Entry[T, R]]) -> None:
+        cost, start_s = sum(entry.cost for entry in batch), self._clock()
+        self._running_until_s = start_s + self._pace.expect_s(cost)
         try:
-            results = await self._handler([item for item, _ in batch])
+            results = await self._handler([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"batch handler returned {len(results)} results for {len(batch)} items")
         except Exception as error:  # noqa: BLE001  handed to every waiter, whose ingress logs it
-            for _, future in batch:
-                _fail(future, error)
+            for entry in batch:
+                _fail(entry.future, error)
             return
         except BaseException:
-            for _, future in batch:
-                future.cancel()
+            for entry in batch:
+                entry.future.cancel()
             raise
-        for (_, future), result in zip(batch, results, strict=True):
-            _settle(future, result)
+        self._pace.observe(cost, self._clock() - start_s)
+        for entry, result in zip(batch, results, strict=True):
+            _settle(entry.future, result)
+
+    def _shed(self, why: str, retry_after_s: float = 1.0) -> OverloadedError:
+        self.n_shed += 1
+        return OverloadedError(why, retry_after_s=retry_after_s)
 
     def _call_between(self) -> None:
         if self._between is None:

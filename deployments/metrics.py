@@ -19,6 +19,7 @@ GAUGES: Final = {
 }
 COUNTERS: Final = {
     "headrace_ranks_total": "Rank requests answered",
+    "headrace_rank_shed_total": "Rank requests refused by load (429) in the replica, before or when their turn came",
     "headrace_rank_batches_total": "Micro-batches scored",
     "headrace_rank_degraded_total": "Rank requests answered with something missing",
     "headrace_rank_second_reads_total": "Micro-batches that needed a second read for recent items",

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from deployments.ranking import MAX_CANDIDATES, RankRequest
+from deployments.rank_body import MAX_REQUESTS
+from deployments.ranking import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
 from features.events import Attributes, Event
 
 _REF: Final = "#/components/schemas/{name}"
@@ -20,12 +21,13 @@ def openapi() -> dict[str, Any]:
         "maxItems": MAX_CANDIDATES,
         "uniqueItems": True,
     }
+    components["RankRequest"]["properties"]["deadline_ms"] |= {"minimum": 1, "maximum": MAX_DEADLINE_MS}
     components |= _ANSWERS
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace", "version": "1"},
         "paths": {
-            "/v1/rank": {"post": _operation("Rank candidates for a person", "RankRequest", {200: "RankAnswer"})},
+            "/v1/rank": {"post": _rank()},
             "/v1/events": {"post": _operation("Send events", "Events", {202: "Receipt"})},
             "/v1/items": {"post": _operation("Set attributes of items", "Items", {202: "Receipt"})},
             "/v1/items/{id}": _by_id(
@@ -86,6 +88,10 @@ _ANSWERS: Final[dict[str, Any]] = {
             "degraded": _list({"enum": ["features", "model"]}),
         }
     ),
+    "RankRequests": _object({"requests": _list(_ref("RankRequest")) | {"minItems": 1, "maxItems": MAX_REQUESTS}}),
+    "RankAnswers": _object({"answers": _list({"oneOf": [_ref("RankAnswer"), _ref("Error")]})}),
+    "RankBody": {"oneOf": [_ref("RankRequest"), _ref("RankRequests")]},
+    "RankResult": {"oneOf": [_ref("RankAnswer"), _ref("RankAnswers")]},
     "Model": _object(_MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["live"]}}),
     "Item": _object({"id": _TEXT, "counters": _MAP, "attributes": _MAP}),
     "User": _object({"recent": _MAP, "counters": _MAP, "attributes": _MAP}),
@@ -99,6 +105,15 @@ def _operation(summary: str, body: str | None, answers: dict[int, str]) -> dict[
     if body is not None:
         operation["requestBody"] = {"required": True} | _content("", body)
         del operation["requestBody"]["description"]
+    return operation
+
+
+def _rank() -> dict[str, Any]:
+    """One request or many, in either format; an answer has the format of its request."""
+    operation = _operation("Rank candidates for a person, or for many at once", "RankBody", {200: "RankResult"})
+    for holder in (operation["requestBody"], operation["responses"]["200"]):
+        holder["content"]["application/msgpack"] = holder["content"]["application/json"]
+    operation["responses"]["429"] = _content("Refused by load; Retry-After says for how long", "Error")
     return operation
 
 

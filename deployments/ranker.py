@@ -1,6 +1,6 @@
 """The Ranker: ingress and scorer in one Serve replica.
 
-    POST /v1/rank ─► decode, check ─► micro-batch ─► `Ranking.answer` ─► JSON
+    POST /v1/rank ─► decode, check ─► admit ─► micro-batch ─► `Ranking.answer` ─► encode
 
 `RankEndpoint` is the whole of it without Ray; `Ranker` adds the replica's tasks: following weights, logging decisions,
 measuring log time, exporting metrics.
@@ -8,12 +8,12 @@ measuring log time, exporting metrics.
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import torch
 from ray import serve
@@ -21,11 +21,13 @@ from ray import serve
 from deployments.batcher import MicroBatcher
 from deployments.config import ReplicaConfig
 from deployments.decision_log import DecisionLog
-from deployments.errors import UnavailableError
-from deployments.http import App, Request, Response, json_response
+from deployments.errors import ApiError, UnavailableError
+from deployments.http import App, Request, Response, error_response
 from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
-from deployments.ranking import Ranking, RankRequest, api_error, check_request
+from deployments.rank_body import CODECS, JSON_CODEC, detail_at
+from deployments.ranking import REQUEST_COST, Ranking, RankRequest, check_request, request_cost
+from deployments.warm_up import MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
 from features.connect import connect
 from features.encoding import Inputs
@@ -33,11 +35,10 @@ from features.errors import StoreUnavailable
 from learners.projector import get_projector
 
 MAX_BATCH: Final = 16  # at 100 candidates a forward of about 2 ms; larger ones gain little and cost the tail
+MAX_COST: Final = MAX_BATCH * (REQUEST_COST + 100)  # the same 5 ms, whatever the requests are made of
 MAX_DEPTH: Final = 2048
 BARRIER_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 1.0  # longer than any stall of a busy machine; beyond it an answer without features is better
-
-_decoder = msgspec.json.Decoder(RankRequest)
 
 
 class RankEndpoint:
@@ -45,35 +46,80 @@ class RankEndpoint:
 
     Args:
         barrier: Awaited before a request is ranked; under the event clock it waits for the projection.
+        deadline_ms: For requests that name none; None: they wait as long as it takes.
     """
 
-    def __init__(self, ranking: Ranking, barrier: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        ranking: Ranking,
+        barrier: Callable[[], Awaitable[None]] | None = None,
+        *,
+        deadline_ms: int | None = None,
+    ) -> None:
         self._barrier = barrier
-        self.batcher = MicroBatcher(ranking.answer, max_batch=MAX_BATCH, max_depth=MAX_DEPTH)
+        self._deadline_ms = deadline_ms
+        self.batcher = MicroBatcher(
+            ranking.answer, max_batch=MAX_BATCH, max_cost=MAX_COST, max_depth=MAX_DEPTH, cost=request_cost
+        )
         self.n_answered = 0
         self.app = App()
         self.app.add("POST", "/v1/rank", self.rank)
 
     async def rank(self, request: Request) -> Response:
-        """Rank one request."""
+        """Answer one request, or many at once; an error is written in the format of the body it answers."""
+        arrived_s = time.monotonic()
+        codec = CODECS.get(request.content_type, JSON_CODEC)
         try:
-            parsed = _decoder.decode(request.body)
-        except msgspec.MsgspecError as error:
-            raise api_error(error) from None
-        check_request(parsed, is_event_clock=self._barrier is not None)
+            body = codec.decode(request.body)
+            answer = (
+                await self._answer(body, arrived_s)
+                if isinstance(body, RankRequest)
+                else {"answers": await self._answer_many(body, arrived_s)}
+            )
+        except ApiError as error:
+            return error_response(error, codec.form)
+        return Response(200, codec.form.encode(answer), (codec.form.header,))
+
+    async def _answer(self, request: RankRequest, arrived_s: float) -> dict[str, Any]:
+        check_request(request, is_event_clock=self._barrier is not None)
         if self._barrier is not None:
             await self._barrier()
-        answer = await self.batcher.submit(parsed)
+        deadline_ms = request.deadline_ms or self._deadline_ms
+        deadline_s = deadline_ms / 1000 - (time.monotonic() - arrived_s) if deadline_ms is not None else None
+        answer = await self.batcher.submit(request, deadline_s)
         self.n_answered += 1
-        return json_response(answer)
+        return answer
+
+    async def _answer_many(self, requests: list[RankRequest | ApiError], arrived_s: float) -> list[dict[str, Any]]:
+        """Answers in order; submitted one by one, so that they share batches with each other and with everybody else.
+
+        Raises:
+            ApiError: If there is not one answer, and all may succeed later.
+        """
+        judged = await asyncio.gather(*(self._answer_or_error(request, arrived_s) for request in requests))
+        errors = [answer for answer in judged if isinstance(answer, ApiError) and answer.retryable]
+        if len(errors) == len(judged):
+            raise errors[0]
+        return [
+            {"error": detail_at(answer, index)} if isinstance(answer, ApiError) else answer
+            for index, answer in enumerate(judged)
+        ]
+
+    async def _answer_or_error(self, request: RankRequest | ApiError, arrived_s: float) -> dict[str, Any] | ApiError:
+        if isinstance(request, ApiError):
+            return request
+        try:
+            return await self._answer(request, arrived_s)
+        except ApiError as error:
+            return error
 
 
 @serve.deployment(name="Ranker")
 @serve.ingress()
 class Ranker:
-    """One replica."""
+    """One replica; ready once it is warm."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    async def __init__(self, config: ReplicaConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         torch.set_num_threads(1)
         is_event_clock = config.store.clock == "event"
         self._store = connect(config.store, config.schema, timeout_s=None if is_event_clock else STORE_TIMEOUT_S)
@@ -84,10 +130,17 @@ class Ranker:
         rank = replace(config.rank, cache_s=0.0, recent_cache_s=0.0) if is_event_clock else config.rank
         capture = Capture(Path(config.capture_folder)) if config.capture_folder else None
         self._ranking = Ranking(self._store, self._weights, self._clock.now_ms, self._decision_log.keep, rank, capture)
-        self._endpoint = RankEndpoint(self._ranking, self._wait_for_projection if is_event_clock else None)
+        # Under the event clock nobody waits in front of a page; history is lived through however long it takes.
+        self._endpoint = (
+            RankEndpoint(self._ranking, self._wait_for_projection)
+            if is_event_clock
+            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms)
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
         self._start(self._ranking.follow_rows())
+        made_up = Ranking(self._store, MadeUpWeights.of(config.schema), self._clock.now_ms, lambda _record: None, rank)
+        await warm_up(RankEndpoint(made_up).rank)
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
@@ -114,6 +167,7 @@ class Ranker:
             "headrace_rank_queue_depth": self._endpoint.batcher.depth,
             "headrace_cached_items": self._ranking.n_cached,
             "headrace_ranks_total": self._endpoint.n_answered,
+            "headrace_rank_shed_total": self._endpoint.batcher.n_shed,
             "headrace_rank_batches_total": self._ranking.n_batches,
             "headrace_rank_degraded_total": self._ranking.n_degraded,
             "headrace_rank_second_reads_total": self._ranking.n_second_reads,

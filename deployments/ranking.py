@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.errors import ApiError, InvalidError, MalformedError
+from deployments.errors import ConfigError, InvalidError
 from deployments.row_cache import RowCache
 from features.decisions import new_decision
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError, InvalidInput, StoreUnavailable
-from features.events import LoggedDecision, Scalar, check_context, check_id, invalid_from
+from features.events import LoggedDecision, Scalar, check_context, check_id
 from features.schema import Schema
 from features.state import UserState, unpack
 from features.store import FeatureStore, Record, decision_record
@@ -31,6 +31,8 @@ from learners.scorer import Scorer
 
 MAX_CANDIDATES: Final = 1000
 SCORE_DIGITS: Final = 6  # after the point; a float32 has not more, and all of a float64's would double the answer
+MAX_DEADLINE_MS: Final = 60_000
+REQUEST_COST: Final = 50  # what a request costs beside its candidates, in candidates; see `request_cost`
 MAX_LOGGED: Final = 50  # shown items a decision keeps
 PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
 
@@ -46,6 +48,8 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     limit: int | None = None
     explain: bool = False
     now_ms: int | None = None
+    deadline_ms: int | None = None
+    """Refuse (429) rather than answer later than this after the request has arrived; None: `RankConfig.deadline_ms`."""
 
 
 class RankedItem(msgspec.Struct, omit_defaults=True, gc=False):
@@ -74,6 +78,20 @@ class RankConfig:
     """The same for the rows of the user's recent items, of which only the successors are used."""
     log_decisions: bool = True
     """Append every answer to the log, with what the model saw."""
+    deadline_ms: int = 250
+    """`RankRequest.deadline_ms` of a request without one: a page has been drawn without an answer that comes later."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.deadline_ms <= MAX_DEADLINE_MS:
+            raise ConfigError(f"deadline_ms: expected 1..{MAX_DEADLINE_MS}, got {self.deadline_ms}")
+
+
+def request_cost(request: RankRequest) -> float:
+    """What a request costs a replica, in candidates.
+
+    A candidate takes about 2 us, a request beside them about 100: decoding, the user's state, the answer (one core).
+    """
+    return REQUEST_COST + len(request.candidates)
 
 
 def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
@@ -98,6 +116,8 @@ def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
         raise InvalidError(f"Repeated candidate {request.candidates[index]!r}", path=f"$.candidates[{index}]")
     if request.limit is not None and request.limit < 1:
         raise InvalidError(f"Expected a limit of at least 1, got {request.limit}", path="$.limit")
+    if request.deadline_ms is not None and not 1 <= request.deadline_ms <= MAX_DEADLINE_MS:
+        raise InvalidError(f"Expected 1 to {MAX_DEADLINE_MS} ms, got {request.deadline_ms}", path="$.deadline_ms")
     if request.now_ms is not None and not is_event_clock:
         raise InvalidError("now_ms is only known to a system started with --clock event", path="$.now_ms")
 
@@ -290,11 +310,3 @@ class Ranking:
             dense[shown].astype(np.float16).tobytes(),
         )
         return decision_record(logged, known.packed, self._store.keys)
-
-
-def api_error(error: msgspec.MsgspecError) -> ApiError:
-    """The answer to a rank body that does not decode: 400 if it is not JSON, 422 with a path if a field is wrong."""
-    if isinstance(error, msgspec.ValidationError):
-        invalid = invalid_from(error)
-        return InvalidError(invalid.message, path=invalid.path)
-    return MalformedError(str(error))

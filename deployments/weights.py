@@ -2,7 +2,8 @@
 
 A replica keeps two scorers. `live` answers; the other one is brought up to date in slices of half a millisecond, with
 the event loop free between them, and then the two change places. A batch takes `live` once and scores without giving up
-the loop, so every answer is computed by exactly one version.
+the loop, so every answer is computed by exactly one version. Before they do, the new weights score a few made-up
+candidates, so that no answer pays for their first use.
 
 Price: the weights twice in memory. Not known here: what weights are, or where the hub got them.
 """
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from ray.exceptions import RayError
 
+from deployments.warm_up import made_up_inputs
 from features.schema import Schema
 from learners import snapshots
 from learners.errors import LearnerError
@@ -31,12 +33,18 @@ logger = logging.getLogger(__name__)
 class WeightFollower:
     """Keeps `live` at the hub's newest version. Run `run` as a task for the replica's whole life."""
 
-    def __init__(self, schema: Schema, on_swap: Callable[[int], None] | None = None) -> None:
-        self.live = Scorer(schema)
+    def __init__(
+        self,
+        schema: Schema,
+        on_swap: Callable[[int], None] | None = None,
+        new_scorer: Callable[[Schema], Scorer] = Scorer,
+    ) -> None:
+        self.live = new_scorer(schema)
         self.trained_through_ms = 0
         self.status: dict[str, Any] = {}
         self.n_swaps = 0
-        self._spare = Scorer(schema)
+        self._spare = new_scorer(schema)
+        self._made_up = made_up_inputs(schema)
         self._spare_lacks: list[Delta] = []
         self._on_swap = on_swap
 
@@ -70,6 +78,9 @@ class WeightFollower:
         for delta in missing:
             for _ in self._spare.apply(delta):
                 await asyncio.sleep(0)
+        for inputs in self._made_up:
+            self._spare.score(inputs)
+            await asyncio.sleep(0)
         self.live, self._spare = self._spare, self.live
         self._spare_lacks = deltas
         self.trained_through_ms = deltas[-1].progress.trained_through_ms

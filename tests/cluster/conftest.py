@@ -27,7 +27,8 @@ class Application:
     def __init__(self, folder: Path, **config: Any) -> None:
         self.folder = folder
         self.port = _free_port()
-        config = {"cluster": {"port": self.port}, "folder": str(folder / "versions"), **config}
+        cluster = {"port": self.port, **config.pop("cluster", {})}
+        config = {"cluster": cluster, "folder": str(folder / "versions"), **config}
         self.log = (folder / "program.log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster.program", msgspec.json.encode(config).decode()],

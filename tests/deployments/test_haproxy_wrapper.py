@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cluster import ClusterConfig, write_haproxy_wrapper
+from deployments.cluster import ClusterConfig
 from deployments.errors import ConfigError
+from deployments.haproxy import write_haproxy_wrapper
 
 # The lines of `ray/serve/_private/haproxy_templates.py` that matter, as Ray 2.60 renders them.
 RENDERED = """global
@@ -20,15 +21,26 @@ frontend prometheus
     bind :9101
 frontend http_frontend
     bind 127.0.0.1:8000
-listen stats
+{routes}listen stats
   bind *:8404
+"""
+ROUTES = """    acl is_http-rank path_beg /v1/rank/
+    acl is_http-rank path /v1/rank
+    acl is_http-events path_beg /
+    acl is_http-events path /
 """
 
 
-def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Path) -> None:
-    wrapper, rendered = write_haproxy_wrapper(tmp_path, "127.0.0.1"), tmp_path / "haproxy.cfg"
-    rendered.write_text(RENDERED)
+def edited(folder: Path, routes: str = ROUTES) -> Path:
+    """The configuration after the wrapper was run on it."""
+    wrapper, rendered = write_haproxy_wrapper(folder, "127.0.0.1"), folder / "haproxy.cfg"
+    rendered.write_text(RENDERED.format(routes=routes))
     subprocess.run([wrapper, "-db", "-f", rendered, "-v"], check=True, capture_output=True)
+    return rendered
+
+
+def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Path) -> None:
+    rendered = edited(tmp_path)
     binds = [line.split()[1] for line in rendered.read_text().splitlines() if line.strip().startswith("bind")]
     files = [line.split()[2] for line in rendered.read_text().splitlines() if line.strip().startswith("errorfile")]
     assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
@@ -39,6 +51,13 @@ def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Pat
     assert "set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }\n" in front
 
 
+def test_load_is_shed_by_the_name_that_ray_gave_the_route_and_not_before_it_has_one(tmp_path: Path) -> None:
+    text = edited(tmp_path).read_text()
+    assert "nbsrv(http-rank),mul(64)" in text and "be_conn(http-rank)" in text
+    text = edited(tmp_path, "").read_text()
+    assert "be_conn" not in text and "x-request-id" in text
+
+
 def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:
     write_haproxy_wrapper(tmp_path, "127.0.0.1")
     head, _, body = (tmp_path / "unavailable.http").read_bytes().partition(b"\r\n\r\n")
@@ -47,7 +66,17 @@ def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:
     assert b'"code":"unavailable"' in body
 
 
-@pytest.mark.parametrize("wrong", [{"port": 0}, {"port": 65536}, {"object_store_bytes": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 0},
+        {"port": 65536},
+        {"object_store_bytes": 1},
+        {"max_in_flight": 0},
+        {"calm_in_flight": 0},
+        {"calm_in_flight": 9, "max_in_flight": 8},
+    ],
+)
 def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ClusterConfig(**wrong)  # type: ignore[arg-type]

