@@ -70,7 +70,8 @@ class MicroBatcher(Generic[T, R]):
     Args:
         handler: What a batch is given to.
         max_batch: Most items in a batch.
-        max_cost: Most that the costs of a batch may add up to; an item that costs more is a batch of its own.
+        max_cost: Most that a batch may cost, which is its dearest item's cost for each, for items are padded to the
+            longest; an item that costs more is a batch of its own.
         max_depth: Most items waiting; one more is refused at once (429).
         cost: What an item costs, in any unit; positive.
         between: Called before each batch, never during one, and by `run_between` when idle. Must be quick and
@@ -180,9 +181,10 @@ class MicroBatcher(Generic[T, R]):
 
     def _take(self) -> list[_Entry[T, R]]:
         batch: list[_Entry[T, R]] = []
-        cost, now_s = 0.0, self._clock()
+        dearest, now_s = 0.0, self._clock()
         while self._waiting and len(batch) < self._max_batch:
-            if batch and cost + self._waiting[0].cost > self._max_cost:
+            dearest = max(dearest, self._waiting[0].cost)
+            if batch and (len(batch) + 1) * dearest > self._max_cost:
                 break
             entry = self._pop()
             if entry.future.done():  # its client has gone: do not compute for nobody
@@ -191,7 +193,6 @@ class MicroBatcher(Generic[T, R]):
                 _fail(entry.future, self._shed("its turn came after its deadline"))
                 continue
             batch.append(entry)
-            cost += entry.cost
         return batch
 
     def _pop(self) -> _Entry[T, R]:
@@ -200,7 +201,7 @@ class MicroBatcher(Generic[T, R]):
         return entry
 
     async def _run_batch(self, batch: list[_Entry[T, R]]) -> None:
-        cost, start_s = sum(entry.cost for entry in batch), self._clock()
+        cost, start_s = len(batch) * max(entry.cost for entry in batch), self._clock()
         self._running_until_s = start_s + self._pace.expect_s(cost)
         try:
             results = await self._handler([entry.item for entry in batch])
