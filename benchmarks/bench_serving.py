@@ -247,8 +247,8 @@ def curves(found: Found, rates_per_s: Sequence[float]) -> dict[str, list[tuple[f
 def report(found: dict[str, Any]) -> None:
     """Print what was found."""
     settings = found["settings"]
-    header = ("load", "system", "rate/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "max ms")
-    header += ("errors", "429 p99 ms", "cpu", "generator")
+    figures = ("rate/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "max ms", "errors", "429 p99 ms")
+    header = ("load", "system", *figures, "cpu", "generator")
     print(f"\n{machine.describe(found['machine'])}\n{machine.warn(found['others_ratio'])}")
     decisions = "Headrace and uvicorn log decisions" if settings["log_decisions"] else "nobody logs decisions"
     print(

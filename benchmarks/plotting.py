@@ -33,7 +33,7 @@ def plot_latency(curves: Curves, title: str, caption: str, path: Path) -> None:
     axis.set_xlabel("arrivals per second (open loop)")
     axis.set_ylabel("latency from the intended send time, ms")
     _plain_ticks(axis)
-    axis.legend(ncols=2, fontsize=9, loc="upper left", frameon=True)
+    axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     axis.set_title(title, loc="left", fontsize=11)
     _save(figure, caption, path)
 
@@ -68,7 +68,7 @@ def _figure(n_panels: int) -> tuple[Any, list[Any]]:
     from matplotlib import pyplot  # noqa: PLC0415
 
     height = 5.2 if n_panels == 1 else 2.6 * n_panels + 0.8
-    figure, axes = pyplot.subplots(n_panels, 1, figsize=(8.2, height), squeeze=False, sharex=True)
+    figure, axes = pyplot.subplots(n_panels, 1, figsize=(9.0, height), squeeze=False, sharex=True)
     for axis in axes[:, 0]:
         axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.8)
         axis.grid(visible=True, which="minor", axis="y", color="#eeeeee", linewidth=0.5)
@@ -79,9 +79,12 @@ def _figure(n_panels: int) -> tuple[Any, list[Any]]:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """1, 2, 5, 10 instead of powers of ten."""
+    """1, 2, 5, 10 instead of powers of ten, and an axis that ends at such numbers."""
     from matplotlib import ticker  # noqa: PLC0415
 
+    low, high = axis.dataLim.intervaly
+    steps = [step * 10.0**power for power in range(-4, 7) for step in (1.0, 2.0, 5.0)]
+    axis.set_ylim(max(step for step in steps if step <= low), min(step for step in steps if step >= high))
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(ticker.NullFormatter())
@@ -90,7 +93,7 @@ def _plain_ticks(axis: Any) -> None:
 def _save(figure: Any, caption: str, path: Path) -> None:
     from matplotlib import pyplot  # noqa: PLC0415
 
-    lines = [line for part in caption.splitlines() for line in textwrap.wrap(part, 125)]
+    lines = [line for part in caption.splitlines() for line in textwrap.wrap(part, 145)]
     figure.tight_layout(rect=(0, 0.035 * len(lines) * 5.2 / figure.get_figheight(), 1, 1))
     figure.text(0.015, 0.012, "\n".join(lines), fontsize=7.5, color="#555555", va="bottom")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ the heap is frozen as in a replica, no weights are followed while they serve, an
 Not known here: how requests come in, or in what batches.
 """
 
-import asyncio
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import torch
+import uvloop
 
 from benchmarks.rivals.options import Options
 from deployments.decision_log import DecisionLog
@@ -120,11 +120,11 @@ class Work:
 
 
 class BlockingWork(Work):
-    """The same for frameworks whose workers are not asynchronous: batches run on a loop of the worker's own."""
+    """The same for frameworks whose workers are not asynchronous: batches run on a uvloop of the worker's own."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
 
     def answer_now(self, requests: Sequence[RankRequest]) -> list[Any]:
         """Rank a batch and wait for it."""
