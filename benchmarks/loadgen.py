@@ -19,6 +19,7 @@ set-up (connections are kept), chunked answers (refused), pipelining (none), ran
 import asyncio
 import heapq
 import math
+import os
 import select
 import socket
 import subprocess
@@ -61,6 +62,8 @@ class Load:
     """Open loop: (arrivals per second, seconds) that follow without a gap; measured too."""
     drain_s: float = 5.0
     """How long answers are waited for after the last request."""
+    niceness: int = 0
+    """Added to that of a process of its own."""
 
     def __post_init__(self) -> None:
         if not self.bodies or self.n_connections < 1 or self.duration_s <= 0:
@@ -402,6 +405,7 @@ def run_load(load: Load) -> LoadResult:
 def main() -> None:
     """Read a load from standard input, write the trace to standard output (both msgpack)."""
     load: Any = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
+    os.nice(load.niceness)
     sys.stdout.buffer.write(trace(load).pack())
 
 

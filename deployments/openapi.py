@@ -86,7 +86,9 @@ _ANSWERS: Final[dict[str, Any]] = {
             "degraded": _list({"enum": ["features", "model"]}),
         }
     ),
-    "Model": _object(_MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["live"]}}),
+    "Model": _object(
+        _MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["held", "live"]}}
+    ),
     "Item": _object({"id": _TEXT, "counters": _MAP, "attributes": _MAP}),
     "User": _object({"recent": _MAP, "counters": _MAP, "attributes": _MAP}),
 }
