@@ -383,6 +383,10 @@ class Running:
         self._process.stdin.write(msgspec.msgpack.encode(load))
         self._process.stdin.close()
 
+    def is_running(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process.poll() is None
+
     def result(self) -> Trace:
         """Wait for what came back.
 

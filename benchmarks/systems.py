@@ -146,10 +146,14 @@ class System:
     ) -> None:
         self.stop()
 
+    def processes(self) -> list[psutil.Process]:
+        """All its processes."""
+        return processes.marked_processes(self._run_id)
+
     def cpu_s(self) -> float:
         """Processor time all its processes have used so far, children that ended excepted."""
         total_s = 0.0
-        for process in processes.marked_processes(self._run_id):
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 used = process.cpu_times()
                 total_s += used.user + used.system
