@@ -1,4 +1,4 @@
-"""The tail of the serving path: beside events, beyond saturation, while weights are swapped, over time, on two replicas.
+"""The tail of the serving path: beside events, beyond saturation, while weights change, over time, on two replicas.
 
     python -m benchmarks.bench_tail events   [--rounds 3] [--seconds 20]
     python -m benchmarks.bench_tail overload [--seconds 10]
@@ -29,7 +29,7 @@ LATENCY_HEADER = ("p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "max ms")
 def report_events(found: dict[str, Any]) -> None:
     """Print what `events` found."""
     print(f"open loop, {found['rate_per_s']:.0f} ranks/s\n")
-    header = ("events/s offered", "accepted", *LATENCY_HEADER, "errors", "post p99 ms", "sender cpu", "caught up s")
+    header = ("events/s offered", "accepted", *LATENCY_HEADER, "errors", "post p99 ms", "sender cpu", "learned after s")
     names = ("sent_per_s", *LATENCY)
     told = ("post_p99_ms", "sender_cpu", "caught_up_s")
     rows = [

@@ -79,7 +79,6 @@ def events(options: Options) -> dict[str, Any]:
 
 
 def _with_events(on: Stage, level: float, rate_per_s: float, seconds: float) -> tuple[LoadResult, dict[str, float]]:
-    caught_up_s = on.settle()
     before, began_s = on.cpu_s(), time.monotonic()
     flow = on.events(level, seconds + WARMUP_S) if level else None
     result = on.start(rate_per_s=rate_per_s, duration_s=seconds).result().summary()
@@ -90,7 +89,7 @@ def _with_events(on: Stage, level: float, rate_per_s: float, seconds: float) -> 
         "sent_per_s": sent.rate_per_s * level / 10.0 if sent else 0.0,
         "post_p99_ms": sent.p99_ms if sent else math.nan,
         "sender_cpu": sent.cpu_ratio if sent else 0.0,
-        "caught_up_s": caught_up_s,
+        "caught_up_s": on.settle(),
     }
     return result, told | {f"{role} cpu": (after[role] - before.get(role, 0.0)) / wall_s for role in sorted(after)}
 

@@ -56,7 +56,7 @@ def test_recovery_is_counted_from_the_end_of_the_load_to_the_first_of_calm_probe
 
 def test_there_is_no_recovery_while_probes_are_slow_or_refused():
     assert math.isinf(recovery_s(probe((3.0, 99.0)), 3.0, 6.0))
-    refused = {number: 429 for number in range(60, 100, 5)}
+    refused = dict.fromkeys(range(60, 100, 5), 429)
     assert math.isinf(recovery_s(probe((3.0, 6.0), refused), 3.0, 6.0))
 
 
