@@ -128,7 +128,7 @@ def plot_overload(found: dict[str, Any], caption: str, path: Path) -> None:
     rates = {"answered": series["answered_per_s"], "refused": series["refused_per_s"]}
     panels = [
         {"label": "latency of answers, ms", "times_s": series["times_s"], "series": latency, "is_log": True},
-        {"label": "per second", "times_s": series["times_s"], "series": rates},
+        {"label": "per second, when due", "times_s": series["times_s"], "series": rates},
     ]
     title = "Half of saturation, twice saturation, half again (windows of 0.5 s)"
     plotting.plot_series(panels, title, caption, path)

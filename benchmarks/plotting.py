@@ -52,7 +52,7 @@ def plot_series(panels: Sequence[Mapping[str, Any]], title: str, caption: str, p
             axis.set_yscale("log")
             _plain_ticks(axis)
         else:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * max(1e-9, axis.dataLim.intervaly[1]))
         axis.set_ylabel(panel["label"])
         if len(panel["series"]) > 1:
             axis.legend(fontsize=9, loc="upper right")
