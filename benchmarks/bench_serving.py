@@ -32,7 +32,8 @@ from benchmarks import machine, plotting
 from benchmarks.comparing import COMPARED, Goal, errors, medians, ratios, refused_ms, serving_goals
 from benchmarks.feeding import feed
 from benchmarks.latency import LoadResult
-from benchmarks.loadgen import Load, run_load
+from benchmarks.load import Load
+from benchmarks.loadgen import run_load
 from benchmarks.rivals.options import Options
 from benchmarks.rivals.work import BlockingWork
 from benchmarks.systems import KINDS, System, absence, packed

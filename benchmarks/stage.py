@@ -26,7 +26,8 @@ import psutil
 from benchmarks import machine
 from benchmarks.feeding import feed
 from benchmarks.latency import LoadResult
-from benchmarks.loadgen import Load, Running
+from benchmarks.load import Load
+from benchmarks.loadgen import Running
 from benchmarks.systems import System
 from benchmarks.workloads import World, posts
 from deployments.client import Headrace, HeadraceError

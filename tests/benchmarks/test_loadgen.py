@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from benchmarks.latency import LOST, REFUSED, LoadResult, Trace, summarize
-from benchmarks.loadgen import Load, Running, answer_length, generate, run_load, trace
+from benchmarks.load import Load, answer_length
+from benchmarks.loadgen import Running, generate, run_load, trace
 
 BODY = b'{"ok":true}'
 
