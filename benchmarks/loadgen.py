@@ -1,7 +1,8 @@
 """A load generator for HTTP/1.1, cheap enough to share two cores with what it measures.
 
-Precomputed requests over sockets and epoll, without asyncio (which took 46 us of a core per request where this takes a
-third); of an answer only the status and its length are read. Two ways to load:
+Precomputed requests over sockets and epoll, without asyncio: against an idle server a request takes 9 us of a
+core at 64 connections, where protocols of asyncio took 45. Of an answer only the status and its length are read. Two
+ways to load:
 
 - *closed loop* (`rate_per_s` None): every connection sends its next request when its answer is complete. Shows the rate
   a system saturates at; its latencies are those of a polite client and hide every stall. After a refusal (429) the
