@@ -20,8 +20,12 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.bench_serving
+$(VENV)/bench-installed: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	touch $@
+
+bench: $(VENV)/bench-installed
+	$(BIN)/python -m benchmarks.bench_serving --plot build/serving.png --json build/serving.json
 	$(BIN)/python -m benchmarks.bench_freshness
 
 format: $(VENV)/installed

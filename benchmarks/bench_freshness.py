@@ -33,7 +33,7 @@ import psutil
 
 import learners
 from benchmarks import machine
-from benchmarks.loadgen import summarize
+from benchmarks.latency import summarize
 from benchmarks.systems import System
 from benchmarks.workloads import World, posts
 from deployments.client import AsyncHeadrace, HeadraceError

@@ -1,13 +1,11 @@
-"""The systems that are measured, each in a process and a Ray cluster of its own.
+"""The systems that are measured, each a process of its own with whatever it starts.
 
-    python -m benchmarks.systems headrace --port P --redis URL --folder VERSIONS
-    python -m benchmarks.systems serve    --port P --redis URL --folder VERSIONS
+    python -m benchmarks.systems NAME --port P --redis URL --folder VERSIONS
 
-`headrace` is the whole application (`deployments.app.Run`) with its defaults. `serve` is the rival: default Ray Serve
-around the same `Ranking` (`benchmarks.rival`). A system writes `ready` and stays until it is told to stop.
+`headrace` is the whole application (`deployments.app.Run`) with its defaults; the others are in `benchmarks.rivals`.
 
-`System` starts one as a child with an environment free of Ray's settings, so that neither sees the other's, and ends it
-by its mark (`deployments.processes.sweep`).
+`System` starts one as a child with an environment free of Ray's settings, so that none sees another's, waits until it
+answers a rank, and ends it by its mark (`deployments.processes.sweep`).
 """
 
 import argparse
@@ -19,41 +17,91 @@ import sys
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
+import httpx
 import psutil
 
+from benchmarks.rivals.options import Options, export
 from deployments import processes
 from deployments.app import Run
 from deployments.cluster import ClusterConfig, remove_run_folder
 from deployments.config import Config
+from deployments.ranking import RankConfig
 from features.connect import StoreConfig
 from features.embedded import _free_port
 
 START_S: Final = 180.0
 STOP_S: Final = 30.0
-READY: Final = "ready"
 
-Kind = Literal["headrace", "serve"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What there is to know about a system before it is started."""
+
+    module: str = ""
+    """In `benchmarks.rivals`; empty: Headrace."""
+    function: str = "run"
+    package: str = ""
+    """What must be installed for it, beside what the application needs."""
+    is_floor: bool = False
+    """Whether it answers without ranking."""
+    takes_lists: bool = False
+    """Whether it expects a request in a list of one."""
+
+
+KINDS: Final = {
+    "floor": Kind(module="floor", is_floor=True),
+    "uvicorn-floor": Kind(module="uvicorn", function="run_floor", is_floor=True),
+    "headrace": Kind(),
+    "uvicorn": Kind(module="uvicorn"),
+    "serve": Kind(module="serve"),
+    "mosec": Kind(module="mosec", package="mosec"),
+    "litserve": Kind(module="litserve", package="litserve"),
+    "bentoml": Kind(module="bentoml", package="bentoml", takes_lists=True),
+}
+
+
+def absence(name: str) -> str:
+    """Why a system can't be measured here; empty if it can."""
+    package = KINDS[name].package
+    try:
+        if package:
+            version(package)
+    except PackageNotFoundError:
+        return f"{package} is not installed (pip install -e '.[bench]')"
+    return ""
+
+
+def packed(name: str, bodies: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Bodies as a system expects them."""
+    return tuple(b"[" + body + b"]" for body in bodies) if KINDS[name].takes_lists else bodies
 
 
 class System:
     """A system as a child process: a `with` block in which `port` answers `POST /v1/rank`.
 
     Args:
+        name: One of `KINDS`.
         redis_url: Store to use; it must outlive the block.
-        folder: Where versions are kept; the rival reads its weights from there.
+        folder: Where versions are kept; a rival reads its weights from there.
+        n_rankers: Replicas of Headrace.
     """
 
-    def __init__(self, kind: Kind, *, redis_url: str, folder: Path) -> None:
-        self.kind = kind
+    def __init__(
+        self, name: str, *, redis_url: str, folder: Path, log_decisions: bool = True, n_rankers: int = 1
+    ) -> None:
+        self.name = name
         self.port = _free_port()
         self._arguments = ["--port", str(self.port), "--redis", redis_url, "--folder", str(folder)]
+        self._arguments += ["--rankers", str(n_rankers), *([] if log_decisions else ["--no-decisions"])]
         self._run_id = uuid.uuid4().hex
         self._home = tempfile.TemporaryDirectory(prefix="headrace-bench-")
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -74,16 +122,15 @@ class System:
             "PYTHONPATH": root,  # Ray's workers import `benchmarks` too
             "SPT_NOENV": "1",  # keeps the mark readable, see deployments.cluster
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",  # as Headrace sets it; Ray's 15 would handicap the rival
+            "RAY_worker_niceness": "0",  # as Headrace sets it; Ray's 15 would handicap a rival
         }
         log = Path(self._home.name) / "system.log"
-        with log.open("w") as errors:
+        with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.systems", self.kind, *self._arguments],
+                [sys.executable, "-m", "benchmarks.systems", self.name, *self._arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=errors,
                 stderr=errors,
-                text=True,
                 cwd=root,
                 env=environment,
             )
@@ -99,10 +146,14 @@ class System:
     ) -> None:
         self.stop()
 
+    def processes(self) -> list[psutil.Process]:
+        """All its processes."""
+        return processes.marked_processes(self._run_id)
+
     def cpu_s(self) -> float:
         """Processor time all its processes have used so far, children that ended excepted."""
         total_s = 0.0
-        for process in processes.marked_processes(self._run_id):
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 used = process.cpu_times()
                 total_s += used.user + used.system
@@ -122,46 +173,55 @@ class System:
         remove_run_folder(self._run_id)
         self._home.cleanup()
 
-    def _wait_until_ready(self, process: subprocess.Popen[str], log: Path) -> None:
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline_s = time.monotonic() + START_S
-        while time.monotonic() < deadline_s and process.poll() is None:
-            if (process.stdout.readline() or "").strip() == READY:
-                return
-            time.sleep(0.1)
-        raise RuntimeError(f"{self.kind} did not start; the end of its log:\n{log.read_text()[-3000:]}")
+        (body,) = packed(self.name, (b'{"user":"headrace-ready","candidates":["headrace-ready"]}',))
+        headers = {"content-type": "application/json"}
+        with httpx.Client(timeout=5.0) as client:
+            while time.monotonic() < deadline_s and process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.post(f"{self.url}/v1/rank", content=body, headers=headers).status_code == 200:
+                        return
+                time.sleep(0.1)
+        raise RuntimeError(f"{self.name} did not start; the end of its log:\n{log.read_text()[-3000:]}")
 
 
-def run_headrace(options: argparse.Namespace) -> None:
+def run_headrace(options: Options) -> None:
     """Run the application until told to stop."""
     config = Config(
-        store=StoreConfig(url=options.redis),
+        store=StoreConfig(url=options.redis_url),
         cluster=ClusterConfig(port=options.port),
-        folder=str(options.folder),
+        rank=RankConfig(log_decisions=options.log_decisions),
+        folder=options.folder,
+        n_rankers=options.n_rankers,
     )
     with Run(config), processes.termination() as stop:
-        print(READY, flush=True)
-        stop.wait()
-
-
-def run_rival(options: argparse.Namespace) -> None:
-    """Run default Ray Serve until told to stop."""
-    rival = importlib.import_module("benchmarks.rival")  # imports Ray, whose settings the other system sets first
-    with rival.running(options.port, StoreConfig(url=options.redis), options.folder), processes.termination() as stop:
-        print(READY, flush=True)
         stop.wait()
 
 
 def main() -> None:
     """Run one system."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.systems", description=__doc__.partition("\n")[0])
-    parser.add_argument("kind", choices=("headrace", "serve"))
+    parser.add_argument("name", choices=KINDS)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--redis", required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    options = parser.parse_args()
-    {"headrace": run_headrace, "serve": run_rival}[options.kind](options)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--no-decisions", action="store_true")
+    parser.add_argument("--rankers", type=int, default=1)
+    given = parser.parse_args()
+    options = Options(
+        port=given.port,
+        redis_url=given.redis,
+        folder=given.folder,
+        log_decisions=not given.no_decisions,
+        n_rankers=given.rankers,
+    )
+    export(options)
+    kind = KINDS[given.name]
+    if kind.module:  # most import Ray, whose settings Headrace and its floor make first
+        getattr(importlib.import_module(f"benchmarks.rivals.{kind.module}"), kind.function)(options)
+    else:
+        run_headrace(options)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,20 @@ def deploy(config: Config) -> None:
 
 def _bind(name: str, config: Config, n_replicas: int) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
-    return deployment.options(
-        num_replicas=n_replicas,
-        max_ongoing_requests=MAX_ONGOING,
-        graceful_shutdown_timeout_s=config.cluster.draining_s,
-        health_check_period_s=1.0,
-        health_check_timeout_s=10.0,
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        ray_actor_options={"num_cpus": 0.1},
-    ).bind(config.replica)
+    return deployment.options(**replica_options(config, n_replicas)).bind(config.replica)
+
+
+def replica_options(config: Config, n_replicas: int) -> dict[str, Any]:
+    """How Serve runs a deployment of ours."""
+    return {
+        "num_replicas": n_replicas,
+        "max_ongoing_requests": MAX_ONGOING,
+        "graceful_shutdown_timeout_s": config.cluster.draining_s,
+        "health_check_period_s": 1.0,
+        "health_check_timeout_s": 10.0,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "ray_actor_options": {"num_cpus": 0.1},
+    }
 
 
 class Run:

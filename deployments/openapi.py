@@ -92,7 +92,9 @@ _ANSWERS: Final[dict[str, Any]] = {
     "RankAnswers": _object({"answers": _list({"oneOf": [_ref("RankAnswer"), _ref("Error")]})}),
     "RankBody": {"oneOf": [_ref("RankRequest"), _ref("RankRequests")]},
     "RankResult": {"oneOf": [_ref("RankAnswer"), _ref("RankAnswers")]},
-    "Model": _object(_MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["live"]}}),
+    "Model": _object(
+        _MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["held", "live"]}}
+    ),
     "Item": _object({"id": _TEXT, "counters": _MAP, "attributes": _MAP}),
     "User": _object({"recent": _MAP, "counters": _MAP, "attributes": _MAP}),
 }

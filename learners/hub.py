@@ -8,6 +8,9 @@ killed comes back with exactly what it had acknowledged. Nothing is learned twic
 Replicas long-poll `follow`. They get the deltas since their version while the hub still holds them, else a snapshot.
 What is handed out is put into the object store once and shared by every replica of a node.
 
+`hold` keeps what is committed from the replicas until `release`: to see what publishing costs, or to keep a version in
+place. It is not durable: a hub that restarts publishes again.
+
 The hub does not look inside weights. It runs on one event loop, so no two offers interleave.
 """
 
@@ -15,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Any, Final
 
 import ray
@@ -50,6 +53,8 @@ class ModelHub:
         self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
         self._trained_through_ms = self._full.progress.trained_through_ms if self._full else 0
         self._changed = asyncio.Event()
+        self._is_held = False
+        self._unpublished: deque[Delta] = deque(maxlen=N_DELTAS)
 
     async def version(self) -> int:
         """Number of the current version; 0 before the first commit."""
@@ -75,7 +80,11 @@ class ModelHub:
         self._checkpoints.write(packed, delta.version)
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
         self._checkpoints.compact(self._full)
-        self._publish(delta)
+        self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
+        if self._is_held:
+            self._unpublished.append(delta)
+        else:
+            self._publish(delta)
         return delta.version
 
     async def advance(self, version: int, trained_through_ms: int) -> bool:
@@ -88,8 +97,25 @@ class ModelHub:
             return False
         if trained_through_ms > self._trained_through_ms:
             self._trained_through_ms = trained_through_ms
-            self._wake()
+            if not self._is_held:
+                self._wake()
         return True
+
+    async def hold(self) -> int:
+        """Commit offers from now on without telling replicas; returns the version they stay at.
+
+        A replica that has no version yet gets the newest all the same.
+        """
+        self._is_held = True
+        return await self.version()
+
+    async def release(self) -> int:
+        """Tell replicas what was committed meanwhile, and go on as before; returns the newest version."""
+        self._is_held = False
+        while self._unpublished:
+            self._publish(self._unpublished.popleft())
+        self._wake()
+        return await self.version()
 
     async def follow(self, version: int, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
         """What a replica at `version` lacks; waits until there is something, at most `wait_s`.
@@ -100,10 +126,13 @@ class ModelHub:
         if not self._has_news(version, trained_through_ms):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
+        status = await self.status()
+        if self._is_held_from(version):
+            return {"version": version, "trained_through_ms": trained_through_ms, "status": status, "refs": []}
         return {
             "version": await self.version(),
             "trained_through_ms": self._trained_through_ms,
-            "status": await self.status(),
+            "status": status,
             "refs": self._since(version),
         }
 
@@ -116,7 +145,7 @@ class ModelHub:
             "events": progress.n_events if progress else 0,
             "examples": progress.n_examples if progress else 0,
             "progressive": dict(progress.metrics) if progress else {},
-            "state": "live",
+            "state": "held" if self._is_held else "live",
             "pid": os.getpid(),
         }
 
@@ -124,7 +153,12 @@ class ModelHub:
         """Log positions of the current version: nothing after them may be trimmed."""
         return dict(self._full.progress.positions) if self._full else {}
 
+    def _is_held_from(self, version: int) -> bool:
+        return self._is_held and version > 0
+
     def _has_news(self, version: int, trained_through_ms: int) -> bool:
+        if self._is_held_from(version):
+            return False
         current = self._full.version if self._full else 0
         return current != version or self._trained_through_ms > trained_through_ms
 
@@ -132,7 +166,6 @@ class ModelHub:
         self._deltas[delta.version] = ray.put(snapshots.pack(snapshots.public(delta)))
         while len(self._deltas) > N_DELTAS:
             self._deltas.popitem(last=False)
-        self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
         self._wake()
 
     def _since(self, version: int) -> list["ray.ObjectRef[bytes]"]:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from benchmarks.loadgen import LOST, Load, LoadResult, answer_length, generate, run_load, summarize
+from benchmarks.latency import LOST, REFUSED, LoadResult, Trace, summarize
+from benchmarks.load import Load, answer_length
+from benchmarks.loadgen import Running, generate, run_load, trace
 
 BODY = b'{"ok":true}'
 
@@ -105,6 +108,38 @@ async def test_errors_are_counted_by_status_and_are_no_part_of_the_rate():
     assert result.rate_per_s == pytest.approx(30 / 0.4)
 
 
+async def test_a_refused_client_of_the_closed_loop_pauses_and_its_latency_is_told_apart():
+    """Every other answer of one connection is a 429 after 20 ms: a client that hammers would send 40 requests."""
+    async with tiny_server(
+        lambda number: answer(REFUSED if number % 2 else 200), lambda number: 0.02 if number % 2 else 0.0
+    ) as (port, _):
+        result = await generate(load(port))
+    assert 4 <= result.errors[REFUSED] <= 6
+    assert result.refused_p99_ms is not None and 20 <= result.refused_p99_ms < 40
+    assert result.max_ms < 15
+
+
+async def test_arrivals_of_the_open_loop_do_not_pause_for_a_refusal():
+    async with tiny_server(lambda _: answer(REFUSED)) as (port, _):
+        result = await generate(load(port, rate_per_s=100.0))
+    assert result.errors == {REFUSED: 40}
+    assert math.isnan(result.p99_ms)
+
+
+async def test_rates_follow_each_other_without_a_gap():
+    async with tiny_server() as (port, _):
+        found = await asyncio.to_thread(trace, load(port, rate_per_s=100.0, then=((400.0, 0.2), (50.0, 0.2))))
+    assert [found.summary(*span).n for span in ((-1.0, 0.399), (0.399, 0.599), (0.599, 1.0))] == [40, 80, 10]
+    assert [window.n for window in found.windows(0.399)] == [40, 90]
+
+
+async def test_more_connections_than_select_could_watch():
+    async with tiny_server() as (port, _):
+        result = await generate(load(port, n_connections=600, duration_s=0.3, warmup_s=0.3))
+    assert result.errors == {}
+    assert result.n > 600
+
+
 async def test_a_closed_connection_is_a_lost_request_and_is_opened_again():
     async with tiny_server(lambda number: None if number == 5 else answer()) as (port, server):
         result = await generate(load(port, rate_per_s=50.0))
@@ -117,7 +152,15 @@ async def test_a_server_that_stops_answering_is_told_as_lost_requests():
         result = await generate(load(port, rate_per_s=50.0, drain_s=0.1))
     assert result.n == 20
     assert result.errors == {LOST: 10}
-    assert result.max_ms > 100
+    assert result.max_ms < 100  # latencies are those of answers
+
+
+async def test_a_trace_comes_whole_from_another_process():
+    async with tiny_server() as (port, _):
+        found = await asyncio.to_thread(lambda: Running(load(port, rate_per_s=100.0)).result())
+    assert isinstance(found, Trace)
+    assert (len(found.at_s), set(found.status.tolist())) == (40, {200})
+    assert found.at_s.tolist() == pytest.approx([number / 100.0 for number in range(40)], abs=1e-6)
 
 
 async def test_a_process_of_its_own_gives_the_same_kind_of_result():
@@ -143,7 +186,9 @@ def test_the_length_of_an_answer_needs_its_whole_head():
         answer_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
 
 
-@pytest.mark.parametrize("wrong", [{"bodies": ()}, {"n_connections": 0}, {"duration_s": 0.0}, {"rate_per_s": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"bodies": ()}, {"n_connections": 0}, {"duration_s": 0.0}, {"rate_per_s": -1.0}, {"then": ((1.0, 1.0),)}]
+)
 def test_a_load_that_makes_no_sense_is_refused(wrong: dict[str, object]):
-    with pytest.raises(ValueError, match=r"load needs|rate_per_s"):
+    with pytest.raises(ValueError, match=r"load needs|rate_per_s|then"):
         load(1, **wrong)

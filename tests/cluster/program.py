@@ -1,8 +1,8 @@
 """The whole application in a process of its own, obeying a test: `python -m tests.cluster.program CONFIG_JSON`.
 
 Reads one JSON command a line from standard input, answers each with one JSON line on standard output. The commands are
-what a test can't do from outside: push from inside the cluster, kill an actor, take the store away and bring it back,
-keep every published version.
+what a test can't do from outside: push from inside the cluster, hold versions back, kill an actor, take the store away
+and bring it back, keep every published version.
 """
 
 import importlib
@@ -44,6 +44,10 @@ class Commands:
         pid = self.pid(actor)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def hub(self, method: str) -> Any:
+        """Call a method of the hub that takes nothing."""
+        return self._ray.get(getattr(self._ray.get_actor(ACTORS["hub"]), method).remote())
 
     def store_kill(self) -> str:
         """SIGKILL the private store."""
