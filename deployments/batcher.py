@@ -28,6 +28,8 @@ MEMORY: Final = 0.9  # what a batch before counts for beside the one after it; h
 TREND: Final = 2.0  # a batch that took longer than this many times the expected counts as if it took so: a stall is
 # no trend, and a trend is followed all the same, in a few batches
 
+TURNS: Final = 3  # of the event loop: to read from a socket, to begin a request, to submit it
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -175,6 +177,8 @@ class MicroBatcher(Generic[T, R]):
                 batch = self._take()
                 if batch:
                     await self._run_batch(batch)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
         finally:
             self._drain = None
         self._call_between()

@@ -64,9 +64,10 @@ class EmbeddingTable:
             self._grow(keys)
         return self._index.get(keys)
 
-    def add_means(self, keys_NA: U64, out_ND: F32) -> None:
-        """Add to each output the mean embedding of its present keys."""
-        kernels.add_means(*self._index.slots, keys_NA, self.weight.numpy(), out_ND)
+    @property
+    def arrays(self) -> tuple[U64, I64, F32]:
+        """The table as `learners.kernels` take it; valid until it grows."""
+        return (*self._index.slots, self.weight.numpy())
 
     def adagrad(self, rows_N: Tensor, gradient_ND: Tensor, rate: float) -> None:
         """One step of row-wise Adagrad; each row at most once.

@@ -1,9 +1,13 @@
-"""Compiled loops of the network's front end: from 64-bit keys to rows, and from rows to means.
+"""Compiled loops for scoring: the network but for its two matrix products, which BLAS does better.
+
+`RankingModel.forward` is what these compute, and says why; a test holds them together. For one request, forty operators
+cost five times their arithmetic, and that is what a lone request waits for.
 
 An index is two arrays of one power-of-two length, `slot_key` and `slot_row`, by open addressing and at most half full;
 a slot whose key is 0 is free. Compiled by numba at the first call, cached on disk beside this file.
 
-Legend: N keys, A keys of one mean, R rows, D embedding.
+Legend: B requests, K candidates, N keys, A keys of one mean, R recent items, F dense features, U user features, D
+embedding, P features of a person, H hidden, I inputs of the first layer. A *table* is (slot_key, slot_row, weights).
 """
 
 from typing import Any, Final
@@ -11,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+LOOSE: Final = {"reassoc", "contract", "nsz"}  # sums in any order, so that they become vector instructions
 SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: any pattern of keys leaves one of places
 
 
@@ -46,18 +51,174 @@ def get(slot_key: Any, slot_row: Any, key_N: Any, out_N: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def add_means(slot_key: Any, slot_row: Any, key_NA: Any, weight_RD: Any, out_ND: Any) -> None:
-    """Add to each output the mean of the embeddings of its present keys; nothing where none is."""
-    for n in range(key_NA.shape[0]):
-        n_present = 0
-        for a in range(key_NA.shape[1]):
-            n_present += key_NA[n, a] != 0
-        if n_present:
-            share = np.float32(1.0) / np.float32(n_present)
-            for a in range(key_NA.shape[1]):
-                key = key_NA[n, a]
-                if key != 0:
-                    at = place_of(slot_key, key)
-                    row = slot_row[at] if slot_key[at] != 0 else 0
-                    for d in range(weight_RD.shape[1]):
-                        out_ND[n, d] += share * weight_RD[row, d]
+def row_of(table: Any, key: Any) -> Any:
+    """Row of a key; 0 for an absent or unknown one."""
+    slot_key, slot_row, _ = table
+    if key == 0:
+        return 0
+    at = place_of(slot_key, key)
+    return slot_row[at] if slot_key[at] != 0 else 0
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
+    """Add the mean of the embeddings of the present keys; nothing where none is."""
+    n_present = 0
+    for a in range(len(key_A)):
+        n_present += key_A[a] != 0
+    for a in range(len(key_A)):
+        if key_A[a] != 0:
+            row, share = row_of(table, key_A[a]), np.float32(1.0) / np.float32(n_present)
+            for d in range(len(out_D)):
+                out_D[d] += share * table[2][row, d]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def people(
+    items: Any,
+    contexts: Any,
+    weights: Any,
+    user_dense_BU: Any,
+    recent_key_BR: Any,
+    recent_type_BR: Any,
+    recent_age_BR: Any,
+    context_key_BC: Any,
+    user_key_BA: Any,
+    recent_BRD: Any,
+    logit_BR: Any,
+    query_BJD: Any,
+    offset_BH: Any,
+) -> None:
+    """What is the same for all candidates of a request.
+
+    Args:
+        items, contexts: Tables.
+        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`.
+        recent_BRD: Gets the embeddings of the recent items, as far as there are any.
+        logit_BR: Gets the weights' logits of these.
+        query_BJD: Gets the four vectors that candidates are compared with.
+        offset_BH: Gets what the person adds to the first layer.
+    """
+    place_R, kind_T, age_1, query_PD, person_PH, enter_bias_H = weights
+    n_embedding, n_user = query_BJD.shape[2], user_dense_BU.shape[1]
+    person_P = np.zeros(4 * n_embedding + n_user, dtype=np.float32)
+    for b in range(len(user_dense_BU)):
+        person_P[:] = 0.0
+        n_recent = count(recent_key_BR[b])
+        highest = np.float32(-np.inf)
+        for r in range(n_recent):
+            recent_BRD[b, r] = items[2][row_of(items, recent_key_BR[b, r])]
+            logit = place_R[r] + kind_T[recent_type_BR[b, r]] + age_1[0] * recent_age_BR[b, r]
+            logit_BR[b, r] = logit
+            highest = max(highest, logit)
+        total = np.float32(0.0)
+        for r in range(n_recent):
+            weight = np.exp(logit_BR[b, r] - highest)
+            total += weight
+            for d in range(n_embedding):
+                person_P[d] += weight * recent_BRD[b, r, d]
+        if n_recent:
+            for d in range(n_embedding):
+                person_P[d] /= total
+                person_P[n_embedding + d] = recent_BRD[b, 0, d]
+        add_mean(contexts, context_key_BC[b], person_P[2 * n_embedding : 3 * n_embedding])
+        add_mean(contexts, user_key_BA[b], person_P[3 * n_embedding : 4 * n_embedding])
+        person_P[4 * n_embedding :] = user_dense_BU[b]
+        for j in range(3):
+            query_BJD[b, j] = person_P[j * n_embedding : (j + 1) * n_embedding]
+        query_BJD[b, 3] = 0.0
+        offset_BH[b] = enter_bias_H
+        for p in range(len(person_P)):
+            value = person_P[p]
+            if value != 0.0:
+                for d in range(n_embedding):
+                    query_BJD[b, 3, d] += value * query_PD[p, d]
+                for h in range(offset_BH.shape[1]):
+                    offset_BH[b, h] += value * person_PH[p, h]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def see(
+    items: Any,
+    attributes: Any,
+    scale_F: Any,
+    mask_BK: Any,
+    dense_BKF: Any,
+    item_key_BK: Any,
+    attribute_key_BKA: Any,
+    recent_key_BR: Any,
+    recent_BRD: Any,
+    logit_BR: Any,
+    query_BJD: Any,
+    out_BKI: Any,
+) -> None:
+    """The inputs of the first layer: scaled dense features, the candidate's embedding, and its likenesses."""
+    n_dense, n_embedding = dense_BKF.shape[2], query_BJD.shape[2]
+    start = n_dense + n_embedding
+    alike_R = np.empty(recent_key_BR.shape[1], dtype=np.float32)
+    for b in range(mask_BK.shape[0]):
+        n_recent = count(recent_key_BR[b])
+        for k in range(mask_BK.shape[1]):
+            out_I = out_BKI[b, k]
+            if not mask_BK[b, k]:
+                out_I[:] = 0.0
+                continue
+            for f in range(n_dense):
+                out_I[f] = scale_F[f] * dense_BKF[b, k, f]
+            item_D = items[2][row_of(items, item_key_BK[b, k])]
+            candidate_D = out_I[n_dense:start]
+            candidate_D[:] = item_D
+            add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
+            for j in range(4):
+                out_I[start + j] = dot(candidate_D, query_BJD[b, j])
+            highest = np.float32(-np.inf)
+            for r in range(n_recent):
+                alike_R[r] = dot(item_D, recent_BRD[b, r])
+                highest = max(highest, alike_R[r] + logit_BR[b, r])
+            total = nearest = np.float32(0.0)
+            for r in range(n_recent):
+                weight = np.exp(alike_R[r] + logit_BR[b, r] - highest)
+                total += weight
+                nearest += weight * alike_R[r]
+            out_I[start + 4] = nearest / total if n_recent else np.float32(0.0)
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def enter(hidden_BKH: Any, offset_BH: Any) -> None:
+    """Add what the person adds, then ReLU; in place."""
+    for b in range(hidden_BKH.shape[0]):
+        for k in range(hidden_BKH.shape[1]):
+            for h in range(hidden_BKH.shape[2]):
+                hidden_BKH[b, k, h] = max(hidden_BKH[b, k, h] + offset_BH[b, h], np.float32(0.0))
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def leave(mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, seen_BKI: Any, skip_I1: Any, out_BK: Any) -> None:
+    """ReLU of the second layer, the output, and the linear skip; 0 for padding."""
+    for b in range(mask_BK.shape[0]):
+        for k in range(mask_BK.shape[1]):
+            score = np.float32(0.0)
+            if mask_BK[b, k]:
+                for h in range(len(bias_H)):
+                    score += max(hidden_BKH[b, k, h] + bias_H[h], np.float32(0.0)) * leave_H1[h, 0]
+                for i in range(len(skip_I1)):
+                    score += seen_BKI[b, k, i] * skip_I1[i, 0]
+            out_BK[b, k] = score
+
+
+@njit(cache=True, fastmath=LOOSE)
+def dot(one_D: Any, other_D: Any) -> Any:
+    """Inner product."""
+    total = np.float32(0.0)
+    for d in range(len(one_D)):
+        total += one_D[d] * other_D[d]
+    return total
+
+
+@njit(cache=True)
+def count(key_R: Any) -> Any:
+    """Number of present keys; they come first."""
+    n = 0
+    while n < len(key_R) and key_R[n] != 0:
+        n += 1
+    return n

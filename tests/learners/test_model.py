@@ -9,7 +9,7 @@ import torch
 
 from features.encoding import Inputs, Request
 from features.state import unpack
-from learners.model import Embedded, ModelConfig, RankingModel, mean_of_present
+from learners.model import ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -117,10 +117,13 @@ def test_a_schema_without_attributes_and_context_is_learned_and_scored() -> None
     assert np.isfinite(bare_learner.model.score(inputs)).all()
 
 
-def test_embedding_for_scoring_equals_embedding_for_learning(learner: OnlineLearner) -> None:
-    inputs, model = inputs_of(learner), learner.model
-    places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
-    slow = model.embed(inputs, {name: table.weight for name, table in model.tables.items()}, places)
-    fast = model.embed_now(inputs)
-    for field in fields(Embedded):
-        torch.testing.assert_close(getattr(fast, field.name), getattr(slow, field.name), msg=field.name)
+def test_compiled_scoring_is_the_networks_forward(learner: OnlineLearner) -> None:
+    for n_requests, n_candidates in ((1, 1), (3, 10), (7, 33)):
+        inputs, model = inputs_of(learner, n_requests, n_candidates), learner.model
+        inputs.mask[-1, -1:] = n_candidates == 1  # padding, where there is more than one
+        inputs.recent_key[0] = 0  # somebody without a past
+        places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
+        embedded = model.embed(inputs, {name: table.weight for name, table in model.tables.items()}, places)
+        expected = model(inputs, embedded).detach().numpy()
+        assert n_candidates == 1 or np.ptp(expected) > 0.01
+        np.testing.assert_allclose(model.score(inputs), expected, atol=1e-5, rtol=0)
