@@ -12,8 +12,8 @@ from features.errors import FeatureError
 from features.store import FeatureStore, Record
 
 MAX_QUEUED: Final = 4096
-BATCH: Final = 32  # longer pipelines were measured to lift the read p99 of bystanders
-PAUSE_S: Final = 0.02
+BATCH: Final = 8  # what is sent at once is read by the store at once, and a ranking that reads meanwhile waits for it
+PAUSE_S: Final = 0.005
 RETRY_S: Final = 0.5
 
 logger = logging.getLogger(__name__)
