@@ -50,7 +50,7 @@ class Projection:
         count: Entries read per log partition at once.
     """
 
-    def __init__(self, store: FeatureStore, schema: Schema, *, count: int = 2000) -> None:
+    def __init__(self, store: FeatureStore, schema: Schema, *, count: int = 64) -> None:
         self._store = store
         self._count = count
         self._schema = schema

@@ -23,6 +23,9 @@ from features.store import Applied, Record, RowListener
 ClockMode = Literal["wall", "event"]
 
 TIMEOUT_S: Final = 2.0
+PARTITIONS_AT_ONCE: Final = (
+    8  # of the log in one read: a fifth of a second of 1,000 decisions/s takes 0.4 ms of the server
+)
 STRANGER: Final = b""
 
 
@@ -91,17 +94,24 @@ class RedisStore:
         return values[: len(users)], values[len(users) :]
 
     async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
-        """Entries after the positions. A read that waits has a connection of its own, so it holds up nobody."""
-        block = ("BLOCK", max(1, round(block_s * 1000))) if block_s > 0 else ()
-        starts = [str(positions.get(partition, START)) for partition in self._partitions]
-        reply = await self._node.call(
-            "XREAD", "COUNT", count, *block, "STREAMS", *self._partition_of_log, *starts, wait_s=block_s
-        )
-        return [
-            _entry(entry_id, fields, self._partition_of_log[log])
-            for log, rows in reply or ()
-            for entry_id, fields in rows
-        ]
+        """Entries after the positions, a few partitions at a time: the server does nothing else while it reads.
+
+        A read that waits has a connection of its own, so it holds up nobody.
+        """
+        if block_s > 0:
+            wait = ("XREAD", "COUNT", 1, "BLOCK", max(1, round(block_s * 1000)))
+            if not await self._node.call(*wait, *self._streams(self._partitions, positions), wait_s=block_s):
+                return []
+        entries: list[Entry] = []
+        for start in range(0, len(self._partitions), PARTITIONS_AT_ONCE):
+            some = self._partitions[start : start + PARTITIONS_AT_ONCE]
+            reply = await self._node.call("XREAD", "COUNT", count, *self._streams(some, positions))
+            entries += [
+                _entry(entry_id, fields, self._partition_of_log[log])
+                for log, rows in reply or ()
+                for entry_id, fields in rows
+            ]
+        return entries
 
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry."""
@@ -158,6 +168,10 @@ class RedisStore:
     async def close(self) -> None:
         """Release connections."""
         await self._node.close()
+
+    def _streams(self, partitions: Sequence[int], positions: Positions) -> Command:
+        starts = [str(positions.get(partition, START)) for partition in partitions]
+        return ("STREAMS", *map(self.keys.log, partitions), *starts)
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._node.pipeline(commands)

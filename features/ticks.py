@@ -14,7 +14,7 @@ from features.events import Entry, Positions
 from features.store import FeatureStore
 
 TICK_MS: Final = 200
-READ_COUNT: Final = 256  # entries per partition and read: bounds memory when a reader is far behind
+READ_COUNT: Final = 64  # entries per partition and read: bounds memory when a reader is far behind
 
 
 @dataclass(frozen=True, slots=True)
