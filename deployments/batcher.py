@@ -28,7 +28,8 @@ MEMORY: Final = 0.9  # what a batch before counts for beside the one after it; h
 TREND: Final = 2.0  # a batch that took longer than this many times the expected counts as if it took so: a stall is
 # no trend, and a trend is followed all the same, in a few batches
 
-TURNS: Final = 3  # of the event loop: to read from a socket, to begin a request, to submit it
+TURNS: Final = 3  # of the event loop between two batches: to read from a socket, to begin a request, to submit it.
+# Without them whoever arrived while a batch computed would miss the next one: many small batches, at twice the latency
 
 logger = logging.getLogger(__name__)
 

@@ -164,8 +164,14 @@ async def test_thousands_that_hang_up_midway_stall_nobody(program: Program) -> N
     for head in (waiting, uploading) * 8:
         await asyncio.gather(*(hang_up(program.port, head) for _ in range(150)))
     async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{program.port}", timeout=2) as client:
-        answers = await asyncio.gather(*(client.get("/v1/rank") for _ in range(50)))
-    assert {answer.status_code for answer in answers} == {200}
+        async with asyncio.timeout(10):  # so many at once are shed, and for a second after
+            while True:
+                answers = await asyncio.gather(*(client.get("/v1/rank") for _ in range(50)))
+                found = {answer.status_code for answer in answers}
+                assert found <= {200, 429}
+                if found == {200}:
+                    break
+                await asyncio.sleep(0.2)
 
 
 def test_only_the_token_guarded_ports_listen_beyond_loopback(program: Program) -> None:
