@@ -50,6 +50,7 @@ OPENED: Final = ("headrace", "uvicorn", "mosec", "floor")  # systems that meet f
 N_EVENTS: Final = 20_000
 N_BODIES: Final = 512
 WARMUP_S: Final = 0.5
+CALM_S: Final = 1.5  # after a load that was shed: HAProxy keeps to its second limit for a second
 SETTLE_S: Final = 2.0  # of load after a start, for caches and for what frameworks tune by themselves
 
 
@@ -125,6 +126,8 @@ class Asked:
         before_s, began_s = self._system.cpu_s(), time.monotonic()
         result = self.load(n_candidates, warmup_s=WARMUP_S, **options)
         ratio = (self._system.cpu_s() - before_s) / (time.monotonic() - began_s)
+        if 429 in result.errors:
+            time.sleep(CALM_S)
         self._found.results.setdefault(key, []).append(result)
         self._found.busy_ratios.setdefault(key, []).append(ratio)
         self._found.others_ratios.append(self._neighbours.ratio())

@@ -34,8 +34,8 @@ from features.encoding import Inputs
 from features.errors import StoreUnavailable
 from learners.projector import get_projector
 
-MAX_BATCH: Final = 16  # at 100 candidates a forward of about 2 ms; larger ones gain little and cost the tail
-MAX_COST: Final = MAX_BATCH * (REQUEST_COST + 100)  # the same 5 ms, whatever the requests are made of
+MAX_BATCH: Final = 16  # at 100 candidates encoding and scoring take 1.5 ms; larger ones gain little and cost the tail
+MAX_COST: Final = MAX_BATCH * (REQUEST_COST + 100)  # about the same time, whatever the requests are made of
 MAX_DEPTH: Final = 2048
 BARRIER_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 1.0  # longer than any stall of a busy machine; beyond it an answer without features is better

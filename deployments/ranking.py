@@ -34,6 +34,7 @@ SCORE_DIGITS: Final = 6  # after the point; a float32 has not more, and all of a
 MAX_DEADLINE_MS: Final = 60_000
 REQUEST_COST: Final = 50  # what a request costs beside its candidates, in candidates; see `request_cost`
 MAX_LOGGED: Final = 50  # shown items a decision keeps
+FOLLOW_AGAIN_S: Final = 1.0
 PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
 
 logger = logging.getLogger(__name__)
@@ -183,9 +184,9 @@ class Ranking:
         while True:
             try:
                 await self._store.follow_rows(self._rows)
-            except StoreUnavailable as error:
+            except FeatureError as error:
                 logger.warning("rows go by their age: %s", error)
-                await asyncio.sleep(PROBE_S)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
 
     @property
     def n_cached(self) -> int:

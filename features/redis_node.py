@@ -66,14 +66,7 @@ class RedisNode:
         self.address = url.rpartition("@")[2].rpartition("://")[2]
         self._url = url
         self._timeout_s = timeout_s
-        self._pool = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=timeout_s,
-            # The client's own retries would append a second time what was applied before the reply got lost.
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._pool = _connections(url, timeout_s, protocol=2)
 
     async def pipeline(self, commands: Sequence[Command], *, wait_s: float = 0.0) -> list[Any]:
         """Run commands in order, 32 at a time; once the connection is lost the rest is not sent.
@@ -112,13 +105,7 @@ class RedisNode:
         Raises:
             StoreUnavailable: When the connection is lost.
         """
-        pool = ConnectionPool.from_url(
-            self._url,
-            protocol=3,
-            socket_timeout=None,
-            socket_connect_timeout=self._timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        pool = _connections(self._url, self._timeout_s, protocol=3)  # only the third speaks unasked
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await pool.get_connection()  # type: ignore[no-untyped-call]
@@ -233,6 +220,17 @@ async def _exchange(connection: AbstractConnection, commands: Sequence[Command],
             replies.append(await connection.read_response())
         except ResponseError as error:
             replies.append(error)
+
+
+def _connections(url: str, timeout_s: float, protocol: int) -> ConnectionPool:
+    return ConnectionPool.from_url(
+        url,
+        protocol=protocol,
+        socket_timeout=None,
+        socket_connect_timeout=timeout_s,
+        # The client's own retries would append a second time what was applied before the reply got lost.
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 async def _as_is(message: list[Any]) -> list[Any]:

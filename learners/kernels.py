@@ -74,6 +74,18 @@ def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
+    """Add the mean of the values, weighted by the softmax of the logits."""
+    highest, total = logit_R.max(), np.float32(0.0)
+    for r in range(len(logit_R)):
+        total += np.exp(logit_R[r] - highest)
+    for r in range(len(logit_R)):
+        share = np.exp(logit_R[r] - highest) / total
+        for d in range(len(out_D)):
+            out_D[d] += share * value_RD[r, d]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
 def people(
     items: Any,
     contexts: Any,
@@ -105,22 +117,12 @@ def people(
     for b in range(len(user_dense_BU)):
         person_P[:] = 0.0
         n_recent = count(recent_key_BR[b])
-        highest = np.float32(-np.inf)
         for r in range(n_recent):
             recent_BRD[b, r] = items[2][row_of(items, recent_key_BR[b, r])]
-            logit = place_R[r] + kind_T[recent_type_BR[b, r]] + age_1[0] * recent_age_BR[b, r]
-            logit_BR[b, r] = logit
-            highest = max(highest, logit)
-        total = np.float32(0.0)
-        for r in range(n_recent):
-            weight = np.exp(logit_BR[b, r] - highest)
-            total += weight
-            for d in range(n_embedding):
-                person_P[d] += weight * recent_BRD[b, r, d]
+            logit_BR[b, r] = place_R[r] + kind_T[recent_type_BR[b, r]] + age_1[0] * recent_age_BR[b, r]
         if n_recent:
-            for d in range(n_embedding):
-                person_P[d] /= total
-                person_P[n_embedding + d] = recent_BRD[b, 0, d]
+            add_weighted(logit_BR[b, :n_recent], recent_BRD[b], person_P[:n_embedding])
+            person_P[n_embedding : 2 * n_embedding] = recent_BRD[b, 0]
         add_mean(contexts, context_key_BC[b], person_P[2 * n_embedding : 3 * n_embedding])
         add_mean(contexts, user_key_BA[b], person_P[3 * n_embedding : 4 * n_embedding])
         person_P[4 * n_embedding :] = user_dense_BU[b]

@@ -57,6 +57,7 @@ def test_an_event_is_answered_for_by_weights_trained_through_it(application: App
         return bool(model["trained_through_ms"] > receipt["log_ms"] and model["version"] > 0)
 
     eventually(is_answered_for, "an answer from weights trained through the event")
+    assert application.get("/v1/model")["trained_through_ms"] > receipt["log_ms"]
 
 
 def test_a_held_version_answers_until_the_hub_releases_what_it_committed_meanwhile(application: Application) -> None:

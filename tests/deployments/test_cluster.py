@@ -235,9 +235,11 @@ def test_a_killed_haproxy_comes_back(program: Program, client: httpx.Client) -> 
         except httpx.TransportError:
             return False
 
+    killed = {process.pid for process in haproxies(program.run_id)}
     for process in haproxies(program.run_id):
         process.kill()
     until(answers, within_s=30)
+    assert killed.isdisjoint(process.pid for process in haproxies(program.run_id))
 
 
 def test_ctrl_c_leaves_nothing_behind(program: Program) -> None:
