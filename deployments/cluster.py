@@ -134,6 +134,8 @@ def ray_environment(host: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs every worker at niceness 15; replicas belong before learners, which lower themselves.
         "RAY_worker_niceness": "0",
+        # A slate is too small to be worth a second thread, and the replica has no core for one.
+        "OPENBLAS_NUM_THREADS": "1",
         # Ray's ports run what they are sent, and one per replica listens on every interface whatever one says. What
         # guards them is the token (~/.ray/auth_token, made by the first start); said here so that it is never off.
         "RAY_AUTH_MODE": "token",

@@ -13,7 +13,7 @@ from features.store import FeatureStore, Record
 
 MAX_QUEUED: Final = 4096
 BATCH: Final = 8  # what is sent at once is read by the store at once, and a ranking that reads meanwhile waits for it
-PAUSE_S: Final = 0.005
+PAUSE_S: Final = 0.01
 RETRY_S: Final = 0.5
 
 logger = logging.getLogger(__name__)

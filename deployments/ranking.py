@@ -231,7 +231,7 @@ class Ranking:
                 stale.update(dict.fromkeys(request.candidates[k] for k in at.tolist()))
             states = await self._load(ids, list(stale))
             for b, found in enumerate(rows):
-                if not found.all():  # some were of no item that was known here
+                if np.count_nonzero(found) < len(found):  # some were of no item that was known here
                     rows[b] = self._rows.table.find(requests[b].candidates)
             users = {user: self._unpack(user, state) for user, state in zip(ids, states, strict=True)}
             known = [users[request.user] for request in requests]
@@ -308,6 +308,6 @@ class Ranking:
             request.context,
             [request.candidates[k] for k in shown],
             propensities[:MAX_LOGGED],
-            dense[shown].astype(np.float16).tobytes(),
+            dense.take(shown, axis=0).astype(np.float16).tobytes(),
         )
         return decision_record(logged, known.packed, self._store.keys)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features import kernels
 from features.item_table import UNKNOWN, ItemTable, attribute_inputs
-from features.schema import Schema, bucket, duration, hash64
+from features.schema import Group, Schema, bucket, duration, hash64
 from features.state import Recent, UserState
 
 NO_AGE: Final = 2.0  # where there is nothing to have an age: that of 15 years
@@ -114,25 +114,26 @@ class Encoder:
         Args:
             found: Rows of each request's candidates, if the caller knows them already.
         """
-        n_candidates = max(len(request.candidates) for request in requests)
-        rows_BK = np.full((len(requests), n_candidates), UNKNOWN, dtype=np.int64)
+        if found is None:
+            found = [table.find(request.candidates) for request in requests]
+        n_candidates = max(map(len, found))
+        rows_BK = np.zeros((len(requests), n_candidates), dtype=np.int64)
         mask_BK = np.zeros(rows_BK.shape, dtype=bool)
-        for b, request in enumerate(requests):
-            n = len(request.candidates)
-            rows_BK[b, :n] = table.find(request.candidates) if found is None else found[b]
-            mask_BK[b, :n] = True
+        for b, rows in enumerate(found):
+            rows_BK[b, : len(rows)] = rows
+            mask_BK[b, : len(rows)] = True
         key_BK = table.key[rows_BK]
-        for b, k in zip(*np.nonzero((rows_BK == UNKNOWN) & mask_BK), strict=True):
-            key_BK[b, k] = hash64(requests[b].candidates[k])
-        before_BP = np.stack([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
+        for b, rows in enumerate(found):
+            if np.count_nonzero(rows) < len(rows):  # `UNKNOWN` is 0
+                for k in np.flatnonzero(rows == UNKNOWN).tolist():
+                    key_BK[b, k] = hash64(requests[b].candidates[k])
+        before_BP = np.array([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
         return self.assemble(Slates(requests, mask_BK, key_BK, table.fixed, rows_BK, table.successors, before_BP))
 
-    def rows_before(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> I64:
+    def rows_before(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> list[int]:
         """Rows [P] of the items whose successors matter to a user at an instant; padded with `UNKNOWN`."""
-        rows_P = np.zeros(self.schema.successor_span, dtype=np.int64)
-        for place, item in enumerate(table.predecessors(recent, now_ms)):
-            rows_P[place] = table.rows.get(item, UNKNOWN)
-        return rows_P
+        rows = [table.rows.get(item, UNKNOWN) for item in table.predecessors(recent, now_ms)]
+        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
 
     def assemble(self, slates: Slates) -> Inputs:
         """Model inputs; every counter decayed to its request's instant."""
@@ -160,18 +161,21 @@ class Encoder:
         kernels.ages(rows_BK, now_B, items["first_ms"], items["last_ms"], NO_AGE, at["ages"], dense_BKF)
         kernels.seen(key_BK, now_B, recent.key, recent.ms, NO_AGE, at["seen"], dense_BKF)
         kernels.numbers(rows_BK, items["number"], at["numbers"], dense_BKF)
-        if not slates.mask.all():
+        if np.count_nonzero(slates.mask) < slates.mask.size:
             dense_BKF[~slates.mask] = 0.0
-        age_s = np.maximum(now_B[:, None] - recent.ms, 0) / 1000.0
+        attribute_BKA = np.empty((*rows_BK.shape, items["attribute_key"].shape[1]), dtype=np.uint64)
+        kernels.gather(rows_BK, items["attribute_key"], attribute_BKA)
+        recent_age_BR = np.zeros(recent.key.shape, dtype=np.float32)
+        kernels.recency(now_B, recent.key, recent.ms, recent_age_BR)
         return Inputs(
             slates.mask,
             dense_BKF,
             user_dense_BU,
             key_BK,
-            items["attribute_key"][rows_BK],
+            attribute_BKA,
             recent.key,
             recent.type,
-            np.where(recent.key != 0, np.log1p(age_s) / 10.0, 0.0).astype(np.float32),
+            recent_age_BR,
             self._context_keys(contexts),
             user_key_BA,
         )
@@ -196,13 +200,11 @@ class Encoder:
         chosen = np.empty((len(contexts), len(self._decay_per_ms)), dtype=np.int64)
         at = len(self._plain)
         chosen[:, :at] = self._plain
-        for group in self._split:
-            n = len(group.half_lives_ms)
+        for group, options in self._split:
+            n = options.shape[1]
             for b, context in enumerate(contexts):
                 place = bucket(group, context)
-                chosen[b, at : at + n] = (
-                    -1 if place is None else range(group.start + place * n, group.start + place * n + n)
-                )
+                chosen[b, at : at + n] = options[-1 if place is None else place]
             at += n
         return chosen
 
@@ -214,17 +216,15 @@ class Encoder:
             else self._no_attributes
             for request in requests
         ]
-        key_BA, number_BM = (np.stack(part) for part in zip(*inputs, strict=True))
+        key_BA, number_BM = np.array([keys for keys, _ in inputs]), np.array([numbers for _, numbers in inputs])
         shape = (n, N_RECENT)
         recent = _RecentArrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
         for b, request in enumerate(requests):
             latest = request.user.recent[:N_RECENT]
             if latest:
-                items, types, instants = zip(*latest, strict=True)
-                recent.key[b, : len(latest)] = [_key_of(item) for item in items]
-                recent.type[b, : len(latest)] = types
-                recent.type[b, : len(latest)] += 1
-                recent.ms[b, : len(latest)] = instants
+                recent.key[b, : len(latest)] = [_key_of(item) for item, _, _ in latest]
+                recent.type[b, : len(latest)] = [kind + 1 for _, kind, _ in latest]
+                recent.ms[b, : len(latest)] = [ms for _, _, ms in latest]
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:
@@ -268,8 +268,13 @@ class Encoder:
 _key_of = lru_cache(maxsize=1 << 16)(hash64)  # the same few items come up in everybody's last minutes
 
 
-def _values(schema: Schema) -> tuple[I64, list[Any]]:
-    plain = [g for g in schema.item_groups if g.counter.split is None]
-    split = [g for g in schema.item_groups if g.counter.split is not None]
-    places = [np.arange(g.start, g.start + g.n_values) for g in plain]
-    return np.concatenate(places) if places else np.zeros(0, dtype=np.int64), split
+def _values(schema: Schema) -> tuple[I64, list[tuple[Group, I64]]]:
+    """Columns of the plain counters' values, and of each split counter's by bucket; the row after the last is -1."""
+    groups = [(group, np.arange(group.start, group.start + group.n_values)) for group in schema.item_groups]
+    plain = [columns for group, columns in groups if group.counter.split is None]
+    split = [
+        (group, np.vstack([columns.reshape(group.counter.n_buckets, -1), np.full(len(group.half_lives_ms), -1)]))
+        for group, columns in groups
+        if group.counter.split is not None
+    ]
+    return np.concatenate(plain) if plain else np.zeros(0, dtype=np.int64), split

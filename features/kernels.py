@@ -63,6 +63,24 @@ def numbers(rows_BK: Any, number_NM: Any, start: int, out_BKF: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
+def gather(rows_BK: Any, key_NA: Any, out_BKA: Any) -> None:
+    """Each candidate's attribute keys."""
+    for b in range(rows_BK.shape[0]):
+        for k in range(rows_BK.shape[1]):
+            for a in range(key_NA.shape[1]):
+                out_BKA[b, k, a] = key_NA[rows_BK[b, k], a]
+
+
+@njit(cache=True, error_model="numpy")
+def recency(now_B: Any, recent_BR: Any, recent_ms_BR: Any, out_BR: Any) -> None:
+    """How long ago each recent item was; 0 where there is none."""
+    for b in range(recent_BR.shape[0]):
+        for r in range(recent_BR.shape[1]):
+            if recent_BR[b, r] != 0:
+                out_BR[b, r] = damped(now_B[b] - recent_ms_BR[b, r])
+
+
+@njit(cache=True, error_model="numpy")
 def seen(key_BK: Any, now_B: Any, recent_BR: Any, recent_ms_BR: Any, no_age: float, start: int, out_BKF: Any) -> None:
     """Two features from `start`: how often the recent items hold the candidate, log(1 + n), and how long ago last."""
     n_candidates = key_BK.shape[1]

@@ -67,6 +67,7 @@ class RedisNode:
         self._url = url
         self._timeout_s = timeout_s
         self._pool = _connections(url, timeout_s, protocol=2)
+        self._idle: list[AbstractConnection] = []
 
     async def pipeline(self, commands: Sequence[Command], *, wait_s: float = 0.0) -> list[Any]:
         """Run commands in order, 32 at a time; once the connection is lost the rest is not sent.
@@ -187,8 +188,7 @@ class RedisNode:
     async def _run(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
         replies: list[Any] = []
         try:
-            async with asyncio.timeout(self._timeout_s):
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            connection = await self._take()
         except LOST as error:
             return [self._lost(error)] * len(commands)
         try:
@@ -198,12 +198,23 @@ class RedisNode:
         except BaseException as error:
             # Replies still under way would be taken for those of the next command.
             await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
             if not isinstance(error, LOST):
                 raise
-            replies += [self._lost(error)] * (len(commands) - len(replies))
-        finally:
-            await self._pool.release(connection)
+            return replies + [self._lost(error)] * (len(commands) - len(replies))
+        self._idle.append(connection)
         return replies
+
+    async def _take(self) -> AbstractConnection:
+        """A connection that is ready: one just used, without the pool, whose bookkeeping costs as much as a read."""
+        while self._idle:
+            connection = self._idle.pop()
+            if await _is_ready(connection):
+                return connection
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+        async with asyncio.timeout(self._timeout_s):
+            return await self._pool.get_connection()  # type: ignore[no-any-return, no-untyped-call]
 
     def _lost(self, error: BaseException) -> FeatureError:
         if isinstance(error, AuthenticationError):
@@ -220,6 +231,14 @@ async def _exchange(connection: AbstractConnection, commands: Sequence[Command],
             replies.append(await connection.read_response())
         except ResponseError as error:
             replies.append(error)
+
+
+async def _is_ready(connection: AbstractConnection) -> bool:
+    """Whether the server has neither hung up nor said anything unasked."""
+    try:
+        return connection.is_connected and not await connection.can_read()
+    except LOST:
+        return False
 
 
 def _connections(url: str, timeout_s: float, protocol: int) -> ConnectionPool:

@@ -51,6 +51,8 @@ class EmbeddingTable:
         self.accumulator = torch.zeros(capacity)
         self.key = np.zeros(capacity, dtype=np.uint64)
         self._is_touched = np.zeros(capacity, dtype=bool)
+        self.arrays: tuple[U64, I64, F32] = (*self._index.slots, self.weight.numpy())
+        """The table as `learners.kernels` take it, by the same memory; another one once it has grown."""
         self.weight[FALLBACK] = torch.from_numpy(noise(self.key[:1], self.n_embedding)[0])
         self._is_touched[FALLBACK] = True
 
@@ -63,11 +65,6 @@ class EmbeddingTable:
         if grow:
             self._grow(keys)
         return self._index.get(keys)
-
-    @property
-    def arrays(self) -> tuple[U64, I64, F32]:
-        """The table as `learners.kernels` take it; valid until it grows."""
-        return (*self._index.slots, self.weight.numpy())
 
     def adagrad(self, rows_N: Tensor, gradient_ND: Tensor, rate: float) -> None:
         """One step of row-wise Adagrad; each row at most once.
@@ -147,6 +144,7 @@ class EmbeddingTable:
             yield
         self._index = index
         self.weight, self.accumulator, self.key, self._is_touched = weight, accumulator, key, is_touched
+        self.arrays = (*index.slots, weight.numpy())
 
 
 class KeyIndex:

@@ -187,11 +187,9 @@ class RankingModel(nn.Module):
             query_BJD,
             seen_BKI,
         )
-        with torch.inference_mode():
-            hidden_NH = torch.from_numpy(seen_BKI).view(-1, seen_BKI.shape[2]) @ self.enter
-            hidden_BKH = hidden_NH.numpy().reshape(n_requests, n_candidates, n_hidden)
-            kernels.enter(hidden_BKH, offset_BH)
-            hidden_BKH = (hidden_NH @ self.middle).numpy().reshape(n_requests, n_candidates, n_hidden)
+        hidden_BKH = seen_BKI @ w["enter"]
+        kernels.enter(hidden_BKH, offset_BH)
+        hidden_BKH = hidden_BKH @ w["middle"]
         kernels.leave(inputs.mask, hidden_BKH, w["middle_bias"], w["leave"], seen_BKI, w["skip"], scores)
         return scores
 

@@ -54,7 +54,7 @@ class PendingBatch:
         key_K[1:][rows == UNKNOWN] = stand_in_keys[rows == UNKNOWN]
         key_K[0] = key_K[0] or hash64(event.item)
         _copy(table.fixed, rows_K, self._fixed_BK[b])
-        rows_P = self._encoder.rows_before(table, user.recent, event.ts_ms)
+        rows_P = np.array(self._encoder.rows_before(table, user.recent, event.ts_ms))
         _copy(table.successors, rows_P, self._successors_BPS[b])
         self._requests.append(Request(user, event.context, event.ts_ms, ()))
 

@@ -170,4 +170,4 @@ def test_popularity_ranks_by_decayed_counts() -> None:
 def test_rows_before_are_padded_with_unknown() -> None:
     items = table()
     rows = ENCODER.rows_before(items, [("b", 0, NOW_MS), ("zz", 0, NOW_MS)], NOW_MS)
-    assert rows.tolist() == [items.rows["b"], UNKNOWN, UNKNOWN]
+    assert rows == [items.rows["b"], UNKNOWN, UNKNOWN]
