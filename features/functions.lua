@@ -191,15 +191,18 @@ local function commit_rows(keys, args)
   local positions = keys[1]
   local expected_end = 2 + 2 * args[1]
   local reached_end = expected_end + 2 * args[2]
-  for index = 3, expected_end, 2 do
-    local stored = redis.call('HGET', positions, args[index]) or '0-0'
-    if stored ~= args[index + 1] then
+  local partitions = {}
+  for index = 3, expected_end, 2 do partitions[#partitions + 1] = args[index] end
+  local stored = #partitions > 0 and redis.call('HMGET', positions, unpack(partitions)) or {}
+  for place, partition in ipairs(partitions) do
+    local at, expected = stored[place] or '0-0', args[2 + 2 * place]
+    if at ~= expected then
       return redis.error_reply(string.format('HRCONFLICT %s: log partition %s is at %s, expected %s; reload and go on',
-        positions, args[index], stored, args[index + 1]))
+        positions, partition, at, expected))
     end
   end
-  for index = expected_end + 1, reached_end, 2 do
-    redis.call('HSET', positions, args[index], args[index + 1])
+  for first = expected_end + 1, reached_end, 1000 do -- a call takes 8,000 arguments at most
+    redis.call('HSET', positions, unpack(args, first, math.min(first + 999, reached_end)))
   end
   for index = 2, #keys do
     redis.call('SET', keys[index], args[reached_end + index - 1])

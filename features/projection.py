@@ -12,7 +12,6 @@ partition's rows take only what lies beyond their own.
 It knows no Ray. One projection holds every item it has met: memory grows with the catalogue.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -56,6 +55,7 @@ class Projection:
         self._schema = schema
         self._table = ItemTable(schema)
         self._stored: list[Positions] = []
+        self._waiting: list[int] = []  # item partitions, the one committed longest ago first
         self._is_even = True
         self._reader = TickReader(store, {})
         self.reached: Positions = {}
@@ -64,17 +64,19 @@ class Projection:
     async def load(self) -> None:
         """Forget everything and start from what the store says."""
         self._stored = await self._store.projected()
+        self._waiting = list(range(len(self._stored)))
         self._table = ItemTable(self._schema)
         partitions = {partition for positions in self._stored for partition in positions}
         self.reached = {p: min(stored.get(p, START) for stored in self._stored) for p in partitions}
         self._is_even = all(stored == self.reached for stored in self._stored)
         self._reader = TickReader(self._store, self.reached, tick_ms=1, count=self._count)
 
-    async def advance(self, *, block_s: float = 0.0, everywhere: bool = True) -> int:
+    async def advance(self, *, block_s: float = 0.0, n_untouched: int | None = None) -> int:
         """Read, fold and commit once; entries of the current millisecond wait for the next call.
 
         Args:
-            everywhere: Also move the positions of item partitions of which nothing was touched.
+            n_untouched: How many item partitions of which nothing was touched get their positions all the same, those
+                that waited longest first; None: all of them.
         Returns:
             Number of entries folded.
         Raises:
@@ -85,7 +87,7 @@ class Projection:
         await self._fold(entries)
         for entry in entries:
             self.reached[entry.partition] = entry.id
-        await self._commit(everywhere)
+        await self._commit(n_untouched)
         self.n_entries += len(entries)
         return len(entries)
 
@@ -134,21 +136,17 @@ class Projection:
             _, rows = await self._store.read([], missing)
             self._table.load(missing, rows)
 
-    async def _commit(self, everywhere: bool) -> None:
+    async def _commit(self, n_untouched: int | None) -> None:
+        """Commit one item partition after the other: the store answers readers in between."""
         touched: dict[int, dict[str, bytes]] = {}
         for row in self._table.touched:
             item = self._table.ids[row]
             touched.setdefault(self._store.keys.item_partition(item), {})[item] = self._table.pack(row)
-        due = [
-            partition
-            for partition, stored in enumerate(self._stored)
-            if partition in touched or (everywhere and stored != self.reached)
-        ]
-        commits = (self._commit_partition(partition, touched.get(partition, {})) for partition in due)
-        # All of them end before anything is loaded anew: one that is still under way would move what was loaded.
-        failures = [failure for failure in await asyncio.gather(*commits, return_exceptions=True) if failure]
-        if failures:
-            raise failures[0]
+        lagging = [p for p in self._waiting if p not in touched and self._stored[p] != self.reached]
+        for partition in [*touched, *lagging[:n_untouched]]:
+            await self._commit_partition(partition, touched.get(partition, {}))
+            self._waiting.remove(partition)
+            self._waiting.append(partition)
         self._table.touched.clear()
         self._is_even = self._is_even or all(stored == self.reached for stored in self._stored)
 

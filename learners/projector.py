@@ -6,6 +6,7 @@ ranking under the event clock waits at.
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import Any, Final
@@ -22,7 +23,7 @@ from learners.hub import get_hub
 
 PROJECTOR_NAME: Final = "headrace-projector"
 FLUSH_S: Final = 0.1  # with the replica's cache of 0.25 s rows stay within 0.5 s of the log
-EVENLY_S: Final = 2.0  # untouched item partitions get their positions this often: bounds what is read after a crash
+EVENLY_S: Final = 2.0  # in this time every item partition gets its positions: bounds what is read after a crash
 RETRY_S: Final = 0.25
 READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
 TRIM_S: Final = 5.0
@@ -84,13 +85,11 @@ class Projector:
             await asyncio.sleep(RETRY_S)
 
     async def _project(self) -> None:
-        even_s = time.monotonic()
+        # A few at a time: all of them at once would keep rankings waiting for their reads.
+        n_untouched = math.ceil(self._store.keys.n_partitions * FLUSH_S / EVENLY_S)
         while True:
             started_s = time.monotonic()
-            is_even_due = started_s - even_s >= EVENLY_S
-            n_entries = await self._projection.advance(block_s=FLUSH_S, everywhere=is_even_due)
-            if is_even_due:
-                even_s = started_s
+            n_entries = await self._projection.advance(block_s=FLUSH_S, n_untouched=n_untouched)
             if n_entries:
                 self._committed = dict(self._projection.reached)
                 self._moved.set()

@@ -101,11 +101,24 @@ async def test_two_projectors_never_both_count_an_entry() -> None:
     assert await rows(store) == before
 
 
+async def test_untouched_partitions_get_their_positions_in_turn() -> None:
+    store = await filled_store(keys=Keys(n_partitions=16))
+    projection = Projection(store, SCHEMA)
+    await projection.load()
+    await projection.advance(n_untouched=0)
+    n_lagging = []
+    for _ in range(17):
+        n_lagging.append(sum(positions != projection.reached for positions in await store.projected()))
+        await projection.advance(n_untouched=1)
+    assert n_lagging == sorted({*range(n_lagging[0] + 1)}, reverse=True) + [0] * (16 - n_lagging[0])
+    assert n_lagging[0] > 0
+
+
 async def test_untouched_partitions_may_lag_and_lose_nothing() -> None:
     store = await filled_store(keys=Keys(n_partitions=16))
     projection = Projection(store, SCHEMA)
     await projection.load()
-    await projection.advance(everywhere=False)
+    await projection.advance(n_untouched=0)
     before = await rows(store)
     again = Projection(store, SCHEMA)
     await again.load()

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import pytest
 
 from features.embedded import EmbeddedServer
-from features.errors import CorruptState, StoreRefused, StoreUnavailable
+from features.errors import CorruptState, ProjectionConflict, StoreRefused, StoreUnavailable
 from features.events import START, StreamId
 from features.keys import Keys
 from features.memory_store import MemoryStore
@@ -103,6 +103,14 @@ async def test_positions_of_the_wrong_type_leave_no_row_written(on_redis: RedisS
         with pytest.raises(CorruptState):
             await on_redis.commit_rows(0, {"a": b"row"}, expected=expected, reached={1: StreamId(1, 0)})
     assert dump(on_redis) == before
+
+
+async def test_a_commit_moves_the_positions_of_the_most_partitions_there_can_be(on_redis: RedisStore) -> None:
+    every = {partition: StreamId(1, partition) for partition in range(4096)}
+    await on_redis.commit_rows(0, {}, expected=dict.fromkeys(every, START), reached=every)
+    assert (await on_redis.projected())[0] == every
+    with pytest.raises(ProjectionConflict):
+        await on_redis.commit_rows(0, {}, expected=every | {4095: START}, reached=every)
 
 
 async def test_without_memory_nothing_is_written_and_reading_goes_on(on_redis: RedisStore) -> None:
