@@ -28,6 +28,7 @@ from features.ticks import Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
 from learners.online import LearnerConfig, OnlineLearner
+from learners.priority import step_back
 
 LEARNER_NAME: Final = "headrace-learner"
 RETRY_S: Final = 0.5
@@ -45,13 +46,13 @@ class Learner:
 
     Args:
         offer_s: Seconds between offered versions.
-        niceness: Added to the process's own, so that ranking goes first.
+        niceness: Added to the process's own; see `step_back`.
     """
 
     def __init__(
         self, store: StoreConfig, schema: Schema, config: LearnerConfig, offer_s: float = 1.0, niceness: int = 10
     ) -> None:
-        os.nice(niceness)
+        step_back(niceness, entirely=store.clock == "wall")
         torch.set_num_threads(1)
         self._schema = schema
         self._config = config

@@ -20,9 +20,10 @@ from features.events import START, Positions, StreamId
 from features.projection import Projection
 from features.schema import Schema
 from learners.hub import get_hub
+from learners.priority import step_back
 
 PROJECTOR_NAME: Final = "headrace-projector"
-FLUSH_S: Final = 0.1  # with the replica's cache of 0.25 s rows stay within 0.5 s of the log
+FLUSH_S: Final = 0.25  # with the replica's cache of 0.25 s rows stay within 0.5 s, also if the store tells nothing
 EVENLY_S: Final = 2.0  # in this time every item partition gets its positions: bounds what is read after a crash
 RETRY_S: Final = 0.25
 READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
@@ -37,11 +38,11 @@ class Projector:
 
     Args:
         keep_log_s: Log time kept behind every reader.
-        niceness: Added to the process's own, so that ranking goes first.
+        niceness: Added to the process's own; see `step_back`.
     """
 
     def __init__(self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10) -> None:
-        os.nice(niceness)
+        step_back(niceness, entirely=store.clock == "wall")
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._projection = Projection(self._store, schema)
         self._is_event_clock = store.clock == "event"
