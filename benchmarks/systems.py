@@ -123,6 +123,7 @@ class System:
             "SPT_NOENV": "1",  # keeps the mark readable, see deployments.cluster
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",  # as Headrace sets it; Ray's 15 would handicap a rival
+            "OPENBLAS_NUM_THREADS": "1",  # one scoring core for everybody
         }
         log = Path(self._home.name) / "system.log"
         with log.open("wb") as errors:
