@@ -15,6 +15,7 @@ It knows no Ray. One projection holds every item it has met: memory grows with t
 import logging
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 import msgspec
 
@@ -55,7 +56,7 @@ class Projection:
         self._schema = schema
         self._table = ItemTable(schema)
         self._stored: list[Positions] = []
-        self._waiting: list[int] = []  # item partitions, the one committed longest ago first
+        self._waiting: dict[int, None] = {}  # item partitions, the one committed longest ago first
         self._is_even = True
         self._reader = TickReader(store, {})
         self.reached: Positions = {}
@@ -64,7 +65,7 @@ class Projection:
     async def load(self) -> None:
         """Forget everything and start from what the store says."""
         self._stored = await self._store.projected()
-        self._waiting = list(range(len(self._stored)))
+        self._waiting = dict.fromkeys(range(len(self._stored)))
         self._table = ItemTable(self._schema)
         partitions = {partition for positions in self._stored for partition in positions}
         self.reached = {p: min(stored.get(p, START) for stored in self._stored) for p in partitions}
@@ -142,11 +143,10 @@ class Projection:
         for row in self._table.touched:
             item = self._table.ids[row]
             touched.setdefault(self._store.keys.item_partition(item), {})[item] = self._table.pack(row)
-        lagging = [p for p in self._waiting if p not in touched and self._stored[p] != self.reached]
-        for partition in [*touched, *lagging[:n_untouched]]:
+        lagging = (p for p in self._waiting if p not in touched and self._stored[p] != self.reached)
+        for partition in [*touched, *islice(lagging, n_untouched)]:
             await self._commit_partition(partition, touched.get(partition, {}))
-            self._waiting.remove(partition)
-            self._waiting.append(partition)
+            self._waiting[partition] = self._waiting.pop(partition)
         self._table.touched.clear()
         self._is_even = self._is_even or all(stored == self.reached for stored in self._stored)
 

@@ -197,8 +197,7 @@ class RedisNode:
                     await _exchange(connection, commands[start : start + PIPELINE_MAX], replies)
         except BaseException as error:
             # Replies still under way would be taken for those of the next command.
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+            await self._drop(connection)
             if not isinstance(error, LOST):
                 raise
             return replies + [self._lost(error)] * (len(commands) - len(replies))
@@ -211,10 +210,15 @@ class RedisNode:
             connection = self._idle.pop()
             if await _is_ready(connection):
                 return connection
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+            await self._drop(connection)
         async with asyncio.timeout(self._timeout_s):
             return await self._pool.get_connection()  # type: ignore[no-any-return, no-untyped-call]
+
+    async def _drop(self, connection: AbstractConnection) -> None:
+        try:
+            await connection.disconnect(nowait=True)
+        finally:
+            await self._pool.release(connection)
 
     def _lost(self, error: BaseException) -> FeatureError:
         if isinstance(error, AuthenticationError):

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Literal, cast
 
 import pytest
+import redis
 
 from features.embedded import EmbeddedServer
 from features.errors import CorruptState, ProjectionConflict, StoreRefused, StoreUnavailable
 from features.events import START, StreamId
 from features.keys import Keys
 from features.memory_store import MemoryStore
-from features.redis_node import CODE, LIBRARY, PIPELINE_MAX
+from features.redis_node import CODE, LIBRARY, PIPELINE_MAX, RedisNode
 from features.redis_store import RedisStore
 from features.state import empty_state
 from features.store import Applied, Record, decision_record, erasure_record, user_record
@@ -144,6 +145,19 @@ async def test_an_id_is_forgotten_after_two_windows_at_the_latest(empty_server: 
     with client_of(store) as client:
         assert all(0 < cast(int, client.pttl(key)) <= 100 for key in client.keys("*seen*"))
     await store.close()
+
+
+async def test_a_connection_is_used_again_and_one_that_the_server_closed_is_not(own_server: EmbeddedServer) -> None:
+    node = RedisNode(own_server.url, timeout_s=5.0)
+    ids = [await node.call("CLIENT", "ID") for _ in range(3)]
+    assert len(set(ids)) == 1
+    with redis.Redis.from_url(own_server.url) as client:
+        client.client_kill_filter(_id=ids[0])
+        while any(int(found["id"]) == ids[0] for found in client.client_list()):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # the loop takes note
+    assert await node.call("CLIENT", "ID") != ids[0]
+    await node.close()
 
 
 async def test_a_killed_server_loses_nothing_confirmed_and_is_found_again(own_server: EmbeddedServer) -> None:
