@@ -23,12 +23,12 @@ import torch
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
 from features.intake import Intake
+from features.priority import step_back
 from features.schema import Schema
 from features.ticks import Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
 from learners.online import LearnerConfig, OnlineLearner
-from learners.priority import step_back
 
 LEARNER_NAME: Final = "headrace-learner"
 RETRY_S: Final = 0.5

@@ -39,7 +39,7 @@ class Group:
 
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet."""
-    hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder)
+    hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder, store.clock == "wall")
     projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
     actor = _named(Learner, LEARNER_NAME).remote(store, schema, learner, config.offer_s)
     ray.get([hub.status.remote(), projector.status.remote(), actor.status.remote()])

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import ray
 
+from features.priority import step_back
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints
@@ -42,11 +43,12 @@ class ModelHub:
     Args:
         schema: Versions of another schema are refused.
         folder: Folder or bucket URL of durable commits.
-        niceness: Added to the process's own, so that ranking goes first.
+        is_idle: Be scheduled as idle; see `step_back`.
+        niceness: Added to the process's own; less than the learner's, which waits for it.
     """
 
-    def __init__(self, schema: Schema, folder: str, niceness: int = 5) -> None:
-        os.nice(niceness)
+    def __init__(self, schema: Schema, folder: str, is_idle: bool, niceness: int = 5) -> None:
+        step_back(niceness, entirely=is_idle)
         self._checkpoints = Checkpoints(folder, schema)
         self._full: Delta | None = self._checkpoints.load()
         self._deltas: OrderedDict[int, ray.ObjectRef[bytes]] = OrderedDict()

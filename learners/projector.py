@@ -17,10 +17,10 @@ from ray.exceptions import RayError
 from features.connect import StoreConfig, connect
 from features.errors import FeatureError
 from features.events import START, Positions, StreamId
+from features.priority import step_back
 from features.projection import Projection
 from features.schema import Schema
 from learners.hub import get_hub
-from learners.priority import step_back
 
 PROJECTOR_NAME: Final = "headrace-projector"
 FLUSH_S: Final = 0.25  # with the replica's cache of 0.25 s rows stay within 0.5 s, also if the store tells nothing

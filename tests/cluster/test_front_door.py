@@ -1,6 +1,7 @@
 """The front door of a whole application: many at once, msgpack, deadlines, and too many refused before a replica."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from deployments.client import AsyncHeadrace, Headrace
+from deployments.processes import marked_processes
 from tests.cluster.conftest import Application, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -68,3 +70,12 @@ async def _flood(url: str, n_requests: int) -> list[httpx.Response]:
     content = msgspec.json.encode(body("u1", 1000, deadline_ms=60_000))
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
         return await asyncio.gather(*(http.post("/v1/rank", content=content) for _ in range(n_requests)))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle scheduling is Linux's")
+def test_the_agent_that_reports_and_the_hub_leave_the_cores_to_rankings(fresh: Application) -> None:
+    for name in ("DashboardAgent", "ModelHub"):
+        (process,) = (found for found in marked_processes(fresh.run_id) if name in " ".join(found.cmdline()))
+        policies = {os.sched_getscheduler(thread.id) for thread in process.threads()}
+        assert os.SCHED_IDLE in policies
+    assert os.sched_getscheduler(fresh.replicas("Ranker")[0].pid) != os.SCHED_IDLE

@@ -1,7 +1,10 @@
 """Laws of the private server."""
 
+import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -61,3 +64,18 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_there_is_a_server_to_start() -> None:
     assert server_binary().is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle scheduling is Linux's")
+def test_the_rewriting_of_its_file_leaves_the_cores_to_others() -> None:
+    with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
+        client.mset({str(number): "" for number in range(100)})
+        client.config_set("rdb-key-save-delay", 100_000)  # us: rewriting takes 10 s
+        client.bgrewriteaof()
+        assert server.pid is not None
+        (rewriting,) = psutil.Process(server.pid).children()
+        deadline_s = time.monotonic() + 5.0
+        while os.sched_getscheduler(rewriting.pid) != os.SCHED_IDLE:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert os.sched_getscheduler(server.pid) != os.SCHED_IDLE

@@ -1,11 +1,12 @@
-"""Stepping back concerns the thread that does it, and not the process's other work."""
+"""Stepping back concerns the thread that does it; who is made idle is so as a whole."""
 
 import os
+import subprocess
 import threading
 
 import pytest
 
-from learners.priority import step_back
+from features.priority import make_idle, step_back
 
 is_linux = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle scheduling is Linux's")
 
@@ -41,3 +42,12 @@ def test_a_thread_that_stepped_back_entirely_is_idle_to_the_system_and_so_are_th
 @is_linux
 def test_where_rankings_wait_for_it_a_thread_is_only_nice() -> None:
     assert policy_after(entirely=False) == os.sched_getscheduler(0)
+
+
+@is_linux
+def test_another_process_is_made_idle_and_one_that_has_ended_is_nobody_s_error() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        make_idle(process.pid)
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        process.kill()
+    make_idle(process.pid)
