@@ -21,7 +21,7 @@ from deployments.http import Response, error_response
 
 RANK_ROUTE: Final = "/v1/rank"
 MAX_IN_FLIGHT: Final = 64
-CALM_IN_FLIGHT: Final = 8
+CALM_IN_FLIGHT: Final = 24
 
 _WRAPPER: Final = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
