@@ -129,7 +129,7 @@ def ray_environment(host: str) -> dict[str, str]:
         host: Interface of the frontend; it decides where Ray's own servers listen.
     """
     return {
-        # The agents' reports stalled requests by 80 to 190 ms, in step with this interval (default 10 s).
+        # With each report Ray's agent replays what was counted, see `make_agent_idle` (default 10 s).
         "RAY_metrics_report_interval_ms": "100000",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray runs every worker at niceness 15; replicas belong before learners, which lower themselves.

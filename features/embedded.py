@@ -30,7 +30,7 @@ from features.errors import StoreRefused, StoreUnavailable
 from features.priority import make_idle
 
 MIN_VERSION: Final = (7, 2)
-START_S: Final = 120.0  # reads 0.8 GB of the append-only file a second
+START_S: Final = 120.0  # the server reads 0.8 GB of its append-only file a second
 STOP_S: Final = 5.0
 POLL_S: Final = 0.02
 WATCH_S: Final = 0.1  # between looks for a rewrite

@@ -33,6 +33,6 @@ def make_idle(pid: int) -> None:
     """
     if not CAN_IDLE:
         return
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # a thread may end meanwhile, and the others are still to come
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from deployments.processes import marked_processes, sweep
+from tests import waiting
 
 START_S = 120.0
 
@@ -101,15 +101,14 @@ class Application:
 
 
 def eventually(check: Callable[[], Any], what: str, wait_s: float = 30.0) -> Any:
-    """Poll until `check` gives something true; returns it."""
-    deadline_s = time.monotonic() + wait_s
-    pause = threading.Event()
-    while True:
+    """The same as `waiting.eventually`, for a check over HTTP: who can't be reached is asked again."""
+
+    def check_again() -> Any:
         with contextlib.suppress(httpx.TransportError):
-            if found := check():
-                return found
-        assert time.monotonic() < deadline_s, f"not within {wait_s:g} s: {what}"
-        pause.wait(0.05)
+            return check()
+        return None
+
+    return waiting.eventually(check_again, what, wait_s)
 
 
 def _free_port() -> int:

@@ -3,7 +3,6 @@
 import concurrent.futures
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,12 @@ def _rescore(captured: Path, versions: Path) -> int:
             arrays = dict(batch)
         by_version.setdefault(int(arrays.pop("version")), []).append(arrays)
     scorer, n_checked = Scorer(Schema()), 0
-    deadline_s = time.monotonic() + 10.0
-    while not (files := sorted(versions.glob("*.bin"))) or int(files[-1].stem) < max(by_version):
-        assert time.monotonic() < deadline_s, "the last versions were not kept"
-    for path in files:
+
+    def kept() -> list[Path]:
+        files = sorted(versions.glob("*.bin"))
+        return files if files and int(files[-1].stem) >= max(by_version) else []
+
+    for path in eventually(kept, "the last versions are kept", 10.0):
         for _ in scorer.apply(snapshots.unpack(path.read_bytes())):
             pass
         for arrays in by_version.get(scorer.version, []):

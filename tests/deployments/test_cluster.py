@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -22,6 +22,7 @@ import pytest
 from deployments.cluster import LOOPBACK, remove_run_folder, run_folder
 from deployments.http import MAX_BODY_BYTES
 from deployments.processes import RUN_ID_VARIABLE, marked_processes, sweep
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -44,7 +45,9 @@ class Program:
 
     def wait_ready(self) -> dict[str, float]:
         """Wait until the program says that it is up; return its timings."""
-        until(lambda: self._ready.exists() or self.process.poll() is not None, within_s=90)
+        eventually(
+            lambda: self._ready.exists() or self.process.poll() is not None, "the program is ready or has ended", 90.0
+        )
         assert self._ready.exists(), self.log()
         return msgspec.json.decode(self._ready.read_bytes(), type=dict[str, object])  # type: ignore[return-value]
 
@@ -64,22 +67,6 @@ class Program:
         self._log.close()
         sweep(self.run_id)
         remove_run_folder(self.run_id)
-
-
-def until(condition: Callable[[], bool], *, within_s: float) -> None:
-    """Wait for a condition; fail after the time."""
-    gate, deadline_s = socket.socketpair(), time.monotonic() + within_s
-    gate[0].settimeout(0.05)
-    try:
-        while not condition():
-            assert time.monotonic() < deadline_s, "the condition did not come true in time"
-            try:
-                gate[0].recv(1)
-            except TimeoutError:
-                continue
-    finally:
-        gate[0].close()
-        gate[1].close()
 
 
 def free_port() -> int:
@@ -238,7 +225,7 @@ def test_a_killed_haproxy_comes_back(program: Program, client: httpx.Client) -> 
     killed = {process.pid for process in haproxies(program.run_id)}
     for process in haproxies(program.run_id):
         process.kill()
-    until(answers, within_s=30)
+    eventually(answers, "it answers", 30.0)
     assert killed.isdisjoint(process.pid for process in haproxies(program.run_id))
 
 
@@ -268,7 +255,9 @@ def test_a_second_cluster_on_the_port_starts_and_after_sigkill_the_sweep_ends_it
 def test_sigterm_in_the_middle_of_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
     program = Program("apps", free_port(), tmp_path)
     try:
-        until(lambda: any("raylet" in process.name() for process in marked_processes(program.run_id)), within_s=60)
+        eventually(
+            lambda: any("raylet" in process.name() for process in marked_processes(program.run_id)), "a raylet", 60.0
+        )
         program.process.terminate()
         program.process.wait(timeout=60)
         assert marked_processes(program.run_id) == []

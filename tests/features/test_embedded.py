@@ -1,7 +1,6 @@
 """Laws of the private server."""
 
 import os
-import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +9,8 @@ import redis
 
 from features.embedded import EmbeddedServer, server_binary
 from features.errors import StoreUnavailable
+from features.priority import CAN_IDLE
+from tests.waiting import eventually
 
 
 def test_it_answers_once_started_and_has_no_process_once_stopped() -> None:
@@ -66,7 +67,7 @@ def test_there_is_a_server_to_start() -> None:
     assert server_binary().is_file()
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle scheduling is Linux's")
+@pytest.mark.skipif(not CAN_IDLE, reason="idle scheduling is Linux's")
 def test_the_rewriting_of_its_file_leaves_the_cores_to_others() -> None:
     with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
         client.mset({str(number): "" for number in range(100)})
@@ -74,8 +75,5 @@ def test_the_rewriting_of_its_file_leaves_the_cores_to_others() -> None:
         client.bgrewriteaof()
         assert server.pid is not None
         (rewriting,) = psutil.Process(server.pid).children()
-        deadline_s = time.monotonic() + 5.0
-        while os.sched_getscheduler(rewriting.pid) != os.SCHED_IDLE:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        eventually(lambda: os.sched_getscheduler(rewriting.pid) == os.SCHED_IDLE, "the rewriting is idle", 5.0)
         assert os.sched_getscheduler(server.pid) != os.SCHED_IDLE

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from features.priority import make_idle, step_back
+from features.priority import CAN_IDLE, make_idle, step_back
 
-is_linux = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="idle scheduling is Linux's")
+is_linux = pytest.mark.skipif(not CAN_IDLE, reason="idle scheduling is Linux's")
 
 
 def policy_after(entirely: bool) -> int:
