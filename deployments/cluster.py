@@ -57,6 +57,8 @@ class ClusterConfig:
     """Rank requests per live replica that HAProxy lets in; it refuses one more (429) by itself. Four full batches."""
     calm_in_flight: int = haproxy.CALM_IN_FLIGHT
     """The same from the first refusal until nothing was refused for a second. A batch that runs, and half a one."""
+    least_in_flight: int = haproxy.LEAST_IN_FLIGHT
+    """The same while half or more of what arrived within 100 ms was refused. Half a batch."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -70,6 +72,10 @@ class ClusterConfig:
         if not 1 <= self.calm_in_flight <= self.max_in_flight:
             raise ConfigError(
                 f"calm_in_flight: expected 1..{self.max_in_flight} (max_in_flight), got {self.calm_in_flight}"
+            )
+        if not 1 <= self.least_in_flight <= self.calm_in_flight:
+            raise ConfigError(
+                f"least_in_flight: expected 1..{self.calm_in_flight} (calm_in_flight), got {self.least_in_flight}"
             )
 
 
@@ -216,6 +222,7 @@ class LocalCluster:
             self.config.host,
             max_in_flight=self.config.max_in_flight,
             calm_in_flight=self.config.calm_in_flight,
+            least_in_flight=self.config.least_in_flight,
         )
         return folder
 

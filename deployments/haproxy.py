@@ -22,6 +22,7 @@ from deployments.http import Response, error_response
 RANK_ROUTE: Final = "/v1/rank"
 MAX_IN_FLIGHT: Final = 64
 CALM_IN_FLIGHT: Final = 24
+LEAST_IN_FLIGHT: Final = 8
 
 _WRAPPER: Final = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
@@ -37,26 +38,39 @@ _HEADERS: Final = """\
     http-request set-header x-request-disconnect-disabled ?1
     http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }
 """
-# Hysteresis: a burst, or many connections that each wait for their answer, may fill a replica up to the first limit.
-# Once that was not enough the load lasts, and only a shorter queue keeps the latency of those who are let in: the
-# second limit holds until nothing has been refused for a second. The variable belongs to the process, so a reload
-# forgets it, and the requests that the process before it still waits for.
+# Hysteresis, twice. A burst, or many connections that each wait for their answer, may fill a replica up to the first
+# limit. Once that was not enough only a shorter queue keeps the latency of those who are let in: the second limit holds
+# until nothing has been refused for a second. If half of what arrived within 100 ms was refused, it is twice what can
+# be served, and the third limit holds. So few at once make small batches, which serve less; but below saturation that
+# is still less than half refused, and it lets go.
+# The variable and the table belong to the process: a reload forgets them, and what the process before it waits for.
 # `deny` and not `return`: it counts in haproxy_frontend_requests_denied_total, and keeps the connection all the same.
 _SHED: Final = """\
+    stick-table type integer size 1 expire 10s store http_req_rate(100ms),gpc0_rate(100ms)
     acl ranks path {route}
     acl ranks path_beg {route}/
     acl has_refused date(0,ms),sub(proc.refused_ms) 0:999
     acl has_replica nbsrv(RANK) gt 0
+    acl is_half_refused sc0_gpc0_rate,mul(2),sub(txn.arrivals) ge 0
     acl is_full be_conn(RANK),sub(txn.limit) ge 0
+    http-request track-sc0 int(1) if ranks
+    http-request set-var(txn.arrivals) sc0_http_req_rate if ranks
     http-request set-var(txn.limit) nbsrv(RANK),mul({max_in_flight}) if ranks
     http-request set-var(txn.limit) nbsrv(RANK),mul({calm_in_flight}) if ranks has_refused
+    http-request set-var(txn.limit) nbsrv(RANK),mul({least_in_flight}) if ranks is_half_refused
     http-request set-var(proc.refused_ms) date(0,ms) if ranks has_replica is_full
+    http-request sc-inc-gpc0(0) if ranks has_replica is_full
     http-request deny status {status} {headers} file {folder}/overloaded.json if ranks has_replica is_full
 """
 
 
 def write_haproxy_wrapper(
-    folder: Path, host: str, *, max_in_flight: int = MAX_IN_FLIGHT, calm_in_flight: int = CALM_IN_FLIGHT
+    folder: Path,
+    host: str,
+    *,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    calm_in_flight: int = CALM_IN_FLIGHT,
+    least_in_flight: int = LEAST_IN_FLIGHT,
 ) -> Path:
     """Write the program, and the answers that HAProxy gives by itself.
 
@@ -65,6 +79,7 @@ def write_haproxy_wrapper(
         host: Interface of HAProxy's own pages.
         max_in_flight: Rank requests per live replica that are let in.
         calm_in_flight: The same while requests are being refused.
+        least_in_flight: The same while at least half of the arrivals is.
     Returns:
         The program's path.
     """
@@ -78,6 +93,7 @@ def write_haproxy_wrapper(
             route=RANK_ROUTE,
             max_in_flight=max_in_flight,
             calm_in_flight=calm_in_flight,
+            least_in_flight=least_in_flight,
             status=overloaded.status,
             headers=_as_arguments(overloaded),
             folder=folder,

@@ -22,7 +22,7 @@ MAX_IN_FLIGHT = 4
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     """An application that lets in little, and was asked nothing but whether it is ready."""
-    limits = {"max_in_flight": MAX_IN_FLIGHT, "calm_in_flight": 1}
+    limits = {"max_in_flight": MAX_IN_FLIGHT, "calm_in_flight": 1, "least_in_flight": 1}
     application = Application(tmp_path_factory.mktemp("application"), cluster=limits)
     yield application
     assert application.close() == []

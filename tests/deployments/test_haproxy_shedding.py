@@ -14,7 +14,7 @@ import pytest
 
 from deployments.haproxy import write_haproxy_wrapper
 
-MAX, CALM = 4, 2
+MAX, CALM, LEAST = 4, 2, 1
 QUIET_S = 1.05  # a second without a refusal, and the milliseconds that HAProxy counts in
 
 HEAD = """global
@@ -82,7 +82,9 @@ class Front:
     def __init__(self, folder: Path, ranks: list[int], events: int) -> None:
         self.front, self.pages = free_port(), free_port()
         self._folder, self._ranks, self._events = folder, ranks, events
-        self._wrapper = write_haproxy_wrapper(folder, "127.0.0.1", max_in_flight=MAX, calm_in_flight=CALM)
+        self._wrapper = write_haproxy_wrapper(
+            folder, "127.0.0.1", max_in_flight=MAX, calm_in_flight=CALM, least_in_flight=LEAST
+        )
         self._processes = [self._spawn()]
 
     def reload(self) -> None:
@@ -154,6 +156,26 @@ class Setup:
             return False
         self._tasks.append(task)
         return True
+
+    @contextlib.asynccontextmanager
+    async def flood(self) -> AsyncIterator[list[int]]:
+        """Have eight clients ask and ask again; yields the statuses of what was refused."""
+        refused: list[int] = []
+        is_over = asyncio.Event()
+
+        async def ask() -> None:
+            while not is_over.is_set():
+                if (answer := await self.rank()).status_code == 429:
+                    refused.append(answer.status_code)
+
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        yield refused
+        is_over.set()
+        for rank in self.ranks:
+            rank.open.set()
+        await asyncio.gather(*asking)
+        for rank in self.ranks:
+            rank.open.clear()
 
     async def quiet(self) -> None:
         """Refuse nothing for a second."""
@@ -236,6 +258,26 @@ async def test_after_a_refusal_the_lower_limit_holds_until_a_second_has_passed_w
     assert [await one.is_taken() for _ in range(CALM + 1)] == [True] * CALM + [False]
     await one.quiet()
     assert [await one.is_taken() for _ in range(MAX - CALM + 1)] == [True] * (MAX - CALM) + [False]
+    await one.drain()
+
+
+async def test_while_half_is_refused_the_least_limit_holds_and_then_lets_go(one: Setup) -> None:
+    await one.fill(MAX)
+    async with one.flood() as refused:
+
+        async def settle() -> int:
+            """What is in flight after everything was answered and a hundred have been refused since."""
+            await one.drain()
+            n_before = len(refused)
+            await until(lambda: len(refused) > n_before + 100)
+            return one.n_in_flight
+
+        await until(lambda: len(refused) > 20)
+        async with asyncio.timeout(10):
+            while await settle() != LEAST:  # while everything is answered, nothing is refused
+                pass
+    await one.quiet()
+    assert [await one.is_taken() for _ in range(MAX + 1)] == [True] * MAX + [False]
     await one.drain()
 
 

@@ -75,6 +75,8 @@ def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:
         {"max_in_flight": 0},
         {"calm_in_flight": 0},
         {"calm_in_flight": 9, "max_in_flight": 8},
+        {"least_in_flight": 0},
+        {"least_in_flight": 9, "calm_in_flight": 8},
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, int]) -> None:
