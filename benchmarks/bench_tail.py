@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import machine, plotting, tail_runs
 from benchmarks.comparing import Goal
+from benchmarks.latency import REFUSED
 from benchmarks.tails import Interval
 
 LATENCY = ("p50_ms", "p95_ms", "p99_ms", "p999_ms", "max_ms")
@@ -55,14 +56,15 @@ def report_events(found: dict[str, Any]) -> None:
 def report_overload(found: dict[str, Any]) -> None:
     """Print what `overload` found."""
     half = found["half_per_s"]
-    header = ("phase", "admitted/s", *LATENCY_HEADER, "errors", "429 p99 ms", "probe p99 ms")
+    header = ("phase", "admitted/s", *LATENCY_HEADER, "errors", "refused", "429 p99 ms", "probe p99 ms")
+    probed = [*(probe["p99_ms"] for probe in found["probe"]), *["-"] * (len(tail_runs.PHASES) - tail_runs.N_PROBED)]
     rows = []
-    for name, rate, phase, probe in zip(
-        ("half", "overload", "half again"), (half, 4 * half, half), found["phases"], found["probe"], strict=True
-    ):
-        refused = "-" if phase["refused_p99_ms"] is None else phase["refused_p99_ms"]
+    for (name, times), phase, probe_ms in zip(tail_runs.PHASES, found["phases"], probed, strict=True):
         figures = [phase["rate_per_s"], *(phase[figure] for figure in LATENCY)]
-        rows.append([f"{name}, {rate:.0f}/s", *figures, phase["errors"] or "none", refused, probe["p99_ms"]])
+        refused = f"{phase['errors'].get(REFUSED, 0) / phase['n']:.1%}"
+        refused_ms = "-" if phase["refused_p99_ms"] is None else phase["refused_p99_ms"]
+        errors = phase["errors"] or "none"
+        rows.append([f"{name}, {times * half:.0f}/s", *figures, errors, refused, refused_ms, probe_ms])
     print(f"open loop on {tail_runs.MANY_CONNECTIONS} connections, status {{0}} is no answer\n")
     print(machine.table(header, rows))
     print("\nreplica and HAProxy: " + ("the same processes as before" if found["same_pids"] else "RESTARTED"))
@@ -130,7 +132,7 @@ def plot_overload(found: dict[str, Any], caption: str, path: Path) -> None:
         {"label": "latency of answers, ms", "times_s": series["times_s"], "series": latency, "is_log": True},
         {"label": "per second, when due", "times_s": series["times_s"], "series": rates},
     ]
-    title = "Half of saturation, twice saturation, half again (windows of 0.5 s)"
+    title = "Half of saturation, twice, half again, 83 and 90 % of it (windows of 0.5 s)"
     plotting.plot_series(panels, title, caption, path)
 
 

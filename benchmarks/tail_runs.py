@@ -28,6 +28,8 @@ PROBES_PER_S: Final = 50.0
 SETTLE_S: Final = 2.0  # after publishing was toggled
 WINDOW_S: Final = 10.0
 CONNECTIONS: Final = (64, 256)
+PHASES: Final = (("half", 1.0), ("overload", 4.0), ("half again", 1.0), ("83 %", 1.66), ("90 %", 1.8))  # times half
+N_PROBED: Final = 3  # the first of them
 
 Options = argparse.Namespace
 
@@ -105,23 +107,25 @@ def _floor(rate_per_s: float, options: Options, on: Stage) -> list[LoadResult]:
 
 
 def overload(options: Options) -> dict[str, Any]:
-    """Half of saturation, twice saturation, and half again without a gap, with a probe every 20 ms beside it."""
+    """Half of saturation, twice, and half again without a gap, with a probe every 20 ms; then short of it."""
     with stage() as on:
         half_per_s = rate_of(options, on)
         seconds = options.seconds
         before = {role: on.pids(role) for role in ("Ranker", "HAProxy")}
-        probe = on.start(n_connections=8, rate_per_s=PROBES_PER_S, duration_s=3 * seconds + 1.0, warmup_s=WARMUP_S)
+        probe = on.start(
+            n_connections=8, rate_per_s=PROBES_PER_S, duration_s=N_PROBED * seconds + 1.0, warmup_s=WARMUP_S
+        )
         load = on.start(
             n_connections=MANY_CONNECTIONS,
             rate_per_s=half_per_s,
             duration_s=seconds,
-            then=((4 * half_per_s, seconds), (half_per_s, seconds)),
+            then=tuple((times * half_per_s, seconds) for _, times in PHASES[1:]),
         )
         found, probed = load.result(), probe.result()
         after = {role: on.pids(role) for role in before}
         others_ratio = on.neighbours.ratio()
     offset_s = found.from_s - probed.from_s
-    phases = [found.summary(index * seconds, (index + 1) * seconds) for index in range(3)]
+    phases = [found.summary(index * seconds, (index + 1) * seconds) for index in range(len(PHASES))]
     return {
         "half_per_s": half_per_s,
         "others_ratio": others_ratio,
@@ -130,7 +134,7 @@ def overload(options: Options) -> dict[str, Any]:
         "recovery_s": recovery_s(probed, offset_s + seconds, offset_s + 2 * seconds),
         "probe": [
             asdict(probed.summary(max(0.0, offset_s + index * seconds), offset_s + (index + 1) * seconds))
-            for index in range(3)
+            for index in range(N_PROBED)
         ],
         "same_pids": before == after,
         "pids": {"before": before, "after": after},

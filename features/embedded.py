@@ -32,6 +32,7 @@ from features.priority import make_idle
 MIN_VERSION: Final = (7, 2)
 START_S: Final = 120.0  # the server reads 0.8 GB of its append-only file a second
 STOP_S: Final = 5.0
+VERSION_S: Final = 20.0
 POLL_S: Final = 0.02
 WATCH_S: Final = 0.1  # between looks for a rewrite
 
@@ -170,7 +171,7 @@ def server_binary() -> Path:
 
 
 def _version(binary: str) -> tuple[int, ...]:
-    shown = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=START_S).stdout
+    shown = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=VERSION_S).stdout
     match = re.search(r"v=(\d+)\.(\d+)", shown)
     return tuple(int(part) for part in match.groups()) if match else ()
 

@@ -158,24 +158,26 @@ class Setup:
         return True
 
     @contextlib.asynccontextmanager
-    async def flood(self) -> AsyncIterator[list[int]]:
-        """Have eight clients ask and ask again; yields the statuses of what was refused."""
-        refused: list[int] = []
+    async def flood(self) -> AsyncIterator[list[httpx.Response]]:
+        """Have eight clients ask and ask again; yields the refusals, more and more."""
+        refused: list[httpx.Response] = []
         is_over = asyncio.Event()
 
         async def ask() -> None:
             while not is_over.is_set():
                 if (answer := await self.rank()).status_code == 429:
-                    refused.append(answer.status_code)
+                    refused.append(answer)
 
         asking = [asyncio.create_task(ask()) for _ in range(8)]
-        yield refused
-        is_over.set()
-        for rank in self.ranks:
-            rank.open.set()
-        await asyncio.gather(*asking)
-        for rank in self.ranks:
-            rank.open.clear()
+        try:
+            yield refused
+        finally:
+            is_over.set()
+            for rank in self.ranks:
+                rank.open.set()
+            await asyncio.gather(*asking)
+            for rank in self.ranks:
+                rank.open.clear()
 
     async def quiet(self) -> None:
         """Refuse nothing for a second."""
