@@ -1,4 +1,4 @@
-#!lua name=headrace_1
+#!lua name=headrace_2
 
 -- The write path on the server, run in isolation. It knows slots, not features: Python derives from the schema where
 -- to add and what to push, and features/state.py is the reference this agrees with bit for bit.
@@ -10,7 +10,7 @@
 -- Errors begin with HRSCHEMA, HRCORRUPT or HRCONFLICT; everything else is the server's own. The number in the names is
 -- raised with every change of arguments or layout, so that two releases can share a server.
 
-local LISTS_BYTES = 6
+local LISTS_BYTES = 10
 
 local function hex(bytes)
   return (bytes:reverse():gsub('.', function(byte) return string.format('%02x', byte:byte()) end))
@@ -22,7 +22,7 @@ local function too_short(wanted, state)
   return redis.error_reply(string.format('HRCORRUPT user state: expected at least %d bytes, got %d', wanted, #state))
 end
 
--- Cut state into counter block, lengths, entries and attributes; an error reply in their place if it does not parse.
+-- Cut state into counter block, lengths, entries, context and attributes; an error reply in their place if it does not parse.
 local function split(state, header, block_bytes)
   local lists = #header + block_bytes
   local lengths = lists + LISTS_BYTES
@@ -33,16 +33,18 @@ local function split(state, header, block_bytes)
         .. 'migrate it or bring that schema back',
       state:byte(), hex(state:sub(2, #header)), header:byte(), hex(header:sub(2))))
   end
-  local n_recent, n_bytes = struct.unpack('<HI4', state, lists + 1)
+  local n_recent, n_bytes, n_context = struct.unpack('<HI4I4', state, lists + 1)
   local entries = lengths + 2 * n_recent
-  local attributes = entries + n_bytes
+  local context = entries + n_bytes
+  local attributes = context + n_context
   if #state < attributes then return too_short(attributes, state) end
-  return nil, state:sub(#header + 1, lists), state:sub(lengths + 1, entries), state:sub(entries + 1, attributes),
-    state:sub(attributes + 1)
+  return nil, state:sub(#header + 1, lists), state:sub(lengths + 1, entries), state:sub(entries + 1, context),
+    state:sub(context + 1, attributes), state:sub(attributes + 1)
 end
 
-local function join(header, block, lengths, entries, attributes)
-  return header .. block .. struct.pack('<HI4', #lengths / 2, #entries) .. lengths .. entries .. attributes
+local function join(header, block, lengths, entries, context, attributes)
+  local lists = struct.pack('<HI4I4', #lengths / 2, #entries, #context)
+  return header .. block .. lists .. lengths .. entries .. context .. attributes
 end
 
 local function decays(half_lives_ms, ms, ts_ms)
@@ -154,16 +156,16 @@ end
 
 local function blank(header, block_bytes) return header .. string.rep('\0', block_bytes + LISTS_BYTES) end
 
--- Further arguments: header, block_bytes, adds, recent entry, n_recent.
+-- Further arguments: header, block_bytes, adds, recent entry, context, n_recent.
 local function event(user, args)
   local ts_ms, header, block_bytes = tonumber(args[4]), args[7], tonumber(args[8])
   local before = redis.call('GET', user) or ''
-  local refused, block, lengths, entries, attributes =
+  local refused, block, lengths, entries, _, attributes =
     split(before == '' and blank(header, block_bytes) or before, header, block_bytes)
   if refused then return refused end
   block = add_all(block, args[9], ts_ms)
-  lengths, entries = push_recent(lengths, entries, args[10], tonumber(args[11]))
-  local after = join(header, block, lengths, entries, attributes)
+  lengths, entries = push_recent(lengths, entries, args[10], tonumber(args[12]))
+  local after = join(header, block, lengths, entries, args[11], attributes)
   return nil, before, function() redis.call('SET', user, after) end
 end
 
@@ -171,10 +173,10 @@ end
 local function attributes(user, args)
   local header, block_bytes = args[7], tonumber(args[8])
   local before = redis.call('GET', user) or ''
-  local refused, block, lengths, entries =
+  local refused, block, lengths, entries, context =
     split(before == '' and blank(header, block_bytes) or before, header, block_bytes)
   if refused then return refused end
-  local after = join(header, block, lengths, entries, args[9])
+  local after = join(header, block, lengths, entries, context, args[9])
   return nil, before, function() redis.call('SET', user, after) end
 end
 
@@ -220,9 +222,9 @@ local function heads(keys)
   return ids
 end
 
-redis.register_function('headrace_1_event', record(event))
-redis.register_function('headrace_1_attributes', record(attributes))
-redis.register_function('headrace_1_erasure', record(erasure))
-redis.register_function('headrace_1_plain', record(plain))
-redis.register_function('headrace_1_commit_rows', commit_rows)
-redis.register_function{function_name = 'headrace_1_heads', callback = heads, flags = {'no-writes'}}
+redis.register_function('headrace_2_event', record(event))
+redis.register_function('headrace_2_attributes', record(attributes))
+redis.register_function('headrace_2_erasure', record(erasure))
+redis.register_function('headrace_2_plain', record(plain))
+redis.register_function('headrace_2_commit_rows', commit_rows)
+redis.register_function{function_name = 'headrace_2_heads', callback = heads, flags = {'no-writes'}}

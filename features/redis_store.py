@@ -116,7 +116,7 @@ class RedisStore:
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry."""
         logs = list(self._partition_of_log)
-        ids = await self._node.call("FCALL_RO", "headrace_1_heads", len(logs), *logs)
+        ids = await self._node.call("FCALL_RO", "headrace_2_heads", len(logs), *logs)
         return {partition: StreamId.parse(head) for partition, head in enumerate(ids) if head}
 
     async def now_ms(self) -> int:
@@ -145,7 +145,7 @@ class RedisStore:
         keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
         pairs = [text for positions in (expected, reached) for pair in positions.items() for text in map(str, pair)]
         await self._node.call(
-            "FCALL", "headrace_1_commit_rows", len(keys), *keys, len(expected), len(reached), *pairs, *rows.values()
+            "FCALL", "headrace_2_commit_rows", len(keys), *keys, len(expected), len(reached), *pairs, *rows.values()
         )
 
     async def projected(self) -> list[Positions]:
@@ -207,12 +207,13 @@ class RedisStore:
         layout = (self._header, self.schema.user_block_bytes)
         if record.update is not None:
             adds = b"".join(map(_pack_add, record.update.adds))
-            return "headrace_1_event", (*layout, adds, record.update.recent, self.schema.n_recent)
+            update = record.update
+            return "headrace_2_event", (*layout, adds, update.recent, update.context, self.schema.n_recent)
         if record.attributes is not None:
-            return "headrace_1_attributes", (*layout, record.attributes)
+            return "headrace_2_attributes", (*layout, record.attributes)
         if record.kind == ERASURE:
-            return "headrace_1_erasure", ()
-        return "headrace_1_plain", (record.state,)
+            return "headrace_2_erasure", ()
+        return "headrace_2_plain", (record.state,)
 
 
 def _pack_add(add: Add) -> bytes:

@@ -20,7 +20,7 @@ from features.errors import SchemaError
 Entity = Literal["user", "item"]
 AttributeKind = Literal["category", "tags", "number"]
 
-FORMAT: Final = 1  # of the packed bytes; part of the fingerprint
+FORMAT: Final = 2  # of the packed bytes; part of the fingerprint
 
 
 def hash64(text: str) -> int:

@@ -5,9 +5,10 @@ Layout, little endian:
 
     u8   format          u64  schema fingerprint
     counter block        per group: i64 ms, float32 values (see `schema.Group`)
-    u16  n_recent        u32  bytes of the recent entries
+    u16  n_recent        u32  bytes of the recent entries        u32  bytes of the context
     u16 x n_recent       length of each entry, newest first
     entries              msgpack [item, type number, ts_ms], newest first
+    context              msgpack map of the declared context fields of the newest entry's event
     attributes           msgpack map, to the end; empty when there are none
 
 Counters decay when read and when added to, in float64 by the C library's `pow`; what is stored is rounded to float32.
@@ -15,7 +16,7 @@ A group whose `ms` is 0 has never counted. Nothing here knows a store.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle
 from typing import Any, Final
@@ -27,10 +28,10 @@ from features.events import LoggedEvent
 from features.schema import FORMAT, Schema, bucket, duration
 
 HEADER: Final = struct.Struct("<BQ")
-LISTS: Final = struct.Struct("<HI")
+LISTS: Final = struct.Struct("<HII")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_recent = msgspec.msgpack.Decoder(list[tuple[str, int, int]]).decode
-_decode_attributes = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 Recent = tuple[str, int, int]
 """(item, type number, ts_ms)"""
@@ -55,6 +56,8 @@ class Update:
     adds: tuple[Add, ...]
     recent: bytes
     """The packed entry to put in front of the recent items."""
+    context: bytes
+    """The packed context that takes the place of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,30 @@ class UserState:
     recent: list[Recent]
     """Newest first."""
     attributes: dict[str, Any]
+    context: dict[str, Any]
+    """Of the event that made the first of `recent`; declared fields only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Packed state, cut up."""
+
+    counters: bytes
+    lengths: bytes
+    entries: bytes
+    context: bytes
+    attributes: bytes
+
+    def join(self, schema: Schema) -> bytes:
+        """Packed state again."""
+        lists = LISTS.pack(len(self.lengths) // 2, len(self.entries), len(self.context))
+        header = HEADER.pack(FORMAT, schema.fingerprint)
+        return b"".join((header, self.counters, lists, self.lengths, self.entries, self.context, self.attributes))
 
 
 def empty_state(schema: Schema) -> bytes:
     """The state of somebody nobody has seen."""
-    return HEADER.pack(FORMAT, schema.fingerprint) + bytes(schema.user_block_bytes) + LISTS.pack(0, 0)
+    return HEADER.pack(FORMAT, schema.fingerprint) + bytes(schema.user_block_bytes) + LISTS.pack(0, 0, 0)
 
 
 def update_for(event: LoggedEvent, schema: Schema) -> Update:
@@ -84,7 +106,8 @@ def update_for(event: LoggedEvent, schema: Schema) -> Update:
         amount = event.value if group.counter.use_value else 1.0
         adds.append(Add(group.offset, group.half_lives_ms, group.counter.n_buckets, chosen, amount))
     recent = _encode((event.item, schema.type_index[event.type], event.ts_ms))
-    return Update(event.ts_ms, tuple(adds), recent)
+    context = {name: event.context[name] for name in schema.context if event.context.get(name) is not None}
+    return Update(event.ts_ms, tuple(adds), recent, _encode(context) if context else b"")
 
 
 def unpack(state: bytes, schema: Schema) -> UserState:
@@ -95,20 +118,20 @@ def unpack(state: bytes, schema: Schema) -> UserState:
         CorruptState: If the bytes do not parse.
     """
     if not state:
-        return UserState(bytes(schema.user_block_bytes), [], {})
-    counters, lengths, entries, attributes = split(state, schema)
-    if not lengths:
-        return UserState(counters, [], _decode_attributes(attributes) if attributes else {})
+        return UserState(bytes(schema.user_block_bytes), [], {}, {})
+    parts = split(state, schema)
+    n_recent = len(parts.lengths) // 2
     try:
         # The entries are a msgpack array but for its header: array16 with their number.
-        recent = _decode_recent(b"\xdc" + struct.pack(">H", len(lengths) // 2) + entries)
-        return UserState(counters, recent, _decode_attributes(attributes) if attributes else {})
+        recent = _decode_recent(b"\xdc" + struct.pack(">H", n_recent) + parts.entries) if n_recent else []
+        attributes, context = (_decode_map(packed) if packed else {} for packed in (parts.attributes, parts.context))
+        return UserState(parts.counters, recent, attributes, context)
     except msgspec.DecodeError as error:
         raise CorruptState(f"user state: {error}") from None
 
 
-def split(state: bytes, schema: Schema) -> tuple[bytes, bytes, bytes, bytes]:
-    """Cut packed state into counter block, lengths, entries and attributes.
+def split(state: bytes, schema: Schema) -> Parts:
+    """Cut packed state up.
 
     Raises:
         SchemaMismatch: If it was written under another schema.
@@ -123,13 +146,16 @@ def split(state: bytes, schema: Schema) -> tuple[bytes, bytes, bytes, bytes]:
             f"user state: written as format {version} under schema {fingerprint:016x}, "
             f"expected {FORMAT} under {schema.fingerprint:016x}; migrate it or bring that schema back"
         )
-    n_recent, n_bytes = LISTS.unpack_from(state, lists)
+    n_recent, n_bytes, n_context = LISTS.unpack_from(state, lists)
     lengths = lists + LISTS.size
     entries = lengths + 2 * n_recent
-    end = entries + n_bytes
+    context = entries + n_bytes
+    end = context + n_context
     if len(state) < end:
         raise CorruptState(f"user state: expected at least {end} bytes, got {len(state)}")
-    return state[HEADER.size : lists], state[lengths:entries], state[entries:end], state[end:]
+    return Parts(
+        state[HEADER.size : lists], state[lengths:entries], state[entries:context], state[context:end], state[end:]
+    )
 
 
 def apply_update(state: bytes, update: Update, schema: Schema) -> bytes:
@@ -138,25 +164,15 @@ def apply_update(state: bytes, update: Update, schema: Schema) -> bytes:
     Raises:
         SchemaMismatch, CorruptState: As `split`.
     """
-    counters, lengths, entries, attributes = split(state or empty_state(schema), schema)
-    block = bytearray(counters)
+    parts = split(state or empty_state(schema), schema)
+    block, lengths, entries = bytearray(parts.counters), parts.lengths, parts.entries
     for add in update.adds:
         add_to_group(block, add, update.ts_ms)
     if len(lengths) // 2 >= schema.n_recent:
         (oldest,) = struct.unpack_from("<H", lengths, len(lengths) - 2)
         lengths, entries = lengths[:-2], entries[: len(entries) - oldest]
     lengths = struct.pack("<H", len(update.recent)) + lengths
-    entries = update.recent + entries
-    return b"".join(
-        (
-            HEADER.pack(FORMAT, schema.fingerprint),
-            block,
-            LISTS.pack(len(lengths) // 2, len(entries)),
-            lengths,
-            entries,
-            attributes,
-        )
-    )
+    return Parts(bytes(block), lengths, update.recent + entries, update.context, parts.attributes).join(schema)
 
 
 def with_attributes(state: bytes, attributes: bytes, schema: Schema) -> bytes:
@@ -165,9 +181,7 @@ def with_attributes(state: bytes, attributes: bytes, schema: Schema) -> bytes:
     Raises:
         SchemaMismatch, CorruptState: As `split`.
     """
-    old = state or empty_state(schema)
-    *_, before = split(old, schema)
-    return old[: len(old) - len(before)] + attributes
+    return replace(split(state or empty_state(schema), schema), attributes=attributes).join(schema)
 
 
 def add_to_group(block: bytearray, add: Add, ts_ms: int) -> None:

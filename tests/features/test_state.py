@@ -65,7 +65,7 @@ def recount(folded: list[LoggedEvent], group: Group, at_ms: int) -> list[float]:
 
 def test_a_stranger_is_packed_as_zeros_and_unpacked_as_nothing() -> None:
     assert unpack(b"", SCHEMA) == unpack(empty_state(SCHEMA), SCHEMA)
-    assert unpack(b"", SCHEMA) == UserState(bytes(SCHEMA.user_block_bytes), [], {})
+    assert unpack(b"", SCHEMA) == UserState(bytes(SCHEMA.user_block_bytes), [], {}, {})
 
 
 @given(st.lists(events, max_size=10), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
@@ -74,6 +74,13 @@ def test_what_is_packed_is_unpacked(folded: list[LoggedEvent], declared: dict[st
     newest = [(e.item, SCHEMA.type_index[e.type], e.ts_ms) for e in reversed(folded)][: SCHEMA.n_recent]
     assert unpack(state, SCHEMA).recent == newest
     assert unpack(state, SCHEMA).attributes == declared
+
+
+@given(st.lists(events, min_size=1, max_size=5))
+def test_the_context_of_the_newest_event_is_kept_as_far_as_it_is_declared(folded: list[LoggedEvent]) -> None:
+    last = msgspec.structs.replace(folded[-1], context={**folded[-1].context, "session": 7})
+    kept = unpack(fold(*folded[:-1], last), SCHEMA).context
+    assert kept == {name: last.context[name] for name in SCHEMA.context if name in last.context}
 
 
 @given(st.lists(events, max_size=8), events)
