@@ -100,18 +100,20 @@ def people(
     logit_BR: Any,
     query_BJD: Any,
     offset_BH: Any,
+    gate_BI: Any,
 ) -> None:
     """What is the same for all candidates of a request.
 
     Args:
         items, contexts: Tables.
-        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`.
+        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`, `gate`.
         recent_BRD: Gets the embeddings of the recent items, as far as there are any.
         logit_BR: Gets the weights' logits of these.
         query_BJD: Gets the four vectors that candidates are compared with.
         offset_BH: Gets what the person adds to the first layer.
+        gate_BI: Gets what the person weighs the inputs of the first layer with.
     """
-    place_R, kind_T, age_1, query_PD, person_PH, enter_bias_H = weights
+    place_R, kind_T, age_1, query_PD, person_PH, enter_bias_H, gate_PI = weights
     n_embedding, n_user = query_BJD.shape[2], user_dense_BU.shape[1]
     person_P = np.zeros(4 * n_embedding + n_user, dtype=np.float32)
     for b in range(len(user_dense_BU)):
@@ -130,6 +132,7 @@ def people(
             query_BJD[b, j] = person_P[j * n_embedding : (j + 1) * n_embedding]
         query_BJD[b, 3] = 0.0
         offset_BH[b] = enter_bias_H
+        gate_BI[b] = 1.0
         for p in range(len(person_P)):
             value = person_P[p]
             if value != 0.0:
@@ -137,6 +140,8 @@ def people(
                     query_BJD[b, 3, d] += value * query_PD[p, d]
                 for h in range(offset_BH.shape[1]):
                     offset_BH[b, h] += value * person_PH[p, h]
+                for i in range(gate_BI.shape[1]):
+                    gate_BI[b, i] += value * gate_PI[p, i]
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)
@@ -152,9 +157,11 @@ def see(
     recent_BRD: Any,
     logit_BR: Any,
     query_BJD: Any,
+    gate_BI: Any,
     out_BKI: Any,
 ) -> None:
-    """The inputs of the first layer: scaled dense features, the candidate's embedding, and its likenesses."""
+    """The inputs of the first layer: scaled dense features, the candidate's embedding, and its likenesses; all weighed
+    by the gate."""
     n_dense, n_embedding = dense_BKF.shape[2], query_BJD.shape[2]
     start = n_dense + n_embedding
     alike_R = np.empty(recent_key_BR.shape[1], dtype=np.float32)
@@ -183,6 +190,8 @@ def see(
                 total += weight
                 nearest += weight * alike_R[r]
             out_I[start + 4] = nearest / total if n_recent else np.float32(0.0)
+            for i in range(len(out_I)):
+                out_I[i] *= gate_BI[b, i]
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)

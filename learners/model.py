@@ -5,6 +5,9 @@
     likeness to recent items ────┤
     person and context ──────────┘  (computed once a request, added to every candidate)
 
+What is seen of a candidate is weighed by a *gate* that the person and the moment open: who comes back after a week
+looks for other things than who clicked ten seconds ago. The gate starts open, at one for every input.
+
 *Likeness* is a handful of dot products: of the candidate with the recent items pooled by age and type, with the last
 one, with the context, with a query made of all that, and an attention over the recent items that looks for the one
 nearest to the candidate.
@@ -79,6 +82,7 @@ class RankingModel(nn.Module):
     enter_bias: nn.Parameter
     person: nn.Parameter  # [4 D + U, H]
     query: nn.Parameter
+    gate: nn.Parameter  # [4 D + U, F + D + dots]
     middle: nn.Parameter
     middle_bias: nn.Parameter
     leave: nn.Parameter
@@ -117,6 +121,7 @@ class RankingModel(nn.Module):
         nearest_BK = _nearest(embedded.item, recent_BRD, bias_BR, inputs)
         dots = (candidate_BKD @ queries_BDJ, nearest_BK[..., None])
         seen_BKI = torch.cat((torch.from_numpy(inputs.dense), candidate_BKD, *dots), dim=2)
+        seen_BKI = seen_BKI * (1.0 + person_BP @ self.gate)[:, None]
         n_requests, n_candidates, n_seen = seen_BKI.shape
         # The counts' scale goes to the weights, which are few; sums and ReLUs happen in place.
         hidden_BKH = seen_BKI @ (self.enter * self._scale_I1)
@@ -155,13 +160,14 @@ class RankingModel(nn.Module):
         logit_BR = np.empty(inputs.recent_key.shape, dtype=np.float32)
         query_BJD = np.empty((n_requests, N_DOTS - 1, n_embedding), dtype=np.float32)
         offset_BH = np.empty((n_requests, n_hidden), dtype=np.float32)
+        gate_BI = np.empty((n_requests, n_dense + n_embedding + N_DOTS), dtype=np.float32)
         seen_BKI = np.empty((n_requests, n_candidates, n_dense + n_embedding + N_DOTS), dtype=np.float32)
         scores = np.empty((n_requests, n_candidates), dtype=np.float32)
         w = self._arrays
         kernels.people(
             item,
             context,
-            (w["place"], w["kind"], w["age"], w["query"], w["person"], w["enter_bias"]),
+            (w["place"], w["kind"], w["age"], w["query"], w["person"], w["enter_bias"], w["gate"]),
             inputs.user_dense,
             inputs.recent_key,
             inputs.recent_type,
@@ -172,6 +178,7 @@ class RankingModel(nn.Module):
             logit_BR,
             query_BJD,
             offset_BH,
+            gate_BI,
         )
         kernels.see(
             item,
@@ -185,6 +192,7 @@ class RankingModel(nn.Module):
             recent_BRD,
             logit_BR,
             query_BJD,
+            gate_BI,
             seen_BKI,
         )
         hidden_BKH = seen_BKI @ w["enter"]
@@ -223,6 +231,7 @@ class RankingModel(nn.Module):
             "enter_bias": ((n_hidden,), 0.1),
             "person": ((n_person, n_hidden), math.sqrt(1 / n_person)),
             "query": ((n_person, n_embedding), math.sqrt(1 / n_person)),
+            "gate": ((n_person, n_seen), 0.0),
             "middle": ((n_hidden, n_hidden), math.sqrt(6 / n_hidden)),
             "middle_bias": ((n_hidden,), 0.0),
             "leave": ((n_hidden, 1), 0.0),

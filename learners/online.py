@@ -17,6 +17,7 @@ No Ray, no store, no clock. The price is the item table (2.5 kB an item) beside 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -24,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.encoding import Encoder, Inputs
+from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError
-from features.events import EVENT, Entry, Positions, StreamId, decode_event
-from features.item_table import ItemTable
+from features.events import EVENT, Entry, LoggedEvent, Positions, StreamId, decode_event
+from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema
-from features.state import unpack
+from features.state import UserState, unpack
 from learners import snapshots
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.losses import listwise_softmax_loss
@@ -41,6 +42,7 @@ from learners.sampling import NegativeSampler, SamplingConfig
 from learners.snapshots import Delta, Private, Progress, Rows
 
 I64 = NDArray[np.int64]
+VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,11 @@ class LearnerConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
-    embedding_rate: float = 0.05
+    embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
     clip_norm: float = 5.0
     """Longest gradient of the dense parameters; longer ones are scaled down."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Examples in a full batch."""
     batch_span_s: float = 0.2
     """Log time after which a batch is learned from though it is not full."""
@@ -198,6 +200,7 @@ class OnlineLearner:
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state = private.progressive
+        fresh._sampler.met = np.array(private.met)
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
         fresh.n_events, fresh.n_examples = progress.n_events, progress.n_examples
@@ -208,7 +211,9 @@ class OnlineLearner:
         if self.is_settled:
             self._first_ms = entry.id.ms
             self._sampler.refresh(self.table, event.ts_ms)
-        self._pending.add(event, user, *self._sampler.draw(self.n_events))
+        request = Request(user, known_context(event, user), event.ts_ms, ())
+        self._pending.add(request, event.item, *self._sampler.draw(self.n_events))
+        self._sampler.meet(int(self.table.last_ms[self.table.rows.get(event.item, UNKNOWN)]), event.ts_ms)
         self.table.fold_event(event, user.recent)
         self.n_events += 1
 
@@ -265,8 +270,18 @@ class OnlineLearner:
                 self.n_examples,
                 self.metrics,
             ),
-            Private(flat[0], flat[1], adam.n_steps, self.n_skipped, state, packed),
+            Private(flat[0], flat[1], adam.n_steps, self.n_skipped, state, self._sampler.met.tolist(), packed),
         )
+
+
+def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:
+    """The context in which somebody would have been asked for just before an event.
+
+    That of the person's event before, if both belong to one visit. The event's own says how the item was reached (the
+    referrer of a page is that of the click on it): who learns from it learns from the answer, and ranks badly without.
+    """
+    is_one_visit = bool(user.recent) and event.ts_ms - user.recent[0][2] <= VISIT_MS
+    return user.context if is_one_visit else event.context
 
 
 def _rows(model: RankingModel, name: str, at: I64) -> Rows:

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encoding import Encoder, Request, Slates
-from features.events import LoggedEvent
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import hash64
-from features.state import UserState
 
 
 class PendingBatch:
@@ -36,27 +34,26 @@ class PendingBatch:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def add(
-        self, event: LoggedEvent, user: UserState, rows: NDArray[np.int64], stand_in_keys: NDArray[np.uint64]
-    ) -> None:
+    def add(self, request: Request, item: str, rows: NDArray[np.int64], stand_in_keys: NDArray[np.uint64]) -> None:
         """Gather one event's slate as of now.
 
         Args:
-            user: The user's state from just before the event.
+            request: What was known of the person just before the event; its candidates are not looked at.
+            item: What it happened to.
             rows: Of the negatives.
             stand_in_keys: Keys of those negatives whose row is `UNKNOWN`.
         """
         table, b = self._table, len(self._requests)
-        row = table.rows.get(event.item, UNKNOWN)
+        row = table.rows.get(item, UNKNOWN)
         rows_K = np.concatenate(([row], rows))
         key_K = self._key_BK[b]
         key_K[:] = table.key[rows_K]
         key_K[1:][rows == UNKNOWN] = stand_in_keys[rows == UNKNOWN]
-        key_K[0] = key_K[0] or hash64(event.item)
+        key_K[0] = key_K[0] or hash64(item)
         _copy(table.fixed, rows_K, self._fixed_BK[b])
-        rows_P = np.array(self._encoder.rows_before(table, user.recent, event.ts_ms))
+        rows_P = np.array(self._encoder.rows_before(table, request.user.recent, request.now_ms))
         _copy(table.successors, rows_P, self._successors_BPS[b])
-        self._requests.append(Request(user, event.context, event.ts_ms, ()))
+        self._requests.append(request)
 
     def take(self) -> Slates:
         """The slates of all pending events, to be assembled before the next `add`.

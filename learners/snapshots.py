@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from features.schema import Schema
 from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
 
-MAGIC: Final = b"HRSNAP\x00\x01"
+MAGIC: Final = b"HRSNAP\x00\x02"
 F32 = NDArray[np.float32]
 
 
@@ -54,6 +54,8 @@ class Private(msgspec.Struct, array_like=True):
     n_steps: int
     n_skipped: int
     progressive: list[float]
+    met: list[float]
+    """Of the sampler."""
     items: dict[str, bytes]
     """Packed item rows; ids in the order of their rows."""
 

@@ -14,7 +14,7 @@ from features.schema import Schema
 from features.state import unpack
 from learners import snapshots
 from learners.errors import ForeignSnapshot
-from learners.online import OnlineLearner
+from learners.online import OnlineLearner, known_context
 from learners.snapshots import Delta
 from tests.learners.examples import (
     CONFIG,
@@ -145,7 +145,7 @@ def test_a_slate_is_what_was_known_just_before_its_event() -> None:
     expected = []
     for entry in log(stream(80)):
         event, user = decode_event(entry.body), unpack(entry.state, SCHEMA)
-        request = Request(user, event.context, event.ts_ms, [event.item])
+        request = Request(user, known_context(event, user), event.ts_ms, [event.item])
         expected.append(learner.encoder.encode(known, [request]))
         learner.read(entry)
         known.fold(entry)
@@ -154,6 +154,17 @@ def test_a_slate_is_what_was_known_just_before_its_event() -> None:
         asked = np.concatenate([getattr(each, name)[:, 0] for each in expected])
         np.testing.assert_array_equal(getattr(inputs, name)[:, 0], asked, err_msg=name)
     assert inputs.dense[:, 0].any(axis=1).sum() > 40
+
+
+def test_the_context_of_a_slate_is_that_of_the_event_before_in_the_same_visit() -> None:
+    """How an item was reached is known only afterwards."""
+    before, soon, late = (
+        click("u", item, T0_MS + ms, device)
+        for item, ms, device in (("a", 0, "x"), ("b", 60_000, "y"), ("c", 9_000_000, "z"))
+    )
+    entries = log([before, soon, late])
+    known = [known_context(decode_event(e.body), unpack(e.state, SCHEMA)) for e in entries]
+    assert known == [{"device": "x"}, {"device": "x"}, {"device": "z"}]
 
 
 def test_half_a_batch_is_not_committed() -> None:

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from features.item_table import UNKNOWN, ItemTable
-from learners.sampling import NegativeSampler, SamplingConfig
+from learners.sampling import NegativeSampler, SamplingConfig, shown, slots_of
 from tests.learners.examples import SCHEMA, T0_MS, click
 
 HOUR_MS = 3_600_000
 NOW_MS = T0_MS + 72 * HOUR_MS
-CONFIG = SamplingConfig(n_active=6, n_today=3, n_older=2, n_never=2)
+CONFIG = SamplingConfig(n_negatives=13)
 
 
 def table_of(ages_h: dict[str, float], n_clicks: int = 1) -> ItemTable:
@@ -22,6 +25,7 @@ def table_of(ages_h: dict[str, float], n_clicks: int = 1) -> ItemTable:
 
 def sampler_of(table: ItemTable, seed: int = 3) -> NegativeSampler:
     sampler = NegativeSampler(SCHEMA, CONFIG, seed)
+    sampler.met = np.array([50.0, 25.0, 17.0, 8.0])
     sampler.refresh(table, NOW_MS)
     return sampler
 
@@ -39,7 +43,7 @@ def test_every_stratum_that_has_items_is_in_every_slate() -> None:
     for n in range(600):
         rows, _ = sampler.draw(n)
         kinds = [table.ids[row][:1] or "?" for row in rows]
-        assert kinds == ["a"] * 6 + ["t"] * 3 + ["o"] * 2 + ["?"] * 2
+        assert kinds == ["a"] * 7 + ["t"] * 3 + ["o"] * 2 + ["?"]
 
 
 @pytest.mark.parametrize("missing", ["a", "t", "o", "at", "to", "ao", "ato"])
@@ -48,7 +52,24 @@ def test_slots_of_an_empty_stratum_go_to_known_items_while_there_are_any(missing
     rows, _ = sampler_of(table).draw(0)
     drawn = [table.ids[row][:1] or "?" for row in rows]
     assert set(drawn) == set("ato?") - set(missing)
-    assert drawn.count("?") == (len(drawn) if missing == "ato" else 2)
+    assert drawn.count("?") == (len(drawn) if missing == "ato" else 1)
+
+
+@given(arrays(np.float64, 4, elements=st.floats(0.0, 1e4)), st.integers(4, 200))
+def test_slots_follow_the_positives_and_no_stratum_is_without(met: np.ndarray, n_negatives: int) -> None:
+    met[1] += 1.0
+    n_slots = slots_of(met, n_negatives)
+    assert n_slots.sum() == n_negatives and n_slots.min() >= 1
+    assert n_slots[3] <= max(1, n_negatives / 8)
+    wanted = (n_negatives - n_slots[3]) * met[:3] / met[:3].sum()
+    assert (np.abs(n_slots[:3] - wanted) <= 3).all()
+
+
+def test_a_stratum_gets_slots_as_positives_come_from_it() -> None:
+    sampler = sampler_of(table_of(AGES_H))
+    for _ in range(20_000):
+        sampler.meet(NOW_MS - 48 * HOUR_MS, NOW_MS)
+    assert slots_of(sampler.met, CONFIG.n_negatives).tolist() == [1, 1, 10, 1]
 
 
 def test_half_of_the_unseen_are_items_that_the_catalogue_holds() -> None:
@@ -56,18 +77,44 @@ def test_half_of_the_unseen_are_items_that_the_catalogue_holds() -> None:
     for n in range(50):
         table.set_attributes(f"c{n}", {"genre": ["new"]})
     sampler = sampler_of(table)
-    drawn = np.concatenate([sampler.draw(n)[0][-2:] for n in range(1000)])
+    drawn = np.concatenate([sampler.draw(n)[0][-1:] for n in range(2000)])
     assert all(row == UNKNOWN or table.ids[row].startswith("c") for row in drawn)
     assert float((drawn == UNKNOWN).mean()) == pytest.approx(0.5, abs=0.05)
 
 
-def test_items_are_drawn_by_the_square_root_of_their_counts() -> None:
-    table = table_of({"rare": 0.5})
-    for _ in range(16):
+def test_an_item_is_drawn_as_often_as_a_slate_of_distinct_items_would_hold_it() -> None:
+    table = table_of({f"a{n}": 0.5 for n in range(200)})
+    for _ in range(400):
         table.fold_event(click("u", "frequent", NOW_MS - HOUR_MS // 2), [])
     sampler = sampler_of(table)
-    drawn = np.concatenate([sampler.draw(n)[0][:6] for n in range(2000)])
-    assert float((drawn == table.rows["frequent"]).mean()) == pytest.approx(0.8, abs=0.02)
+    drawn = np.concatenate([sampler.draw(n)[0][:7] for n in range(4000)])
+    # 54 of 100 candidates are active ones; "frequent" is in every slate, not in a tenth of its places.
+    assert float((drawn == table.rows["frequent"]).mean()) == pytest.approx(1 / 54, rel=0.15)
+
+
+def test_what_was_popular_yesterday_counts_for_little_among_the_active() -> None:
+    table = table_of({f"a{n}": 0.2 for n in range(200)})
+    for age_h in [20.0] * 400 + [0.9]:
+        table.fold_event(click("u", "faded", NOW_MS - round(age_h * HOUR_MS)), [])
+    sampler = sampler_of(table)
+    drawn = np.concatenate([sampler.draw(n)[0][:7] for n in range(4000)])
+    assert float((drawn == table.rows["faded"]).mean()) < 1 / 200
+
+
+def test_shown_is_how_often_picking_one_after_the_other_takes_an_item() -> None:
+    rng = np.random.default_rng(1)
+    weight = np.sqrt(rng.pareto(1.0, 300) + 0.01)
+    clocks = rng.exponential(1.0, (4000, 300)) / weight  # who rings first is picked first
+    picked = np.zeros((4000, 300))
+    np.put_along_axis(picked, clocks.argpartition(40, axis=1)[:, :40], 1.0, axis=1)
+    assert np.abs(shown(weight, 40.0) - picked.mean(axis=0)).max() < 0.04
+
+
+@given(arrays(np.float64, st.integers(1, 50), elements=st.floats(1e-3, 1e4)), st.floats(0.1, 100.0))
+def test_shown_adds_up_to_the_slate_and_grows_with_the_weight(weight: np.ndarray, n_shown: float) -> None:
+    found = shown(weight, n_shown)
+    assert found.sum() == pytest.approx(min(n_shown, 0.95 * len(weight)), rel=2e-3)
+    assert found.max() <= 1.0 and (np.diff(found[np.argsort(weight)]) >= 0).all()
 
 
 def test_a_draw_depends_on_seed_and_number_only() -> None:
@@ -92,5 +139,5 @@ def test_an_empty_table_gives_unheard_of_items() -> None:
 
 
 def test_settings_out_of_range_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"sampling\.n_older: expected 1 to 256, got 0"):
-        SamplingConfig(n_older=0)
+    with pytest.raises(ValueError, match=r"sampling\.n_negatives: expected 4 to 1024, got 3"):
+        SamplingConfig(n_negatives=3)
