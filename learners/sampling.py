@@ -19,7 +19,7 @@ In the last stratum half of the draws are items that nobody has heard of. The sl
 largest one of known items: a young stream must not be learned against the unheard-of alone.
 
 Draw n depends on (seed, n), and on the table and the shares at the last `refresh`, which costs a pass over all items
-(about 1 ms for 50,000) and is made once a batch. The module knows neither events nor models.
+(10 ms for 50,000) and is made once a batch. The module knows neither events nor models.
 """
 
 import math
@@ -36,7 +36,7 @@ from features.schema import Group, Schema
 HOUR_MS: Final = 3_600_000
 BLOCK: Final = 256  # draws made at once: a generator costs more than its numbers
 N_STRATA: Final = 4
-ACTIVE, NEVER = 0, 3
+NEVER: Final = 3
 MEMORY: Final = 10_000.0  # positives after which a stratum's share is mostly new
 MOST_NEVER: Final = 1 / 8
 N_SHOWN: Final = 100  # candidates of a usual request

@@ -117,6 +117,16 @@ def test_a_schema_without_attributes_and_context_is_learned_and_scored() -> None
     assert np.isfinite(bare_learner.model.score(inputs)).all()
 
 
+def test_the_gate_is_learned_and_weighs_what_is_seen_of_candidates(learner: OnlineLearner) -> None:
+    inputs, gate = inputs_of(learner), learner.model.gate.data
+    before, learned_gate = learner.model.score(inputs), gate.clone()
+    gate.zero_()
+    open_gate = learner.model.score(inputs)
+    gate.copy_(learned_gate)
+    assert np.abs(before - open_gate).max() > 1e-3
+    assert (learner.model.score(inputs) == before).all()
+
+
 def test_compiled_scoring_is_the_networks_forward(learner: OnlineLearner) -> None:
     for n_requests, n_candidates in ((1, 1), (3, 10), (7, 33)):
         inputs, model = inputs_of(learner, n_requests, n_candidates), learner.model
