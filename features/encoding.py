@@ -1,20 +1,18 @@
 """The one encoder: state + context + now -> arrays. Serving, learning and evaluation all call it.
 
-`Slates` say where that stands which is known of requests and candidates; `assemble` turns them into model inputs, all
-at once, and decays every counter to the instant of its request. It looks at nothing else, so the same records give the
-same inputs wherever they are assembled: a replica points into its own item table, a learner at copies it made of each
-slate just before it folded the event, so that nothing leaks from the future.
+A replica asks `encode` for requests as of what its item table knows. A learner asks `live_through` for events: each
+slate as it was known just before its event, which is folded at once, so that nothing leaks from the future and no row
+is ever copied. Every counter is decayed to the instant of its request. The same rows give the same inputs in both.
 
 The loops over candidates are in `features.kernels`. Ids reach the model as 64-bit keys; what they mean is the model's
 affair. A key of 0 is absent.
 
-Legend: B requests, K candidates, N records, R recent items, P predecessors, S successors, G counter groups, V counter
-values, C context fields, A attribute keys, F dense features, U user features.
+Legend: B requests, K candidates, R recent items, P predecessors, V counter values, C context fields, A attribute keys,
+F dense features, U user features.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -22,10 +20,9 @@ from numpy.typing import NDArray
 
 from features import kernels
 from features.item_table import UNKNOWN, ItemTable, attribute_inputs
-from features.schema import Group, Schema, bucket, duration, hash64
+from features.schema import Group, Schema, bucket, duration, hash64, known_hash64
 from features.state import Recent, UserState
 
-NO_AGE: Final = 2.0  # where there is nothing to have an age: that of 15 years
 N_RECENT: Final = 20  # recent items the model attends to; more cost time and were not seen to help
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -40,19 +37,6 @@ class Request:
     context: dict[str, Any]
     now_ms: int
     candidates: Sequence[str]
-
-
-@dataclass(slots=True)
-class Slates:
-    """Requests, and where what is known about their candidates stands: nothing of it may change until `assemble`."""
-
-    requests: Sequence[Request]
-    mask: NDArray[np.bool_]  # [B, K] real candidates
-    key: U64  # [B, K]
-    items: NDArray[np.void]  # [N] records as in `ItemTable.fixed`
-    rows: I64  # [B, K] into them
-    successors: NDArray[np.void]  # [N, S] as in `ItemTable.successors`
-    before: I64  # [B, P] rows of the user's latest items in them
 
 
 @dataclass(slots=True)
@@ -81,17 +65,14 @@ class _RecentArrays:
 
 
 class Encoder:
-    """`encode` requests, or `assemble` slates, under one schema. Stateless but for tables derived from the schema."""
+    """`encode` requests, or `live_through` events, under one schema. Stateless but for tables made from the schema."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._plain, self._split = _values(schema)
         groups = schema.item_groups
-        plain_half_lives = [h for g in groups if g.counter.split is None for h in g.half_lives_ms]
-        split_half_lives = [h for g in groups if g.counter.split is not None for h in g.half_lives_ms]
-        self._decay_per_ms = 1.0 / np.array(plain_half_lives + split_half_lives, dtype=np.float32)
         order = [g for g in groups if g.counter.split is None] + [g for g in groups if g.counter.split is not None]
-        self._group = np.array([g.index for g in order for _ in g.half_lives_ms], dtype=np.int64)
+        group_C = [g.index for g in order for _ in g.half_lives_ms]
         # The counter block of a user's state in words of four bytes: a group is an instant (two), then its values.
         self._user_instant = np.array(
             [g.offset // 4 for g in schema.user_groups for _ in range(g.n_values)], dtype=np.int64
@@ -102,11 +83,15 @@ class Encoder:
         half_lives_ms = [h for g in schema.user_groups for _ in range(g.counter.n_buckets) for h in g.half_lives_ms]
         self._user_decay_per_ms = 1.0 / np.array(half_lives_ms, dtype=np.float64)
         self._no_attributes = attribute_inputs(schema.user_attributes, {})
-        self._successor_decay_per_ms = 0.001 / np.array(schema.successor_half_lives_s, dtype=np.float32)
         self.dense_names = self._name_dense(order)
         self.user_names = self._name_user()
-        at_ages = len(self._group) + 4 * len(schema.successor_half_lives_s)
-        self._starts = {"follows": len(self._group), "ages": at_ages, "seen": at_ages + 3, "numbers": at_ages + 5}
+        at_ages = len(group_C) + 4 * len(schema.successor_half_lives_s)
+        self._layout = kernels.Layout(
+            np.array(group_C, dtype=np.int64),
+            1.0 / np.array([ms for g in order for ms in g.half_lives_ms], dtype=np.float32),
+            0.001 / np.array(schema.successor_half_lives_s, dtype=np.float32),
+            *(len(group_C), at_ages, at_ages + 3, at_ages + 5),
+        )
 
     def encode(self, table: ItemTable, requests: Sequence[Request], found: Sequence[I64] | None = None) -> Inputs:
         """Model inputs as of what the table knows right now; slates are padded to the longest.
@@ -128,47 +113,54 @@ class Encoder:
                 for k in np.flatnonzero(rows == UNKNOWN).tolist():
                     key_BK[b, k] = hash64(requests[b].candidates[k])
         before_BP = np.array([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
-        return self.assemble(Slates(requests, mask_BK, key_BK, table.fixed, rows_BK, table.successors, before_BP))
+        inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
+        kernels.look_all(asked, table.columns, self._layout, rows_BK, key_BK, out)
+        return inputs
+
+    def live_through(
+        self, table: ItemTable, requests: Sequence[Request], changes: kernels.Changes, rows_BK: I64, key_BK: U64
+    ) -> tuple[Inputs, I64]:
+        """Model inputs of each event's slate as of just before the event; and fold the events.
+
+        Args:
+            requests: What was known of the people just before the events; their candidates are not looked at.
+            changes: The events.
+            rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
+        Returns:
+            The inputs, and when each slate's first candidate was acted on before [B] (0: never).
+        """
+        before_BP = np.array([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
+        mask_BK, last_ms_B = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(requests), dtype=np.int64)
+        inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
+        kernels.look_then_fold(
+            *(asked, changes, table.columns, self._layout, table.groups, rows_BK, key_BK, out, last_ms_B)
+        )
+        table.note_touched(changes)
+        return inputs, last_ms_B
 
     def rows_before(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> list[int]:
         """Rows [P] of the items whose successors matter to a user at an instant; padded with `UNKNOWN`."""
         rows = [table.rows.get(item, UNKNOWN) for item in table.predecessors(recent, now_ms)]
         return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
 
-    def assemble(self, slates: Slates) -> Inputs:
-        """Model inputs; every counter decayed to its request's instant."""
-        requests, rows_BK, key_BK = slates.requests, slates.rows, slates.key
+    def _prepare(
+        self,
+        requests: Sequence[Request],
+        before_BP: I64,
+        key_BK: U64,
+        mask_BK: NDArray[np.bool_],
+        items: kernels.Items,
+    ) -> tuple[Inputs, kernels.Asked, kernels.Out]:
+        """Inputs but for what is known of candidates; what that depends on; and where it belongs."""
         contexts = [request.context for request in requests]
         now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
         user_dense_BU, user_key_BA, recent = self._users(requests, now_B)
-        items, successors, at = slates.items, slates.successors, self._starts
-        dense_BKF = np.zeros((*rows_BK.shape, len(self.dense_names)), dtype=np.float32)
-        chosen_BV = self._choose(contexts)
-        kernels.counters(
-            rows_BK, now_B, chosen_BV, items["ms"], items["value"], self._group, self._decay_per_ms, dense_BKF
-        )
-        kernels.successions(
-            key_BK,
-            now_B,
-            slates.before,
-            successors["key"],
-            successors["ms"],
-            successors["value"],
-            self._successor_decay_per_ms,
-            at["follows"],
-            dense_BKF,
-        )
-        kernels.ages(rows_BK, now_B, items["first_ms"], items["last_ms"], NO_AGE, at["ages"], dense_BKF)
-        kernels.seen(key_BK, now_B, recent.key, recent.ms, NO_AGE, at["seen"], dense_BKF)
-        kernels.numbers(rows_BK, items["number"], at["numbers"], dense_BKF)
-        if np.count_nonzero(slates.mask) < slates.mask.size:
-            dense_BKF[~slates.mask] = 0.0
-        attribute_BKA = np.empty((*rows_BK.shape, items["attribute_key"].shape[1]), dtype=np.uint64)
-        kernels.gather(rows_BK, items["attribute_key"], attribute_BKA)
         recent_age_BR = np.zeros(recent.key.shape, dtype=np.float32)
         kernels.recency(now_B, recent.key, recent.ms, recent_age_BR)
-        return Inputs(
-            slates.mask,
+        dense_BKF = np.zeros((*key_BK.shape, len(self.dense_names)), dtype=np.float32)
+        attribute_BKA = np.empty((*key_BK.shape, items.attribute_key.shape[1]), dtype=np.uint64)
+        inputs = Inputs(
+            mask_BK,
             dense_BKF,
             user_dense_BU,
             key_BK,
@@ -179,6 +171,8 @@ class Encoder:
             self._context_keys(contexts),
             user_key_BA,
         )
+        asked = kernels.Asked(now_B, self._choose(contexts), before_BP, recent.key, recent.ms)
+        return inputs, asked, kernels.Out(mask_BK, dense_BKF, attribute_BKA)
 
     def popularity(self, inputs: Inputs) -> F32:
         """The prior that ranks when there is no model: log(1 + decayed count) of all types, at the middle half-life."""
@@ -197,7 +191,7 @@ class Encoder:
 
     def _choose(self, contexts: Sequence[dict[str, Any]]) -> I64:
         """Columns [B, V] of the counter values that a context chooses; -1 where it has no value for a split."""
-        chosen = np.empty((len(contexts), len(self._decay_per_ms)), dtype=np.int64)
+        chosen = np.empty((len(contexts), len(self._layout.group)), dtype=np.int64)
         at = len(self._plain)
         chosen[:, :at] = self._plain
         for group, options in self._split:
@@ -222,14 +216,17 @@ class Encoder:
         for b, request in enumerate(requests):
             latest = request.user.recent[:N_RECENT]
             if latest:
-                recent.key[b, : len(latest)] = [_key_of(item) for item, _, _ in latest]
+                recent.key[b, : len(latest)] = [known_hash64(item) for item, _, _ in latest]
                 recent.type[b, : len(latest)] = [kind + 1 for _, kind, _ in latest]
                 recent.ms[b, : len(latest)] = [ms for _, _, ms in latest]
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:
         rows = [
-            [_key_of(f"{name}={context[name]}") if context.get(name) is not None else 0 for name in self.schema.context]
+            [
+                known_hash64(f"{name}={context[name]}") if context.get(name) is not None else 0
+                for name in self.schema.context
+            ]
             for context in contexts
         ]
         return np.array(rows, dtype=np.uint64).reshape(len(contexts), len(self.schema.context))
@@ -239,7 +236,7 @@ class Encoder:
         word_BW = np.frombuffer(packed, np.uint32).reshape(len(requests), -1)
         dense_BU = np.zeros((len(requests), len(self.user_names)), dtype=np.float32)
         layout = self._user_instant, self._user_value, self._user_decay_per_ms
-        kernels.person(word_BW, now_B, *layout, number_BM, recent.key, recent.ms, NO_AGE, dense_BU)
+        kernels.person(word_BW, now_B, *layout, number_BM, recent.key, recent.ms, dense_BU)
         return dense_BU
 
     def _name_dense(self, order: Sequence[Any]) -> tuple[str, ...]:
@@ -263,9 +260,6 @@ class Encoder:
         names += ["n_recent", "idle", "day_sin", "day_cos"]
         names += [f"number:{a.name}" for a in self.schema.user_attributes if a.kind == "number"]
         return tuple(names)
-
-
-_key_of = lru_cache(maxsize=1 << 16)(hash64)  # the same few items come up in everybody's last minutes
 
 
 def _values(schema: Schema) -> tuple[I64, list[tuple[Group, I64]]]:

@@ -22,12 +22,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from features import kernels
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
-from features.schema import FORMAT, Attribute, Group, Schema, bucket, duration, hash64
+from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
 from features.state import HEADER, Recent, unpack
 
-UNKNOWN: Final = 0
+UNKNOWN: Final = kernels.UNKNOWN
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
@@ -72,32 +73,55 @@ class ItemTable:
     def fold(self, entry: Entry) -> None:
         """Fold one log entry; kinds that say nothing about items change nothing."""
         if entry.kind == EVENT:
-            self.fold_event(decode_event(entry.body), unpack(entry.state, self.schema).recent)
+            self.fold_events([(decode_event(entry.body), unpack(entry.state, self.schema).recent)])
         elif entry.kind == ITEM:
             body = decode_attributes(entry.body)
             self.set_attributes(body.entity, body.attributes)
 
-    def fold_event(
-        self, event: LoggedEvent, recent: Sequence[Recent], *, takes: Callable[[str], bool] | None = None
+    def fold_events(
+        self,
+        events: Sequence[tuple[LoggedEvent, Sequence[Recent]]],
+        *,
+        takes: Callable[[str], bool] | None = None,
     ) -> None:
-        """Fold one event.
+        """Fold events, in order.
 
         Args:
-            recent: The user's recent items from just before the event, newest first.
-            takes: Which items' rows still lack this event; None: all of them.
+            events: Each with the user's recent items from just before it, newest first.
+            takes: Which items' rows still lack these events; None: all of them.
         """
-        row = self.row(event.item)
-        if takes is None or takes(event.item):
-            self._count(row, event)
-            self.touched.add(row)
-        followed = [
-            (self.row(item), 1.0 / place)
-            for place, item in enumerate(self.predecessors(recent, event.ts_ms, event.item), 1)
-            if takes is None or takes(item)
-        ]
-        if followed:
-            rows, weights = zip(*followed, strict=True)
-            self._follow(rows, weights, self.key[row], event.ts_ms)
+        if not events:
+            return
+        changes = self.changes(events, takes)
+        kernels.fold_all(changes, self.columns, self.groups)
+        self.note_touched(changes)
+
+    def changes(
+        self, events: Sequence[tuple[LoggedEvent, Sequence[Recent]]], takes: Callable[[str], bool] | None = None
+    ) -> kernels.Changes:
+        """What events will do to the rows, as arrays; makes the rows they need, and changes none.
+
+        Args: As `fold_events`.
+        """
+        rows = [self.row(event.item) for event, _ in events]
+        key = self.key[rows]
+        if takes is not None:
+            rows = [row if takes(event.item) else UNKNOWN for row, (event, _) in zip(rows, events, strict=True)]
+        before = [self._rows_before(event, recent, takes) for event, recent in events]
+        bucket = [self._buckets(event) for event, _ in events]
+        return kernels.Changes(
+            np.array(rows, dtype=np.int64),
+            key,
+            np.array([event.ts_ms for event, _ in events], dtype=np.int64),
+            np.array([event.value for event, _ in events], dtype=np.float64),
+            np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
+            np.array(before, dtype=np.int64),
+        )
+
+    def note_touched(self, changes: kernels.Changes) -> None:
+        """Note which rows these events have changed."""
+        self.touched.update(changes.row.tolist(), changes.before.ravel().tolist())
+        self.touched.discard(UNKNOWN)
 
     def predecessors(self, recent: Sequence[Recent], ts_ms: int, item: str | None = None) -> list[str]:
         """The distinct items, newest first, that count as coming before `item` at an instant."""
@@ -175,9 +199,13 @@ class ItemTable:
         self.half_life_ms = np.array([ms for row in half_lives for ms in row], dtype=np.float64)
         self.group_of_value = np.repeat(np.arange(len(groups)), [group.n_values for group in groups])
         self._groups_of = {name: [g for g in groups if name in g.counter.types] for name in schema.event_types}
-        self._half_lives_ms = {group.index: group.half_lives_ms for group in groups}
-        self._values_of = {name: self._changed_by(found) for name, found in self._groups_of.items()}
-        self._successor_half_life_ms = np.array(schema.successor_half_lives_s) * 1000.0
+        self.groups = kernels.Groups(
+            np.array([g.start for g in groups] + [len(self.half_life_ms)], dtype=np.int64),
+            np.array([len(g.half_lives_ms) for g in groups], dtype=np.int64),
+            self.half_life_ms,
+            np.array([g.counter.use_value for g in groups], dtype=np.bool_),
+            np.array(schema.successor_half_lives_s) * 1000.0,
+        )
         n_keys = sum(attribute.width for attribute in schema.item_attributes)
         n_numbers = sum(attribute.kind == "number" for attribute in schema.item_attributes)
         self._fixed_type = np.dtype(
@@ -207,64 +235,24 @@ class ItemTable:
         self.attribute_key, self.number = fixed["attribute_key"], fixed["number"]
         self.successor_key, self.successor_ms = successors["key"], successors["ms"]
         self.successor_value = successors["value"]
+        self.columns = kernels.Items(
+            *(self.key, self.first_ms, self.last_ms, self.ms, self.value, self.attribute_key, self.number),
+            *(self.successor_key, self.successor_ms, self.successor_value),
+        )
 
-    def _count(self, row: int, event: LoggedEvent) -> None:
-        ts_ms = event.ts_ms
-        first_ms = self.first_ms[row]
-        self.first_ms[row] = min(first_ms, ts_ms) if first_ms else ts_ms
-        self.last_ms[row] = max(self.last_ms[row], ts_ms)
-        values, half_life_ms, group_of_value = self._values_of[event.type]
-        if not len(values):
-            return
-        before_ms = self.ms[row, group_of_value]
-        self.value[row, values] *= np.exp2(np.minimum(before_ms - ts_ms, 0) / half_life_ms)
+    def _rows_before(
+        self, event: LoggedEvent, recent: Sequence[Recent], takes: Callable[[str], bool] | None
+    ) -> list[int]:
+        items = self.predecessors(recent, event.ts_ms, event.item)
+        rows = [self.row(item) if takes is None or takes(item) else UNKNOWN for item in items]
+        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
+
+    def _buckets(self, event: LoggedEvent) -> list[int]:
+        chosen = [kernels.UNCHANGED] * len(self.schema.item_groups)
         for group in self._groups_of[event.type]:
-            chosen = bucket(group, event.context)
-            if chosen is not None:
-                self._add(row, chosen, group, event)
-            self.ms[row, group.index] = max(self.ms[row, group.index], ts_ms)
-
-    def _add(self, row: int, chosen: int, group: Group, event: LoggedEvent) -> None:
-        amount = event.value if group.counter.use_value else 1.0
-        half_lives_ms = self._half_lives_ms[group.index]
-        start = group.start + chosen * len(half_lives_ms)
-        behind_ms = event.ts_ms - int(self.ms[row, group.index])
-        if behind_ms >= 0:
-            self.value[row, start : start + len(half_lives_ms)] += amount
-            return
-        for place, half_life_ms in enumerate(half_lives_ms, start):
-            self.value[row, place] += amount * 2.0 ** (behind_ms / half_life_ms)
-
-    def _changed_by(self, groups: Sequence[Group]) -> tuple[NDArray[np.int64], ...]:
-        """Values that an event on these groups decays; their half-lives, and their groups."""
-        values = np.concatenate([np.arange(0), *(np.arange(g.start, g.start + g.n_values) for g in groups)])
-        return values, self.half_life_ms[values], self.group_of_value[values]
-
-    def _follow(self, rows: Sequence[int], weights: Sequence[float], key: np.uint64, ts_ms: int) -> None:
-        at = np.array(rows)
-        hit = self.successor_key[at] == key
-        slot = hit.argmax(axis=1)
-        is_new = ~hit[np.arange(len(at)), slot]
-        if is_new.any():
-            slot[is_new] = self._weakest(at[is_new], ts_ms)
-            self.successors[at[is_new], slot[is_new]] = np.zeros((), self._successor_type)
-            self.successor_key[at[is_new], slot[is_new]] = key
-        before_ms = self.successor_ms[at, slot]
-        after_ms = np.maximum(before_ms, ts_ms)
-        decay = np.exp2((before_ms - after_ms)[:, None] / self._successor_half_life_ms)
-        late = np.exp2((ts_ms - after_ms)[:, None] / self._successor_half_life_ms)
-        added = np.array(weights)[:, None] * late
-        self.successor_value[at, slot] = self.successor_value[at, slot] * decay + added
-        self.successor_ms[at, slot] = after_ms
-        self.touched.update(rows)
-
-    def _weakest(self, rows: NDArray[np.int64], ts_ms: int) -> NDArray[np.int64]:
-        # By the shortest half-life: by a longer one, yesterday's successors would lock out those of the last hour.
-        shortest = int(self._successor_half_life_ms.argmin())
-        age_ms = np.minimum(self.successor_ms[rows] - ts_ms, 0)
-        strength = self.successor_value[rows][..., shortest] * np.exp2(age_ms / self._successor_half_life_ms[shortest])
-        found: NDArray[np.int64] = np.where(self.successor_key[rows] == 0, -1.0, strength).argmin(axis=1)
-        return found
+            found = bucket(group, event.context)
+            chosen[group.index] = kernels.NO_BUCKET if found is None else found
+        return chosen
 
     def _check(self, data: bytes) -> None:
         least = HEADER.size + self.fixed.itemsize + 2

@@ -1,74 +1,315 @@
-"""Compiled loops of the encoder: what touches every candidate of every request.
+"""Compiled loops over candidates and item rows: what is known of a slate, and what an event does to the rows.
 
-Plain functions over arrays, compiled by numba at their first call and cached on disk beside this file. They write into
-`out` arrays of zeros that the caller owns, allocate next to nothing, and know neither schema nor items.
+`look` fills in the features of one request's candidates, `fold` adds one event to the rows of its item and of the items
+before it. A replica looks for many requests (`look_all`), a projector folds many events (`fold_all`), a learner does
+both in turn (`look_then_fold`): each slate as it was just before its event. So there is one arithmetic for all.
 
-Legend: B requests, K candidates, N item records, P predecessors, S successors, H successor half-lives, G counter
-groups, V counter values, R recent items, F dense features.
+Plain functions over arrays, compiled by numba at their first call and cached on disk beside this file. The cache does
+not notice a change in another file: what is compiled together stands together. They write into `out` arrays of zeros
+that the caller owns, allocate next to nothing, and know neither schema nor ids.
+
+Legend: B requests or events, K candidates, N item rows, P predecessors, S successors, H successor half-lives, G counter
+groups, V counter values of a row, C counter features, R recent items, A attribute keys, M numbers, F dense features.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import njit
 
+UNKNOWN: Final = 0  # row of the item nobody has heard of
 EMPTY: Final = -1
+NO_BUCKET: Final = -1  # a group decays, but there is nothing to add to
+UNCHANGED: Final = -2  # an event of this type says nothing to a group
 DAY_MS: Final = 86_400_000
+NO_AGE: Final = np.float32(2.0)  # where there is nothing to have an age: that of 15 years
+
+
+class Items(NamedTuple):
+    """Columns of an item table."""
+
+    key: Any  # [N]
+    first_ms: Any  # [N] 0: never acted on
+    last_ms: Any  # [N]
+    ms: Any  # [N, G] instants of the counters
+    value: Any  # [N, V]
+    attribute_key: Any  # [N, A]
+    number: Any  # [N, M]
+    next_key: Any  # [N, S]
+    next_ms: Any  # [N, S]
+    next_value: Any  # [N, S, H]
+
+
+class Groups(NamedTuple):
+    """Where the counters of a row stand, and how they decay; group g has values `start[g]` to `start[g + 1]`."""
+
+    start: Any  # [G + 1]
+    n_half_lives: Any  # [G]
+    half_life_ms: Any  # [V]
+    uses_value: Any  # [G]
+    next_half_life_ms: Any  # [H]
+
+
+class Changes(NamedTuple):
+    """Events on their way into the rows."""
+
+    row: Any  # [B] of the item; `UNKNOWN`: it takes nothing
+    key: Any  # [B] of the item
+    ts_ms: Any  # [B]
+    value: Any  # [B]
+    bucket: Any  # [B, G] which bucket of a group counts it; or `NO_BUCKET`, `UNCHANGED`
+    before: Any  # [B, P] rows of the items before it, the latest first; `UNKNOWN`: none
+
+
+class Asked(NamedTuple):
+    """Requests, as far as the features of candidates depend on them."""
+
+    now_ms: Any  # [B]
+    column: Any  # [B, C] which value of a row a request looks at; negative: none
+    before: Any  # [B, P] rows of the person's latest items
+    recent_key: Any  # [B, R]
+    recent_ms: Any  # [B, R]
+
+
+class Layout(NamedTuple):
+    """Where features stand."""
+
+    group: Any  # [C] group of a counter feature
+    decay_per_ms: Any  # [C] 1 / half-life
+    next_decay_per_ms: Any  # [H]
+    follows: Any
+    """Where the features of succession begin."""
+    ages: Any
+    seen: Any
+    numbers: Any
+
+
+class Out(NamedTuple):
+    """What is filled in."""
+
+    mask: Any  # [B, K]
+    dense: Any  # [B, K, F]
+    attribute_key: Any  # [B, K, A]
 
 
 @njit(cache=True, error_model="numpy")
-def counters(
-    rows_BK: Any, now_B: Any, column_BV: Any, ms_NG: Any, value_NW: Any, group_V: Any, decay_V: Any, out_BKF: Any
+def look_all(asked: Any, items: Any, layout: Any, row_BK: Any, key_BK: Any, out: Any) -> None:
+    """Features of all candidates that the mask names; the others stay zeros."""
+    for b in range(len(row_BK)):
+        look(b, asked, items, layout, row_BK[b], key_BK[b], out)
+
+
+@njit(cache=True, error_model="numpy")
+def fold_all(changes: Any, items: Any, groups: Any) -> None:
+    """Fold events, one after the other."""
+    for b in range(len(changes.row)):
+        fold(b, changes, items, groups)
+
+
+@njit(cache=True, error_model="numpy")
+def look_then_fold(
+    asked: Any, changes: Any, items: Any, layout: Any, groups: Any, row_BK: Any, key_BK: Any, out: Any, last_ms_B: Any
 ) -> None:
-    """log(1 + counter decayed to the request's instant) in the first V features.
+    """Each event's slate as it was known just before it; then the event.
 
     Args:
-        column_BV: Which value of a record each request looks at; negative: none, the feature stays 0.
-        decay_V: 1 / half-life, per ms.
+        out: Gets the mask too: a candidate that stands earlier in its slate is masked.
+        last_ms_B: Gets when candidate 0 was acted on before.
     """
-    for b in range(rows_BK.shape[0]):
-        for k in range(rows_BK.shape[1]):
-            row = rows_BK[b, k]
-            for v in range(len(group_V)):
-                column = column_BV[b, v]
-                if column < 0:
-                    continue
-                value = value_NW[row, column]
+    for b in range(len(row_BK)):
+        last_ms_B[b] = items.last_ms[row_BK[b, 0]]
+        mask_first(key_BK[b], out.mask[b])
+        look(b, asked, items, layout, row_BK[b], key_BK[b], out)
+        fold(b, changes, items, groups)
+
+
+@njit(cache=True, error_model="numpy")
+def look(b: Any, asked: Any, items: Any, layout: Any, row_K: Any, key_K: Any, out: Any) -> None:
+    """Features of one request's candidates."""
+    mask_K, dense_KF = out.mask[b], out.dense[b]
+    now_ms, recent_key_R, recent_ms_R = asked.now_ms[b], asked.recent_key[b], asked.recent_ms[b]
+    slots = new_slots(len(key_K))
+    fill(slots, key_K)
+    counters(row_K, mask_K, now_ms, asked.column[b], items, layout, dense_KF)
+    successions(slots, key_K, now_ms, asked.before[b], items, layout, dense_KF)
+    ages(row_K, mask_K, now_ms, items, layout.ages, dense_KF)
+    seen(slots, key_K, now_ms, recent_key_R, recent_ms_R, layout.seen, dense_KF)
+    numbers(row_K, items.number, layout.numbers, dense_KF)
+    for k in range(len(row_K)):
+        out.attribute_key[b, k] = items.attribute_key[row_K[k]]
+        if not mask_K[k]:
+            dense_KF[k] = np.float32(0.0)
+
+
+@njit(cache=True, error_model="numpy")
+def counters(row_K: Any, mask_K: Any, now_ms: Any, column_C: Any, items: Any, layout: Any, out_KF: Any) -> None:
+    """log(1 + counter decayed to the request's instant) in the first features."""
+    for k in range(len(row_K)):
+        if mask_K[k]:
+            row = row_K[k]
+            for c in range(len(column_C)):
+                value = items.value[row, column_C[c]] if column_C[c] >= 0 else np.float32(0.0)
                 if value != 0.0:
-                    age_ms = np.float32(min(ms_NG[row, group_V[v]] - now_B[b], 0))
-                    out_BKF[b, k, v] = log_of_one_more(value * np.exp2(age_ms * decay_V[v]))
+                    age_ms = np.float32(min(items.ms[row, layout.group[c]] - now_ms, 0))
+                    out_KF[k, c] = log_of_one_more(value * np.exp2(age_ms * layout.decay_per_ms[c]))
 
 
 @njit(cache=True, error_model="numpy")
-def ages(rows_BK: Any, now_B: Any, first_N: Any, last_N: Any, no_age: float, start: int, out_BKF: Any) -> None:
+def ages(row_K: Any, mask_K: Any, now_ms: Any, items: Any, start: Any, out_KF: Any) -> None:
     """Three features from `start`: whether the item is known, its age, and how long ago it was last acted on."""
-    for b in range(rows_BK.shape[0]):
-        for k in range(rows_BK.shape[1]):
-            row = rows_BK[b, k]
-            if first_N[row] > 0:
-                out_BKF[b, k, start] = 1.0
-                out_BKF[b, k, start + 1] = damped(now_B[b] - first_N[row])
-                out_BKF[b, k, start + 2] = damped(now_B[b] - last_N[row])
-            else:
-                out_BKF[b, k, start + 2] = no_age
+    for k in range(len(row_K)):
+        row = row_K[k]
+        if items.first_ms[row] > 0 and mask_K[k]:
+            out_KF[k, start] = 1.0
+            out_KF[k, start + 1] = damped(now_ms - items.first_ms[row])
+            out_KF[k, start + 2] = damped(now_ms - items.last_ms[row])
+        else:
+            out_KF[k, start + 2] = NO_AGE
 
 
 @njit(cache=True, error_model="numpy")
-def numbers(rows_BK: Any, number_NM: Any, start: int, out_BKF: Any) -> None:
+def numbers(row_K: Any, number_NM: Any, start: Any, out_KF: Any) -> None:
     """Numeric attributes on a signed log scale from `start`; absent ones (NaN) stay 0."""
-    for b in range(rows_BK.shape[0]):
-        for k in range(rows_BK.shape[1]):
-            for m in range(number_NM.shape[1]):
-                out_BKF[b, k, start + m] = signed_log(number_NM[rows_BK[b, k], m])
+    for k in range(len(row_K)):
+        for m in range(number_NM.shape[1]):
+            out_KF[k, start + m] = signed_log(number_NM[row_K[k], m])
 
 
 @njit(cache=True, error_model="numpy")
-def gather(rows_BK: Any, key_NA: Any, out_BKA: Any) -> None:
-    """Each candidate's attribute keys."""
-    for b in range(rows_BK.shape[0]):
-        for k in range(rows_BK.shape[1]):
-            for a in range(key_NA.shape[1]):
-                out_BKA[b, k, a] = key_NA[rows_BK[b, k], a]
+def seen(slots: Any, key_K: Any, now_ms: Any, recent_key_R: Any, recent_ms_R: Any, start: Any, out_KF: Any) -> None:
+    """Two features from `start`: how often the recent items hold the candidate, log(1 + n), and how long ago last."""
+    out_KF[:, start + 1] = NO_AGE
+    for r in range(len(recent_key_R)):
+        k = find(slots, key_K, recent_key_R[r])
+        if k >= 0:
+            out_KF[k, start] += np.float32(1.0)
+            out_KF[k, start + 1] = min(out_KF[k, start + 1], damped(now_ms - recent_ms_R[r]))
+    for k in range(len(key_K)):
+        if out_KF[k, start] > 0.0:
+            out_KF[k, start] = log_of_one_more(out_KF[k, start])
+
+
+@njit(cache=True, error_model="numpy")
+def successions(slots: Any, key_K: Any, now_ms: Any, before_P: Any, items: Any, layout: Any, out_KF: Any) -> None:
+    """Four features per half-life: what followed the person's latest items.
+
+    Weight after the last item, after the ones before it, share of the last one's whole, mean share of the others';
+    weights and shares as log(1 + 10 x).
+    """
+    n_before, n_half_lives, start = len(before_P), len(layout.next_decay_per_ms), layout.follows
+    n_places = items.next_key.shape[1]
+    weight_SH = np.empty((n_places, n_half_lives), dtype=np.float32)
+    total_H = np.empty(n_half_lives, dtype=np.float32)
+    for p in range(n_before):
+        row = before_P[p]
+        if row == UNKNOWN:
+            continue
+        total_H[:] = 0.0
+        for s in range(n_places):
+            if items.next_key[row, s] != 0:
+                age_ms = np.float32(min(items.next_ms[row, s] - now_ms, 0))
+                for h in range(n_half_lives):
+                    weight_SH[s, h] = items.next_value[row, s, h] * np.exp2(age_ms * layout.next_decay_per_ms[h])
+                    total_H[h] += weight_SH[s, h]
+        is_earlier = 1 if p > 0 else 0
+        divisor = max(n_before - 1, 1) if p > 0 else 1
+        for s in range(n_places):
+            k = find(slots, key_K, items.next_key[row, s])
+            if k >= 0:
+                for h in range(n_half_lives):
+                    share = weight_SH[s, h] / max(total_H[h], np.float32(1e-9)) / np.float32(divisor)
+                    out_KF[k, start + is_earlier * n_half_lives + h] += weight_SH[s, h]
+                    out_KF[k, start + (2 + is_earlier) * n_half_lives + h] += share
+    for k in range(len(key_K)):
+        for f in range(start, start + 4 * n_half_lives):
+            if out_KF[k, f] != 0.0:
+                out_KF[k, f] = log_of_one_more(np.float32(10.0) * out_KF[k, f])
+
+
+@njit(cache=True, error_model="numpy")
+def fold(b: Any, changes: Any, items: Any, groups: Any) -> None:
+    """Add one event to its item, and to what followed the items before it (the k-th with weight 1 / k)."""
+    ts_ms = changes.ts_ms[b]
+    if changes.row[b] != UNKNOWN:
+        count(changes.row[b], ts_ms, changes.value[b], changes.bucket[b], items, groups)
+    for p in range(changes.before.shape[1]):
+        if changes.before[b, p] != UNKNOWN:
+            follow(changes.before[b, p], changes.key[b], ts_ms, 1.0 / (p + 1), items, groups.next_half_life_ms)
+
+
+@njit(cache=True, error_model="numpy")
+def count(row: Any, ts_ms: Any, value: Any, bucket_G: Any, items: Any, groups: Any) -> None:
+    """Add to the item's counters; a group decays to the later of its instant and the event's."""
+    first_ms = items.first_ms[row]
+    items.first_ms[row] = min(first_ms, ts_ms) if first_ms > 0 else ts_ms
+    items.last_ms[row] = max(items.last_ms[row], ts_ms)
+    for g in range(len(bucket_G)):
+        if bucket_G[g] == UNCHANGED:
+            continue
+        start, stop, n_half_lives = groups.start[g], groups.start[g + 1], groups.n_half_lives[g]
+        ahead_ms = float(items.ms[row, g] - ts_ms)  # positive for a late event
+        amount = value if groups.uses_value[g] else 1.0
+        for h in range(n_half_lives):
+            decay = np.exp2(-abs(ahead_ms) / groups.half_life_ms[start + h])
+            if ahead_ms < 0.0:
+                for v in range(start + h, stop, n_half_lives):
+                    items.value[row, v] = np.float32(items.value[row, v] * decay)
+            if bucket_G[g] >= 0:
+                at = start + bucket_G[g] * n_half_lives + h
+                items.value[row, at] = np.float32(items.value[row, at] + amount * (decay if ahead_ms > 0.0 else 1.0))
+        items.ms[row, g] = max(items.ms[row, g], ts_ms)
+
+
+@njit(cache=True, error_model="numpy")
+def follow(row: Any, key: Any, ts_ms: Any, weight: float, items: Any, half_life_ms_H: Any) -> None:
+    """Add to what followed an item; a new successor takes a free place, or that of the weakest."""
+    place = place_among(row, key, ts_ms, items, half_life_ms_H)
+    if items.next_key[row, place] != key:
+        items.next_key[row, place] = key
+        items.next_ms[row, place] = 0
+        items.next_value[row, place] = np.float32(0.0)
+    before_ms = items.next_ms[row, place]
+    after_ms = max(before_ms, ts_ms)
+    for h in range(len(half_life_ms_H)):
+        decay, late = (
+            np.exp2((before_ms - after_ms) / half_life_ms_H[h]),
+            np.exp2((ts_ms - after_ms) / half_life_ms_H[h]),
+        )
+        items.next_value[row, place, h] = np.float32(items.next_value[row, place, h] * decay + weight * late)
+    items.next_ms[row, place] = after_ms
+
+
+@njit(cache=True, error_model="numpy")
+def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any) -> Any:
+    """Place of a successor; of the first free one, or else of the weakest.
+
+    Weak by the shortest half-life: by a longer one, yesterday's successors would lock out those of the last hour.
+    """
+    n_places = items.next_key.shape[1]
+    for s in range(n_places):
+        if items.next_key[row, s] == key:
+            return s
+    shortest = half_life_ms_H.argmin()
+    weakest, least = 0, np.inf
+    for s in range(n_places):
+        if items.next_key[row, s] == 0:
+            return s
+        age_ms = min(items.next_ms[row, s] - ts_ms, 0)
+        strength = items.next_value[row, s, shortest] * np.exp2(age_ms / half_life_ms_H[shortest])
+        if strength < least:
+            weakest, least = s, strength
+    return weakest
+
+
+@njit(cache=True)
+def mask_first(key_K: Any, out_K: Any) -> None:
+    """True where a key stands for the first time."""
+    for k in range(len(key_K)):
+        out_K[k] = True
+        for other in range(k):
+            if key_K[other] == key_K[k]:
+                out_K[k] = False
+                break
 
 
 @njit(cache=True, error_model="numpy")
@@ -81,26 +322,6 @@ def recency(now_B: Any, recent_BR: Any, recent_ms_BR: Any, out_BR: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def seen(key_BK: Any, now_B: Any, recent_BR: Any, recent_ms_BR: Any, no_age: float, start: int, out_BKF: Any) -> None:
-    """Two features from `start`: how often the recent items hold the candidate, log(1 + n), and how long ago last."""
-    n_candidates = key_BK.shape[1]
-    slots = new_slots(n_candidates)
-    for b in range(key_BK.shape[0]):
-        keys = key_BK[b]
-        fill(slots, keys)
-        out_BKF[b, :, start + 1] = no_age
-        for r in range(recent_BR.shape[1]):
-            k = find(slots, keys, recent_BR[b, r])
-            if k >= 0:
-                out_BKF[b, k, start] += 1.0
-                idle = damped(now_B[b] - recent_ms_BR[b, r])
-                out_BKF[b, k, start + 1] = min(out_BKF[b, k, start + 1], idle)
-        for k in range(n_candidates):
-            if out_BKF[b, k, start] > 0.0:
-                out_BKF[b, k, start] = log_of_one_more(out_BKF[b, k, start])
-
-
-@njit(cache=True, error_model="numpy")
 def person(
     word_BW: Any,
     now_B: Any,
@@ -110,7 +331,6 @@ def person(
     number_BM: Any,
     recent_BR: Any,
     recent_ms_BR: Any,
-    no_age: float,
     out_BU: Any,
 ) -> None:
     """A user's decayed counters, number of recent items, time since the last one, time of day, and numbers.
@@ -133,59 +353,11 @@ def person(
             n_known += recent_BR[b, r] != 0
         day = now_B[b] % DAY_MS * (2.0 * np.pi / DAY_MS)
         out_BU[b, n_counters] = n_known / n_recent
-        out_BU[b, n_counters + 1] = damped(now_B[b] - recent_ms_BR[b, 0]) if n_known else no_age
+        out_BU[b, n_counters + 1] = damped(now_B[b] - recent_ms_BR[b, 0]) if n_known else NO_AGE
         out_BU[b, n_counters + 2] = np.sin(day)
         out_BU[b, n_counters + 3] = np.cos(day)
         for m in range(number_BM.shape[1]):
             out_BU[b, n_counters + 4 + m] = signed_log(number_BM[b, m])
-
-
-@njit(cache=True, error_model="numpy")
-def successions(
-    key_BK: Any,
-    now_B: Any,
-    rows_BP: Any,
-    key_NS: Any,
-    ms_NS: Any,
-    value_NSH: Any,
-    decay_H: Any,
-    start: int,
-    out_BKF: Any,
-) -> None:
-    """Four features per half-life from `start`: what followed the user's latest items.
-
-    Columns: weight after the last item, after the ones before it, share of the last one's whole, mean share of the
-    others'; weights and shares as log(1 + 10 x).
-    """
-    n_before, n_half_lives = rows_BP.shape[1], len(decay_H)
-    weight_SH = np.zeros((key_NS.shape[1], n_half_lives), dtype=np.float32)
-    total_H = np.zeros(n_half_lives, dtype=np.float32)
-    slots = new_slots(key_BK.shape[1])
-    for b in range(key_BK.shape[0]):
-        keys = key_BK[b]
-        fill(slots, keys)
-        for p in range(n_before):
-            row = rows_BP[b, p]
-            total_H[:] = 0.0
-            for s in range(key_NS.shape[1]):
-                if key_NS[row, s] != 0:
-                    age_ms = np.float32(min(ms_NS[row, s] - now_B[b], 0))
-                    for h in range(n_half_lives):
-                        weight_SH[s, h] = value_NSH[row, s, h] * np.exp2(age_ms * decay_H[h])
-                        total_H[h] += weight_SH[s, h]
-            is_earlier = 1 if p > 0 else 0
-            divisor = max(n_before - 1, 1) if p > 0 else 1
-            for s in range(key_NS.shape[1]):
-                k = find(slots, keys, key_NS[row, s])
-                if k >= 0:
-                    for h in range(n_half_lives):
-                        share = weight_SH[s, h] / max(total_H[h], np.float32(1e-9)) / np.float32(divisor)
-                        out_BKF[b, k, start + is_earlier * n_half_lives + h] += weight_SH[s, h]
-                        out_BKF[b, k, start + (2 + is_earlier) * n_half_lives + h] += share
-        for k in range(key_BK.shape[1]):
-            for f in range(start, start + 4 * n_half_lives):
-                if out_BKF[b, k, f] != 0.0:
-                    out_BKF[b, k, f] = log_of_one_more(np.float32(10.0) * out_BKF[b, k, f])
 
 
 @njit(cache=True)

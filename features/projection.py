@@ -95,14 +95,23 @@ class Projection:
     async def _fold(self, entries: Sequence[Entry]) -> None:
         changes = [change for change in map(self._decode, entries) if change is not None]
         await self._fetch(changes)
+        events: list[tuple[Entry, LoggedEvent, Sequence[Recent]]] = []
         for entry, body, recent in changes:
-            if isinstance(body, LoggedAttributes):
-                if self._takes(body.entity, entry):
-                    self._table.set_attributes(body.entity, body.attributes)
-            elif self._is_even:
-                self._table.fold_event(body, recent)
-            else:
-                self._table.fold_event(body, recent, takes=partial(self._takes, entry=entry))
+            if isinstance(body, LoggedEvent):
+                events.append((entry, body, recent))
+                continue
+            self._fold_events(events)
+            events = []
+            if self._takes(body.entity, entry):
+                self._table.set_attributes(body.entity, body.attributes)
+        self._fold_events(events)
+
+    def _fold_events(self, events: Sequence[tuple[Entry, LoggedEvent, Sequence[Recent]]]) -> None:
+        if self._is_even:
+            self._table.fold_events([(event, recent) for _, event, recent in events])
+            return
+        for entry, event, recent in events:
+            self._table.fold_events([(event, recent)], takes=partial(self._takes, entry=entry))
 
     def _decode(self, entry: Entry) -> _Change | None:
         """What an entry does to items; None for nothing.

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError
-from features.events import EVENT, Entry, LoggedEvent, Positions, StreamId, decode_event
-from features.item_table import UNKNOWN, ItemTable
+from features.events import EVENT, ITEM, Entry, LoggedEvent, Positions, StreamId, decode_event
+from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import UserState, unpack
 from learners import snapshots
@@ -102,7 +102,7 @@ class OnlineLearner:
         self.last_step: StepMetrics | None = None
         self._adam = Adam(self.model.flat, config.adam)
         self._sampler = NegativeSampler(schema, config.sampling, config.seed)
-        self._pending = PendingBatch(self.encoder, self.table, config.batch_size, config.sampling.n_negatives)
+        self._pending = PendingBatch(self.encoder, self.table, self._sampler)
         self._progressive = Progressive()
         self._first_ms = 0
         self._tick_end_ms = 0
@@ -131,7 +131,8 @@ class OnlineLearner:
         try:
             if entry.kind == EVENT:
                 self._read_event(entry)
-            else:
+            elif entry.kind == ITEM:
+                self._pending.live_through()
                 self.table.fold(entry)
         except (FeatureError, msgspec.DecodeError) as error:
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
@@ -150,7 +151,7 @@ class OnlineLearner:
 
         A batch whose loss or gradient is not finite changes no weight.
         """
-        inputs = self.encoder.assemble(self._pending.take())
+        inputs = self._pending.take()
         n, norm = len(inputs.mask), float("nan")
         loss, scores, leaves = self._forward(inputs)
         try:
@@ -212,9 +213,7 @@ class OnlineLearner:
             self._first_ms = entry.id.ms
             self._sampler.refresh(self.table, event.ts_ms)
         request = Request(user, known_context(event, user), event.ts_ms, ())
-        self._pending.add(request, event.item, *self._sampler.draw(self.n_events))
-        self._sampler.meet(int(self.table.last_ms[self.table.rows.get(event.item, UNKNOWN)]), event.ts_ms)
-        self.table.fold_event(event, user.recent)
+        self._pending.add(request, event, self.n_events)
         self.n_events += 1
 
     def _forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:

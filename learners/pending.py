@@ -1,87 +1,79 @@
-"""Events on their way to becoming a batch: each with its slate as it was known just before the event.
+"""Events on their way to becoming a batch.
 
-A slate is the event's item and the negatives drawn for it. Adding an event copies, byte for byte, the rows of the
-candidates and the successors of the user's latest items; that is all that has to be done before the event is folded.
-Everything else (choosing counters by context, hashing, decay) is done once a batch by the encoder.
+They wait as they are. When the batch is taken, one compiled pass lives through them: each event's slate (its item and
+the negatives drawn for it) is encoded as it was known just before the event, then the event is folded into the item
+table. So the table is behind by what is pending; who changes it by anything else says `live_through` first.
 
 It knows neither the log nor the network.
 
-Legend: B requests, K candidates, P predecessors, S successors.
+Legend: B events, K candidates.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.encoding import Encoder, Request, Slates
+from features.encoding import Encoder, Inputs, Request
+from features.events import LoggedEvent
 from features.item_table import UNKNOWN, ItemTable
-from features.schema import hash64
+from features.state import Recent
+from learners.sampling import NegativeSampler
 
 
 class PendingBatch:
-    """`add` events until it is time, then `take` their slates."""
+    """`add` events until it is time, then `take` their inputs."""
 
-    def __init__(self, encoder: Encoder, table: ItemTable, size: int, n_negatives: int) -> None:
+    def __init__(self, encoder: Encoder, table: ItemTable, sampler: NegativeSampler) -> None:
         self._encoder = encoder
         self._table = table
+        self._sampler = sampler
         self._requests: list[Request] = []
-        self._key_BK = np.zeros((size, 1 + n_negatives), dtype=np.uint64)
-        self._fixed_BK = np.zeros(self._key_BK.shape, table.fixed.dtype)
-        span = encoder.schema.successor_span
-        self._successors_BPS = np.zeros((size, span, encoder.schema.n_successors), table.successors.dtype)
+        self._events: list[tuple[LoggedEvent, Sequence[Recent]]] = []
+        self._number = 0
+        self._lived: list[Inputs] = []
+        self._n_lived = 0
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return self._n_lived + len(self._events)
 
-    def add(self, request: Request, item: str, rows: NDArray[np.int64], stand_in_keys: NDArray[np.uint64]) -> None:
-        """Gather one event's slate as of now.
+    def add(self, request: Request, event: LoggedEvent, number: int) -> None:
+        """Take in the next event.
 
         Args:
             request: What was known of the person just before the event; its candidates are not looked at.
-            item: What it happened to.
-            rows: Of the negatives.
-            stand_in_keys: Keys of those negatives whose row is `UNKNOWN`.
+            number: Of the event in the stream; decides what is drawn for it.
         """
-        table, b = self._table, len(self._requests)
-        row = table.rows.get(item, UNKNOWN)
-        rows_K = np.concatenate(([row], rows))
-        key_K = self._key_BK[b]
-        key_K[:] = table.key[rows_K]
-        key_K[1:][rows == UNKNOWN] = stand_in_keys[rows == UNKNOWN]
-        key_K[0] = key_K[0] or hash64(item)
-        _copy(table.fixed, rows_K, self._fixed_BK[b])
-        rows_P = np.array(self._encoder.rows_before(table, request.user.recent, request.now_ms))
-        _copy(table.successors, rows_P, self._successors_BPS[b])
+        if not self._events:
+            self._number = number
         self._requests.append(request)
+        self._events.append((event, request.user.recent))
 
-    def take(self) -> Slates:
-        """The slates of all pending events, to be assembled before the next `add`.
+    def live_through(self) -> None:
+        """Encode the slates of the events that wait, and fold the events."""
+        if not self._events:
+            return
+        changes = self._table.changes(self._events)
+        rows_BN, stand_in_BN = self._sampler.draw(self._number, len(self._events))
+        rows_BK = np.column_stack((changes.row, rows_BN))
+        key_BK = np.where(rows_BK == UNKNOWN, np.column_stack((changes.key, stand_in_BN)), self._table.key[rows_BK])
+        inputs, last_ms_B = self._encoder.live_through(self._table, self._requests, changes, rows_BK, key_BK)
+        self._sampler.meet(changes.row, last_ms_B, changes.ts_ms)
+        self._n_lived += len(self._events)
+        self._lived.append(inputs)
+        self._requests, self._events = [], []
 
-        The positive is candidate 0, repeated candidates are masked.
-        """
-        n = len(self._requests)
-        key_BK = self._key_BK[:n].copy()
-        items, successors = (
-            copies[:n].reshape(-1, *copies.shape[2:]) for copies in (self._fixed_BK, self._successors_BPS)
-        )
-        rows_BK, rows_BP = np.arange(key_BK.size).reshape(n, -1), np.arange(len(successors)).reshape(n, -1)
-        requests, self._requests = self._requests, []
-        return Slates(requests, ~_is_repeated(key_BK), key_BK, items, rows_BK, successors, rows_BP)
-
-
-def _copy(table: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-    # As opaque records: numpy copies structured ones field by field, at ten times the price.
-    opaque = np.dtype((np.void, table.dtype.itemsize * (table.shape[1] if table.ndim > 1 else 1)))
-    flat = out.reshape(-1).view(opaque) if table.ndim == 1 else out.reshape(len(rows), -1).view(opaque)[:, 0]
-    source = table.view(opaque) if table.ndim == 1 else table.view(opaque)[:, 0]
-    flat[:] = source[rows]
+    def take(self) -> Inputs:
+        """Inputs of all pending events, which are folded. The positive is candidate 0."""
+        self.live_through()
+        lived, self._lived, self._n_lived = self._lived, [], 0
+        return lived[0] if len(lived) == 1 else joined(lived)
 
 
-def _is_repeated(key_BK: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether a candidate stands earlier in its slate."""
-    order = np.argsort(key_BK, axis=1, kind="stable")
-    ordered = np.take_along_axis(key_BK, order, axis=1)
-    is_repeated = np.zeros(key_BK.shape, dtype=bool)
-    np.put_along_axis(is_repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    return is_repeated
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Inputs of several lists of requests, one after the other; slates of one length."""
+    columns: list[NDArray[np.generic]] = [
+        np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Inputs)
+    ]
+    return Inputs(*columns)  # type: ignore[arg-type]

@@ -18,8 +18,11 @@ active, of the longest half-life among the others.
 In the last stratum half of the draws are items that nobody has heard of. The slots of an empty stratum go to the
 largest one of known items: a young stream must not be learned against the unheard-of alone.
 
-Draw n depends on (seed, n), and on the table and the shares at the last `refresh`, which costs a pass over all items
-(10 ms for 50,000) and is made once a batch. The module knows neither events nor models.
+A stratum is looked through again when a sixteenth as many events have gone by as it has items, but not in the middle of
+a batch: so its share of a step's time does not grow with the catalogue. Draw n depends on (seed, n), and on the table
+as it was then. The module knows neither events nor models.
+
+Legend: B events, N rows.
 """
 
 import math
@@ -35,6 +38,8 @@ from features.schema import Group, Schema
 
 HOUR_MS: Final = 3_600_000
 BLOCK: Final = 256  # draws made at once: a generator costs more than its numbers
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
 N_STRATA: Final = 4
 NEVER: Final = 3
 MEMORY: Final = 10_000.0  # positives after which a stratum's share is mostly new
@@ -42,6 +47,7 @@ MOST_NEVER: Final = 1 / 8
 N_SHOWN: Final = 100  # candidates of a usual request
 MOST: Final = 0.95  # of a stratum's items that a slate may be asked to hold
 MAX_ITERATIONS: Final = 30
+TURNOVER: Final = 16  # items of a stratum per event after which it is looked through again
 SCALE_MS: Final = 1_800_000.0  # how long ago an active item was acted on, in the middle
 
 
@@ -58,9 +64,10 @@ class SamplingConfig:
 
 
 class NegativeSampler:
-    """`refresh` from the table once a batch; for each event `draw`, and `meet` what it happened to.
+    """`refresh` from the table before each batch; `draw` for its events, and `meet` what they happened to.
 
-    `met` is how many positives each stratum had lately; with the table it is all that draws depend on.
+    `met` is how many positives each stratum had lately. With the table it is all that draws depend on, but for when a
+    large stratum was last looked through: whoever goes on from a saved `met` looks through all of them at once.
     """
 
     def __init__(self, schema: Schema, config: SamplingConfig, seed: int) -> None:
@@ -68,62 +75,93 @@ class NegativeSampler:
         self._n_negatives = config.n_negatives
         self.met = np.ones(N_STRATA)
         counted = [g for g in schema.item_groups if g.counter.split is None and not g.counter.use_value]
-        self._lately = [_column(g, min(g.half_lives_ms, key=lambda ms: abs(math.log(ms / SCALE_MS)))) for g in counted]
-        self._in_all = [_column(g, max(g.half_lives_ms)) for g in counted]
-        self._rows = np.zeros(1, dtype=np.int64)
-        self._cumulative = np.zeros(1)
-        self._wanted = np.full(config.n_negatives, float(NEVER))
-        self._block = -1
+        lately = [_column(g, min(g.half_lives_ms, key=lambda ms: abs(math.log(ms / SCALE_MS)))) for g in counted]
+        in_all = [_column(g, max(g.half_lives_ms)) for g in counted]
+        self._columns = (lately, in_all, in_all)
+        self._stratum = np.zeros(0, dtype=np.int8)
+        """Of every row, as far as noticed."""
+        self._members = [np.zeros(0, dtype=np.int64) for _ in range(N_STRATA)]
+        """Rows by stratum; some may have left it."""
+        self._cumulative = [np.ones(1) for _ in range(N_STRATA)]
+        self._rows = [np.zeros(0, dtype=np.int64) for _ in range(N_STRATA)]
+        """As `_members` when the stratum was last looked through, in their order."""
+        self._n_since = np.full(N_STRATA, np.inf)
+        self._slots = np.full(config.n_negatives, NEVER)
 
-    def meet(self, last_ms: int, now_ms: int) -> None:
-        """Note the stratum of a positive.
+    def meet(self, rows_B: I64, last_ms_B: I64, now_ms_B: I64) -> None:
+        """Note whose turn it was.
 
         Args:
-            last_ms: When its item was acted on before; 0: never.
+            rows_B: Items of positives.
+            last_ms_B: When they were acted on before; 0: never.
         """
-        self.met *= 1.0 - 1.0 / MEMORY
-        self.met[int(_strata(np.array([last_ms]), now_ms)[0])] += 1.0
+        n, keep = len(rows_B), 1.0 - 1.0 / MEMORY
+        weights = keep ** np.arange(n - 1, -1, -1)
+        self.met = self.met * keep**n + np.bincount(_strata(last_ms_B, now_ms_B), weights, N_STRATA)
+        self._cover(int(rows_B.max()) + 1)
+        self._move(np.unique(rows_B[self._stratum[rows_B] != 0]), 0)
+        self._n_since += n
 
     def refresh(self, table: ItemTable, now_ms: int) -> None:
-        """Divide the table's items into strata as of an instant."""
-        n_rows = len(table) + 1
-        stratum = _strata(table.last_ms[:n_rows], now_ms)
+        """Look through the strata whose time has come, as of an instant."""
+        self._cover(len(table) + 1, table, now_ms)
         n_slots = slots_of(self.met, self._n_negatives)
         n_shown = N_SHOWN * n_slots / self._n_negatives
-        weight = np.ones(n_rows)
-        for number, columns in enumerate((self._lately, self._in_all, self._in_all)):
-            rows = np.flatnonzero(stratum == number)
-            if len(rows):
-                root = np.sqrt(_counts(table, rows, now_ms, columns)) + 1e-3
-                weight[rows] = shown(root, float(n_shown[number]))
-        n_unseen = int((stratum == NEVER).sum()) - 1
-        weight[UNKNOWN] = max(n_unseen, 1)
-        order = np.argsort(stratum, kind="stable")
-        totals = np.bincount(stratum, weight, N_STRATA)
-        summed = np.cumsum(weight[order])
-        starts = np.concatenate([[0.0], np.cumsum(totals)[:-1]])
-        ordered = stratum[order]
-        # Stratum s takes the interval (s, s + 1]: one search serves all.
-        self._cumulative = ordered + (summed - starts[ordered]) / totals[ordered]
-        self._rows = order
+        for number in range(N_STRATA):
+            if self._n_since[number] * TURNOVER >= len(self._rows[number]):
+                self._look_through(number, table, now_ms, float(n_shown[number]))
+                self._n_since[number] = 0
         slots = np.repeat(np.arange(N_STRATA), n_slots)
-        self._wanted = _stand_ins(np.bincount(stratum, minlength=N_STRATA))[slots].astype(np.float64)
-        self._block = -1
+        self._slots = _stand_ins(np.array([len(rows) for rows in self._rows]))[slots]
 
-    def draw(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Rows of the n-th slate's negatives, and for each a random key that stands in where the row is `UNKNOWN`."""
-        if n // BLOCK != self._block:
-            self._draw_block(n // BLOCK)
-        return self._drawn[n % BLOCK], self._keys[n % BLOCK]
+    def draw(self, first: int, n: int) -> tuple[I64, U64]:
+        """Rows [n, negatives] of `n` slates from number `first` on, and for each a random key that stands in where the
+        row is `UNKNOWN`."""
+        blocks = range(first // BLOCK, (first + n - 1) // BLOCK + 1)
+        rolled = [self._roll(block) for block in blocks]
+        part = slice(first - blocks[0] * BLOCK, first - blocks[0] * BLOCK + n)
+        unit, keys = (np.concatenate(parts)[part] for parts in zip(*rolled, strict=True))
+        rows = np.empty(unit.shape, dtype=np.int64)
+        for number in np.unique(self._slots):
+            at = self._slots == number
+            rows[:, at] = self._rows[number][np.searchsorted(self._cumulative[number], unit[:, at], side="right")]
+        return rows, keys
 
-    def _draw_block(self, block: int) -> None:
+    def _roll(self, block: int) -> tuple[NDArray[np.float64], U64]:
         rng = np.random.default_rng([self._seed, block])
         shape = (BLOCK, self._n_negatives)
-        place = np.searchsorted(self._cumulative, self._wanted + rng.random(shape), side="right")
-        # Rounding may leave a stratum's last sum just below its end.
-        self._drawn = self._rows[np.minimum(place, len(self._rows) - 1)]
-        self._keys = rng.integers(1, 2**64, shape, dtype=np.uint64)
-        self._block = block
+        return rng.random(shape), rng.integers(1, 2**64, shape, dtype=np.uint64)
+
+    def _cover(self, n_rows: int, table: ItemTable | None = None, now_ms: int = 0) -> None:
+        """Note rows that are new; those the table holds already get their stratum by it."""
+        fresh = np.arange(len(self._stratum), n_rows)
+        if not len(fresh):
+            return
+        stratum = np.full(len(fresh), NEVER) if table is None else _strata(table.last_ms[fresh], now_ms)
+        self._stratum = np.append(self._stratum, np.full(len(fresh), -1, dtype=np.int8))
+        for number in range(N_STRATA):
+            self._move(fresh[stratum == number], number)
+
+    def _move(self, rows: I64, number: int) -> None:
+        self._stratum[rows] = number
+        self._members[number] = np.append(self._members[number], rows)
+
+    def _look_through(self, number: int, table: ItemTable, now_ms: int, n_shown: float) -> None:
+        rows = np.unique(self._members[number])
+        rows = rows[self._stratum[rows] == number]
+        stratum = _strata(table.last_ms[rows], now_ms)
+        self._members[number] = rows[stratum == number]
+        for other in np.unique(stratum[stratum != number]):
+            self._move(rows[stratum == other], int(other))
+        rows = self._rows[number] = self._members[number]
+        weight = np.ones(len(rows))
+        if number == NEVER:
+            weight[rows == UNKNOWN] = max(len(rows) - 1, 1)
+        elif len(rows):
+            root = np.sqrt(_counts(table, rows, now_ms, self._columns[number])) + 1e-3
+            weight = shown(root, n_shown)
+        # Rounding must not leave the last sum below every draw.
+        self._cumulative[number] = np.append(np.cumsum(weight[:-1]) / weight.sum(), 1.0) if len(rows) else np.ones(1)
 
 
 def slots_of(met: NDArray[np.float64], n_negatives: int) -> NDArray[np.int64]:
@@ -169,9 +207,7 @@ def _column(group: Group, half_life_ms: float) -> tuple[int, int, float]:
     return group.start + group.half_lives_ms.index(half_life_ms), group.index, half_life_ms
 
 
-def _counts(
-    table: ItemTable, rows: NDArray[np.int64], now_ms: int, columns: Sequence[tuple[int, int, float]]
-) -> NDArray[np.float64]:
+def _counts(table: ItemTable, rows: I64, now_ms: int, columns: Sequence[tuple[int, int, float]]) -> NDArray[np.float64]:
     total = np.zeros(len(rows))
     for column, group, half_life_ms in columns:
         age_ms = np.minimum(table.ms[rows, group] - now_ms, 0)
@@ -179,7 +215,7 @@ def _counts(
     return total
 
 
-def _strata(last_ms: NDArray[np.int64], now_ms: int) -> NDArray[np.int64]:
+def _strata(last_ms: I64, now_ms: I64 | int) -> NDArray[np.int64]:
     age_ms = now_ms - last_ms
     stratum = np.searchsorted(np.array([HOUR_MS, 24 * HOUR_MS]), age_ms, side="right")
     return np.where(last_ms == 0, NEVER, stratum)

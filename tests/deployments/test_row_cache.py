@@ -37,7 +37,7 @@ class World:
     def write(self, item: str) -> None:
         """One more event on the item: its newest instant says which write it was."""
         number = len(self.written[item])
-        self.truth.fold_event(LoggedEvent("click", "u", item, T0_MS + number, 1.0, {}, None, None), [])
+        self.truth.fold_events([(LoggedEvent("click", "u", item, T0_MS + number, 1.0, {}, None, None), [])])
         self.written[item].append((self.now_s, number))
         if self.is_followed:
             self.untold.append(item)

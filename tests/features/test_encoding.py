@@ -36,9 +36,9 @@ def table() -> ItemTable:
     """a, b, c; b and c follow a."""
     items = ItemTable(SCHEMA)
     items.set_attributes("a", {"tags": ["x"], "price": 9.0})
-    items.fold_event(event("v", "a", T0_MS, device="tv"), [])
-    items.fold_event(event("v", "b", T0_MS + 1000, "view", 3.0, device="tv"), [("a", 1, T0_MS)])
-    items.fold_event(event("v", "c", T0_MS + 2000), [("b", 0, T0_MS + 1000), ("a", 1, T0_MS)])
+    items.fold_events([(event("v", "a", T0_MS, device="tv"), [])])
+    items.fold_events([(event("v", "b", T0_MS + 1000, "view", 3.0, device="tv"), [("a", 1, T0_MS)])])
+    items.fold_events([(event("v", "c", T0_MS + 2000), [("b", 0, T0_MS + 1000), ("a", 1, T0_MS)])])
     return items
 
 
@@ -162,7 +162,7 @@ def test_context_and_user_attributes_become_keys() -> None:
 def test_popularity_ranks_by_decayed_counts() -> None:
     items = table()
     for n in range(5):
-        items.fold_event(event("w", "c", T0_MS + 3000 + n), [])
+        items.fold_events([(event("w", "c", T0_MS + 3000 + n), [])])
     prior = ENCODER.popularity(ENCODER.encode(items, [request("a", "c", "nobody")]))
     assert prior[0, 1] > prior[0, 0] > prior[0, 2] == 0.0
 

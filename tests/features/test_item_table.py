@@ -57,7 +57,7 @@ def recent(*items: str, ts_ms: int = T0_MS) -> list[Recent]:
 def table_of(*folded: LoggedEvent) -> ItemTable:
     table = ItemTable(SCHEMA, capacity=2)
     for each in folded:
-        table.fold_event(each, [])
+        table.fold_events([(each, [])])
     return table
 
 
@@ -110,7 +110,7 @@ def test_successors_equal_a_naive_recount(steps: list[tuple[str, int]]) -> None:
     naive: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
     for item, gap_ms in steps:
         now_ms += gap_ms
-        table.fold_event(LoggedEvent("click", "u", item, now_ms, 1.0, {}, None, None), history)
+        table.fold_events([(LoggedEvent("click", "u", item, now_ms, 1.0, {}, None, None), history)])
         before = dict.fromkeys(i for i, _, ms in history if ms >= now_ms - 300_000 and i != item)
         for place, other in enumerate(list(before)[:3], 1):
             naive[other, item].append((now_ms, 1 / place))
@@ -129,8 +129,8 @@ def test_a_full_successor_set_gives_up_what_followed_least_lately() -> None:
     table = ItemTable(SCHEMA)
     for item in "bbbcde":
         later_ms = T0_MS + (0 if item == "b" else 400_000)
-        table.fold_event(event(item, later_ms), recent("a"))
-    table.fold_event(event("f", T0_MS + 401_000), recent("a"))
+        table.fold_events([(event(item, later_ms), recent("a"))])
+    table.fold_events([(event("f", T0_MS + 401_000), recent("a"))])
     (row,) = table.find(["a"])
     assert set(table.successor_key[row].tolist()) == {hash64(item) for item in "cdef"}
 
@@ -138,8 +138,8 @@ def test_a_full_successor_set_gives_up_what_followed_least_lately() -> None:
 def test_a_full_successor_set_gives_up_its_weakest() -> None:
     table = ItemTable(SCHEMA)
     for item in "bbccdde":
-        table.fold_event(event(item), recent("a"))
-    table.fold_event(event("f", T0_MS + 1000), recent("a"))
+        table.fold_events([(event(item), recent("a"))])
+    table.fold_events([(event("f", T0_MS + 1000), recent("a"))])
     (row,) = table.find(["a"])
     assert set(table.successor_key[row].tolist()) == {hash64(item) for item in "bcdf"}
 
@@ -153,7 +153,7 @@ def test_predecessors_are_distinct_recent_and_not_the_item_itself() -> None:
 
 def test_only_the_items_that_lack_an_event_take_it() -> None:
     table = ItemTable(SCHEMA)
-    table.fold_event(event("x"), recent("a", "b"), takes=lambda item: item == "b")
+    table.fold_events([(event("x"), recent("a", "b"))], takes=lambda item: item == "b")
     rows = dict(zip("xab", table.find("xab"), strict=True))
     assert not table.value[rows["x"]].any()
     assert rows["a"] == UNKNOWN
@@ -165,13 +165,13 @@ def full_table() -> ItemTable:
     table = ItemTable(SCHEMA, capacity=2)
     table.set_attributes("a", {"tags": ["x", "y", "z"], "price": 4.5, "title": "shown only"})
     for number, item in enumerate("bcdefa"):
-        table.fold_event(event(item, T0_MS + number, "view", 2.0, device="tv"), recent("a", "b"))
+        table.fold_events([(event(item, T0_MS + number, "view", 2.0, device="tv"), recent("a", "b"))])
     return table
 
 
 def test_packed_rows_come_back_bit_for_bit_and_replace_what_was_there() -> None:
     source, target = full_table(), table_of(*(event(item) for item in "abcz"))
-    target.fold_event(event("z"), recent("b"))
+    target.fold_events([(event("z"), recent("b"))])
     ids = source.ids[1:]
     target.load(ids, [source.pack(row) for row in range(1, len(source) + 1)])
     for row, item in enumerate(ids, 1):
@@ -183,7 +183,7 @@ def test_a_loaded_table_folds_on_bit_for_bit() -> None:
     source, target = full_table(), ItemTable(SCHEMA)
     target.load(source.ids[1:], [source.pack(row) for row in range(1, len(source) + 1)])
     for table in (source, target):
-        table.fold_event(event("g", T0_MS + 5000), recent("a", "c", "b"))
+        table.fold_events([(event("g", T0_MS + 5000), recent("a", "c", "b"))])
     assert [source.pack(row) for row in range(len(source) + 1)] == [target.pack(row) for row in range(len(target) + 1)]
 
 
@@ -222,7 +222,7 @@ def test_entries_are_folded_by_their_kind() -> None:
 def test_rows_keep_their_numbers_when_the_table_grows() -> None:
     table = ItemTable(SCHEMA, capacity=2)
     for number in range(100):
-        table.fold_event(event(f"i{number}"), recent(f"i{number - 1}") if number else [])
+        table.fold_events([(event(f"i{number}"), recent(f"i{number - 1}") if number else [])])
     assert len(table) == 100
     assert table.key[table.find([f"i{n}" for n in range(100)])].tolist() == [hash64(f"i{n}") for n in range(100)]
     assert (table.successor_key[1:100, 0] == table.key[2:101]).all()

@@ -140,7 +140,7 @@ def test_an_entry_beyond_the_span_finds_the_batch_learned() -> None:
 
 
 def test_a_slate_is_what_was_known_just_before_its_event() -> None:
-    """Copied event by event and assembled at the end, it equals encoding each event at its own moment."""
+    """Lived through in one pass, it equals encoding each event at its own moment."""
     learner, known = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=1000, batch_span_s=1e4)), ItemTable(SCHEMA)
     expected = []
     for entry in log(stream(80)):
@@ -149,7 +149,7 @@ def test_a_slate_is_what_was_known_just_before_its_event() -> None:
         expected.append(learner.encoder.encode(known, [request]))
         learner.read(entry)
         known.fold(entry)
-    inputs = learner.encoder.assemble(learner._pending.take())
+    inputs = learner._pending.take()
     for name in ("dense", "item_key", "attribute_key"):
         asked = np.concatenate([getattr(each, name)[:, 0] for each in expected])
         np.testing.assert_array_equal(getattr(inputs, name)[:, 0], asked, err_msg=name)

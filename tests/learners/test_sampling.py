@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -19,7 +19,7 @@ def table_of(ages_h: dict[str, float], n_clicks: int = 1) -> ItemTable:
     table = ItemTable(SCHEMA)
     for item, age_h in ages_h.items():
         for _ in range(n_clicks):
-            table.fold_event(click("u", item, NOW_MS - round(age_h * HOUR_MS)), [])
+            table.fold_events([(click("u", item, NOW_MS - round(age_h * HOUR_MS)), [])])
     return table
 
 
@@ -28,6 +28,12 @@ def sampler_of(table: ItemTable, seed: int = 3) -> NegativeSampler:
     sampler.met = np.array([50.0, 25.0, 17.0, 8.0])
     sampler.refresh(table, NOW_MS)
     return sampler
+
+
+def draw(sampler: NegativeSampler, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The n-th slate's negatives, and their stand-in keys."""
+    rows, stand_ins = sampler.draw(n, 1)
+    return rows[0], stand_ins[0]
 
 
 AGES_H = {
@@ -41,7 +47,7 @@ def test_every_stratum_that_has_items_is_in_every_slate() -> None:
     table = table_of(AGES_H)
     sampler = sampler_of(table)
     for n in range(600):
-        rows, _ = sampler.draw(n)
+        rows, _ = draw(sampler, n)
         kinds = [table.ids[row][:1] or "?" for row in rows]
         assert kinds == ["a"] * 7 + ["t"] * 3 + ["o"] * 2 + ["?"]
 
@@ -49,7 +55,7 @@ def test_every_stratum_that_has_items_is_in_every_slate() -> None:
 @pytest.mark.parametrize("missing", ["a", "t", "o", "at", "to", "ao", "ato"])
 def test_slots_of_an_empty_stratum_go_to_known_items_while_there_are_any(missing: str) -> None:
     table = table_of({item: age_h for item, age_h in AGES_H.items() if item[0] not in missing})
-    rows, _ = sampler_of(table).draw(0)
+    rows, _ = draw(sampler_of(table), 0)
     drawn = [table.ids[row][:1] or "?" for row in rows]
     assert set(drawn) == set("ato?") - set(missing)
     assert drawn.count("?") == (len(drawn) if missing == "ato" else 1)
@@ -67,8 +73,8 @@ def test_slots_follow_the_positives_and_no_stratum_is_without(met: np.ndarray, n
 
 def test_a_stratum_gets_slots_as_positives_come_from_it() -> None:
     sampler = sampler_of(table_of(AGES_H))
-    for _ in range(20_000):
-        sampler.meet(NOW_MS - 48 * HOUR_MS, NOW_MS)
+    n = 20_000
+    sampler.meet(np.ones(n, dtype=np.int64), np.full(n, NOW_MS - 48 * HOUR_MS), np.full(n, NOW_MS))
     assert slots_of(sampler.met, CONFIG.n_negatives).tolist() == [1, 1, 10, 1]
 
 
@@ -77,7 +83,7 @@ def test_half_of_the_unseen_are_items_that_the_catalogue_holds() -> None:
     for n in range(50):
         table.set_attributes(f"c{n}", {"genre": ["new"]})
     sampler = sampler_of(table)
-    drawn = np.concatenate([sampler.draw(n)[0][-1:] for n in range(2000)])
+    drawn = np.concatenate([draw(sampler, n)[0][-1:] for n in range(2000)])
     assert all(row == UNKNOWN or table.ids[row].startswith("c") for row in drawn)
     assert float((drawn == UNKNOWN).mean()) == pytest.approx(0.5, abs=0.05)
 
@@ -85,9 +91,9 @@ def test_half_of_the_unseen_are_items_that_the_catalogue_holds() -> None:
 def test_an_item_is_drawn_as_often_as_a_slate_of_distinct_items_would_hold_it() -> None:
     table = table_of({f"a{n}": 0.5 for n in range(200)})
     for _ in range(400):
-        table.fold_event(click("u", "frequent", NOW_MS - HOUR_MS // 2), [])
+        table.fold_events([(click("u", "frequent", NOW_MS - HOUR_MS // 2), [])])
     sampler = sampler_of(table)
-    drawn = np.concatenate([sampler.draw(n)[0][:7] for n in range(4000)])
+    drawn = np.concatenate([draw(sampler, n)[0][:7] for n in range(4000)])
     # 54 of 100 candidates are active ones; "frequent" is in every slate, not in a tenth of its places.
     assert float((drawn == table.rows["frequent"]).mean()) == pytest.approx(1 / 54, rel=0.15)
 
@@ -95,9 +101,9 @@ def test_an_item_is_drawn_as_often_as_a_slate_of_distinct_items_would_hold_it() 
 def test_what_was_popular_yesterday_counts_for_little_among_the_active() -> None:
     table = table_of({f"a{n}": 0.2 for n in range(200)})
     for age_h in [20.0] * 400 + [0.9]:
-        table.fold_event(click("u", "faded", NOW_MS - round(age_h * HOUR_MS)), [])
+        table.fold_events([(click("u", "faded", NOW_MS - round(age_h * HOUR_MS)), [])])
     sampler = sampler_of(table)
-    drawn = np.concatenate([sampler.draw(n)[0][:7] for n in range(4000)])
+    drawn = np.concatenate([draw(sampler, n)[0][:7] for n in range(4000)])
     assert float((drawn == table.rows["faded"]).mean()) < 1 / 200
 
 
@@ -120,21 +126,56 @@ def test_shown_adds_up_to_the_slate_and_grows_with_the_weight(weight: np.ndarray
 def test_a_draw_depends_on_seed_and_number_only() -> None:
     table = table_of(AGES_H)
     one, other = sampler_of(table), sampler_of(table)
-    straight = [one.draw(n) for n in range(700)]
-    for n in (699, 3, 256, 255, 3):
-        rows, stand_ins = other.draw(n)
-        assert (rows == straight[n][0]).all() and (stand_ins == straight[n][1]).all()
-    assert any((sampler_of(table, seed=4).draw(n)[0] != straight[n][0]).any() for n in range(5))
+    straight = [draw(one, n) for n in range(700)]
+    for first, n in ((699, 1), (3, 1), (250, 300), (255, 2), (0, 700)):
+        rows, stand_ins = other.draw(first, n)
+        for place in range(n):
+            assert (rows[place] == straight[first + place][0]).all()
+            assert (stand_ins[place] == straight[first + place][1]).all()
+    assert any((draw(sampler_of(table, seed=4), n)[0] != straight[n][0]).any() for n in range(5))
+
+
+def test_meeting_positives_in_one_call_or_in_several_is_the_same() -> None:
+    ages_ms = np.array([0, 40, 90, 1500, 20, 3000]) * HOUR_MS // 60
+    last_ms, now_ms, rows = NOW_MS - ages_ms, np.full(6, NOW_MS), np.arange(1, 7)
+    table = table_of({f"i{n}": 1.0 for n in range(6)})
+    together, apart = sampler_of(table), sampler_of(table)
+    together.meet(rows, last_ms, now_ms)
+    for n in range(6):
+        apart.meet(rows[n : n + 1], last_ms[n : n + 1], now_ms[n : n + 1])
+    np.testing.assert_allclose(together.met, apart.met, rtol=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), min_size=1, max_size=60))
+@settings(deadline=None, max_examples=40)
+def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list[tuple[int, int]]) -> None:
+    """Items wander down as they age, and up when they are acted on."""
+    table, kept, now_ms = ItemTable(SCHEMA), NegativeSampler(SCHEMA, CONFIG, 3), NOW_MS
+    kept.refresh(table, now_ms)
+    for item, gap_h in steps:
+        now_ms += gap_h * HOUR_MS // 8
+        kept.refresh(table, now_ms)
+        event = click("u", f"i{item}", now_ms)
+        row = table.row(event.item)
+        last_ms = int(table.last_ms[row])
+        table.fold_events([(event, [])])
+        kept.meet(np.array([row]), np.array([last_ms]), np.array([now_ms]))
+    kept.refresh(table, now_ms)
+    fresh = NegativeSampler(SCHEMA, CONFIG, 3)
+    fresh.met = kept.met
+    fresh.refresh(table, now_ms)
+    for one, other in zip(kept.draw(0, 300), fresh.draw(0, 300), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_stand_in_keys_are_never_absent_and_hardly_ever_equal() -> None:
     sampler = sampler_of(table_of(AGES_H))
-    drawn = np.concatenate([sampler.draw(n)[1] for n in range(500)])
+    drawn = np.concatenate([draw(sampler, n)[1] for n in range(500)])
     assert (drawn != 0).all() and len(np.unique(drawn)) == len(drawn)
 
 
 def test_an_empty_table_gives_unheard_of_items() -> None:
-    rows, _ = sampler_of(ItemTable(SCHEMA)).draw(0)
+    rows, _ = draw(sampler_of(ItemTable(SCHEMA)), 0)
     assert (rows == UNKNOWN).all()
 
 
