@@ -1,13 +1,16 @@
-"""Compiled loops for scoring: the network but for its two matrix products, which BLAS does better.
+"""Compiled loops of the network, forward and backward, but for its matrix products, which BLAS does better.
 
-`RankingModel.forward` is what these compute, and says why; a test holds them together. For one request, forty operators
-cost five times their arithmetic, and that is what a lone request waits for.
+`RankingModel.forward` is what these compute, and says why; a test holds them together, values and gradients. For one
+request, forty operators cost five times their arithmetic, and that is what a lone request waits for; a batch is learned
+from in half the time. What goes backward (`…_back`) adds to the gradients it is given, and computes again what is
+cheaper to compute than to keep.
 
 An index is two arrays of one power-of-two length, `slot_key` and `slot_row`, by open addressing and at most half full;
 a slot whose key is 0 is free. Compiled by numba at the first call, cached on disk beside this file.
 
 Legend: B requests, K candidates, N keys, A keys of one mean, R recent items, F dense features, U user features, D
-embedding, P features of a person, H hidden, I inputs of the first layer. A *table* is (slot_key, slot_row, weights).
+embedding, P features of a person, J vectors that candidates are compared with, H hidden, I inputs of the first layer.
+A *table* is (slot_key, slot_row, weights).
 """
 
 from typing import Any, Final
@@ -16,6 +19,7 @@ import numpy as np
 from numba import njit
 
 LOOSE: Final = {"reassoc", "contract", "nsz"}  # sums in any order, so that they become vector instructions
+SMALL: Final = np.float32(1e-2)  # added to variances: what hardly ever varies is enlarged ten times at most
 SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: any pattern of keys leaves one of places
 
 
@@ -98,6 +102,7 @@ def people(
     user_key_BA: Any,
     recent_BRD: Any,
     logit_BR: Any,
+    person_BP: Any,
     query_BJD: Any,
     offset_BH: Any,
     gate_BI: Any,
@@ -106,17 +111,18 @@ def people(
 
     Args:
         items, contexts: Tables.
-        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`, `gate`.
+        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`, `gate`, `user_mean`, `user_variance`.
         recent_BRD: Gets the embeddings of the recent items, as far as there are any.
         logit_BR: Gets the weights' logits of these.
+        person_BP: Gets all that is known of the person and the moment.
         query_BJD: Gets the four vectors that candidates are compared with.
         offset_BH: Gets what the person adds to the first layer.
         gate_BI: Gets what the person weighs the inputs of the first layer with.
     """
-    place_R, kind_T, age_1, query_PD, person_PH, enter_bias_H, gate_PI = weights
-    n_embedding, n_user = query_BJD.shape[2], user_dense_BU.shape[1]
-    person_P = np.zeros(4 * n_embedding + n_user, dtype=np.float32)
+    place_R, kind_T, age_1, query_PD, weight_PH, enter_bias_H, gate_PI, mean_U, variance_U = weights
+    n_embedding, scale_U = query_BJD.shape[2], scales(variance_U)
     for b in range(len(user_dense_BU)):
+        person_P = person_BP[b]
         person_P[:] = 0.0
         n_recent = count(recent_key_BR[b])
         for r in range(n_recent):
@@ -127,7 +133,8 @@ def people(
             person_P[n_embedding : 2 * n_embedding] = recent_BRD[b, 0]
         add_mean(contexts, context_key_BC[b], person_P[2 * n_embedding : 3 * n_embedding])
         add_mean(contexts, user_key_BA[b], person_P[3 * n_embedding : 4 * n_embedding])
-        person_P[4 * n_embedding :] = user_dense_BU[b]
+        for u in range(len(mean_U)):
+            person_P[4 * n_embedding + u] = (user_dense_BU[b, u] - mean_U[u]) * scale_U[u]
         for j in range(3):
             query_BJD[b, j] = person_P[j * n_embedding : (j + 1) * n_embedding]
         query_BJD[b, 3] = 0.0
@@ -139,7 +146,7 @@ def people(
                 for d in range(n_embedding):
                     query_BJD[b, 3, d] += value * query_PD[p, d]
                 for h in range(offset_BH.shape[1]):
-                    offset_BH[b, h] += value * person_PH[p, h]
+                    offset_BH[b, h] += value * weight_PH[p, h]
                 for i in range(gate_BI.shape[1]):
                     gate_BI[b, i] += value * gate_PI[p, i]
 
@@ -148,7 +155,8 @@ def people(
 def see(
     items: Any,
     attributes: Any,
-    scale_F: Any,
+    mean_F: Any,
+    variance_F: Any,
     mask_BK: Any,
     dense_BKF: Any,
     item_key_BK: Any,
@@ -160,10 +168,10 @@ def see(
     gate_BI: Any,
     out_BKI: Any,
 ) -> None:
-    """The inputs of the first layer: scaled dense features, the candidate's embedding, and its likenesses; all weighed
-    by the gate."""
+    """The inputs of the first layer: standardised dense features, the candidate's embedding, and its likenesses; all
+    weighed by the gate."""
     n_dense, n_embedding = dense_BKF.shape[2], query_BJD.shape[2]
-    start = n_dense + n_embedding
+    start, scale_F = n_dense + n_embedding, scales(variance_F)
     alike_R = np.empty(recent_key_BR.shape[1], dtype=np.float32)
     for b in range(mask_BK.shape[0]):
         n_recent = count(recent_key_BR[b])
@@ -173,7 +181,7 @@ def see(
                 out_I[:] = 0.0
                 continue
             for f in range(n_dense):
-                out_I[f] = scale_F[f] * dense_BKF[b, k, f]
+                out_I[f] = (dense_BKF[b, k, f] - mean_F[f]) * scale_F[f]
             item_D = items[2][row_of(items, item_key_BK[b, k])]
             candidate_D = out_I[n_dense:start]
             candidate_D[:] = item_D
@@ -217,6 +225,15 @@ def leave(mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, seen_BKI: A
             out_BK[b, k] = score
 
 
+@njit(cache=True, error_model="numpy")
+def scales(variance_F: Any) -> Any:
+    """What brings features to unit spread, where they vary at all."""
+    scale_F = np.empty(len(variance_F), dtype=np.float32)
+    for f in range(len(variance_F)):
+        scale_F[f] = np.float32(1.0) / np.sqrt(variance_F[f] + SMALL)
+    return scale_F
+
+
 @njit(cache=True, fastmath=LOOSE)
 def dot(one_D: Any, other_D: Any) -> Any:
     """Inner product."""
@@ -233,3 +250,210 @@ def count(key_R: Any) -> Any:
     while n < len(key_R) and key_R[n] != 0:
         n += 1
     return n
+
+
+@njit(cache=True)
+def collect(table: Any, key_N: Any, slot_key: Any, slot_row: Any, row_N: Any, n_rows: int) -> Any:
+    """Enter keys into the index of a batch, which counts its own rows, and note which rows of the table these are.
+
+    Args:
+        slot_key, slot_row: Index of the batch. Its row 0 is the fallback, as the table's is.
+        row_N: Gets the table's rows by those of the batch; begins with `n_rows` of them.
+    Returns:
+        Number of rows now.
+    """
+    for n in range(len(key_N)):
+        if key_N[n] == 0:
+            continue
+        at = place_of(slot_key, key_N[n])
+        if slot_key[at] == 0:
+            slot_key[at] = key_N[n]
+            row = row_of(table, key_N[n])
+            if row != 0:
+                row_N[n_rows] = row
+                slot_row[at] = n_rows
+                n_rows += 1
+    return n_rows
+
+
+@njit(cache=True, error_model="numpy")
+def listwise(score_BK: Any, mask_BK: Any, out_B: Any, gradient_BK: Any) -> None:
+    """Log loss of candidate 0 under the softmax of each slate, and the gradient of its mean."""
+    share = np.float32(1.0 / len(score_BK))
+    for b in range(len(score_BK)):
+        highest = np.float32(-np.inf)
+        for k in range(score_BK.shape[1]):
+            if mask_BK[b, k]:
+                highest = max(highest, score_BK[b, k])
+        total = np.float32(0.0)
+        for k in range(score_BK.shape[1]):
+            gradient_BK[b, k] = np.exp(score_BK[b, k] - highest) if mask_BK[b, k] else np.float32(0.0)
+            total += gradient_BK[b, k]
+        for k in range(score_BK.shape[1]):
+            gradient_BK[b, k] *= share / total
+        gradient_BK[b, 0] -= share
+        out_B[b] = np.log(total) + highest - score_BK[b, 0]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def leave_back(
+    mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, dscore_BK: Any, dbias_H: Any, dleave_H1: Any
+) -> None:
+    """Of `leave` but for the skip; what came from the second product becomes its gradient."""
+    for b in range(hidden_BKH.shape[0]):
+        for k in range(hidden_BKH.shape[1]):
+            dscore, hidden_H = dscore_BK[b, k], hidden_BKH[b, k]
+            for h in range(len(bias_H)):
+                value = hidden_H[h] + bias_H[h]
+                is_open = value > np.float32(0.0) and mask_BK[b, k]
+                dleave_H1[h, 0] += dscore * value if is_open else np.float32(0.0)
+                hidden_H[h] = dscore * leave_H1[h, 0] if is_open else np.float32(0.0)
+                dbias_H[h] += hidden_H[h]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
+    """Of `enter`: closes the gradient where the layer was closed, in place, and adds it up over candidates."""
+    for b in range(hidden_BKH.shape[0]):
+        for k in range(hidden_BKH.shape[1]):
+            for h in range(hidden_BKH.shape[2]):
+                if hidden_BKH[b, k, h] <= np.float32(0.0):
+                    dhidden_BKH[b, k, h] = np.float32(0.0)
+                doffset_BH[b, h] += dhidden_BKH[b, k, h]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def see_back(
+    items: Any,
+    attributes: Any,
+    mask_BK: Any,
+    item_key_BK: Any,
+    attribute_key_BKA: Any,
+    recent_key_BR: Any,
+    recent_BRD: Any,
+    logit_BR: Any,
+    query_BJD: Any,
+    gate_BI: Any,
+    seen_BKI: Any,
+    dseen_BKI: Any,
+    ditems: Any,
+    dattributes: Any,
+    drecent_BRD: Any,
+    dlogit_BR: Any,
+    dquery_BJD: Any,
+    dgate_BI: Any,
+) -> None:
+    """Of `see`.
+
+    Args:
+        seen_BKI: What `see` gave.
+        dseen_BKI: Its gradient, which is used up.
+        ditems, dattributes: Get the gradients of the tables' rows.
+    """
+    n_embedding, n_inputs = query_BJD.shape[2], seen_BKI.shape[2]
+    start = n_inputs - n_embedding - 5
+    at_dots = n_inputs - 5
+    n_places = recent_key_BR.shape[1]
+    alike_R, weight_R = np.empty(n_places, dtype=np.float32), np.empty(n_places, dtype=np.float32)
+    candidate_D, dcandidate_D = np.empty(n_embedding, dtype=np.float32), np.empty(n_embedding, dtype=np.float32)
+    for b in range(mask_BK.shape[0]):
+        n_recent = count(recent_key_BR[b])
+        for k in range(mask_BK.shape[1]):
+            if not mask_BK[b, k]:
+                continue
+            dseen_I, seen_I, gate_I = dseen_BKI[b, k], seen_BKI[b, k], gate_BI[b]
+            for i in range(n_inputs):
+                # A gate that is closed to the last bit learns nothing from this slate.
+                dgate_BI[b, i] += dseen_I[i] * seen_I[i] / gate_I[i] if gate_I[i] != 0.0 else np.float32(0.0)
+                dseen_I[i] *= gate_I[i]
+            row = row_of(items, item_key_BK[b, k])
+            item_D, ditem_D = items[2][row], ditems[row]
+            candidate_D[:] = item_D
+            add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
+            dcandidate_D[:] = dseen_I[start:at_dots]
+            for j in range(4):
+                along = dseen_I[at_dots + j]
+                for d in range(n_embedding):
+                    dcandidate_D[d] += along * query_BJD[b, j, d]
+                    dquery_BJD[b, j, d] += along * candidate_D[d]
+            for d in range(n_embedding):
+                ditem_D[d] += dcandidate_D[d]
+            add_mean_back(attributes, attribute_key_BKA[b, k], dcandidate_D, dattributes)
+            highest = np.float32(-np.inf)
+            for r in range(n_recent):
+                alike_R[r] = dot(item_D, recent_BRD[b, r])
+                highest = max(highest, alike_R[r] + logit_BR[b, r])
+            total = nearest = np.float32(0.0)
+            for r in range(n_recent):
+                weight_R[r] = np.exp(alike_R[r] + logit_BR[b, r] - highest)
+                total += weight_R[r]
+                nearest += weight_R[r] * alike_R[r]
+            for r in range(n_recent):
+                along = dseen_I[at_dots + 4] * weight_R[r] / total
+                shift = along * (alike_R[r] - nearest / total)
+                dlogit_BR[b, r] += shift
+                for d in range(n_embedding):
+                    ditem_D[d] += (along + shift) * recent_BRD[b, r, d]
+                    drecent_BRD[b, r, d] += (along + shift) * item_D[d]
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def people_back(
+    items: Any,
+    contexts: Any,
+    recent_key_BR: Any,
+    recent_type_BR: Any,
+    recent_age_BR: Any,
+    context_key_BC: Any,
+    user_key_BA: Any,
+    recent_BRD: Any,
+    logit_BR: Any,
+    dperson_BP: Any,
+    drecent_BRD: Any,
+    dlogit_BR: Any,
+    ditems: Any,
+    dcontexts: Any,
+    dplace_R: Any,
+    dkind_T: Any,
+    dage_1: Any,
+) -> None:
+    """Of `people` but for its matrices: from the person's gradient to what the person is made of."""
+    n_embedding, n_places = recent_BRD.shape[2], recent_key_BR.shape[1]
+    weight_R, along_R = np.empty(n_places, dtype=np.float32), np.empty(n_places, dtype=np.float32)
+    for b in range(len(dperson_BP)):
+        dpooled_D, dlast_D = dperson_BP[b, :n_embedding], dperson_BP[b, n_embedding : 2 * n_embedding]
+        n_recent = count(recent_key_BR[b])
+        if n_recent:
+            highest, total, mean = logit_BR[b, :n_recent].max(), np.float32(0.0), np.float32(0.0)
+            for r in range(n_recent):
+                weight_R[r] = np.exp(logit_BR[b, r] - highest)
+                total += weight_R[r]
+            for r in range(n_recent):
+                weight_R[r] /= total
+                along_R[r] = dot(dpooled_D, recent_BRD[b, r])
+                mean += weight_R[r] * along_R[r]
+            for d in range(n_embedding):
+                drecent_BRD[b, 0, d] += dlast_D[d]
+            for r in range(n_recent):
+                dlogit = dlogit_BR[b, r] + weight_R[r] * (along_R[r] - mean)
+                dplace_R[r] += dlogit
+                dkind_T[recent_type_BR[b, r]] += dlogit
+                dage_1[0] += dlogit * recent_age_BR[b, r]
+                row = row_of(items, recent_key_BR[b, r])
+                for d in range(n_embedding):
+                    ditems[row, d] += drecent_BRD[b, r, d] + weight_R[r] * dpooled_D[d]
+        add_mean_back(contexts, context_key_BC[b], dperson_BP[b, 2 * n_embedding : 3 * n_embedding], dcontexts)
+        add_mean_back(contexts, user_key_BA[b], dperson_BP[b, 3 * n_embedding : 4 * n_embedding], dcontexts)
+
+
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def add_mean_back(table: Any, key_A: Any, dout_D: Any, dtable: Any) -> None:
+    """Of `add_mean`."""
+    n_present = 0
+    for a in range(len(key_A)):
+        n_present += key_A[a] != 0
+    for a in range(len(key_A)):
+        if key_A[a] != 0:
+            row, share = row_of(table, key_A[a]), np.float32(1.0) / np.float32(n_present)
+            for d in range(len(dout_D)):
+                dtable[row, d] += share * dout_D[d]

@@ -1,7 +1,7 @@
 """The ranking network: encoded inputs to one logit per candidate.
 
     dense features ──────────────┐
-    item, attribute embeddings ──┼─► hidden ─► hidden ─► logit (+ a linear skip from dense features)
+    item, attribute embeddings ──┼─► hidden ─► hidden ─► logit (+ a linear skip from all of these)
     likeness to recent items ────┤
     person and context ──────────┘  (computed once a request, added to every candidate)
 
@@ -12,17 +12,22 @@ looks for other things than who clicked ten seconds ago. The gate starts open, a
 one, with the context, with a query made of all that, and an attention over the recent items that looks for the one
 nearest to the candidate.
 
-The output layer starts at zero: an untrained network gives every candidate the same score, and its loss is log K.
-Nothing is normalised across candidates or requests, so a score depends on neither the slate nor the batch it is in.
+Dense features come to zero mean and unit spread by statistics of what was learned from lately, which are part of a
+version. Nothing is normalised within a request or a batch, so a score depends on neither the slate nor the batch it is
+in. The output layer starts at zero: an untrained network gives every candidate the same score, and its loss is log K.
 
-The dense parameters are views of one flat vector (`flat`): one copy moves them. Embeddings live in tables that the
-network only reads. It knows no optimizer.
+`forward` says what the network is, in tensors. What scores and learns are compiled loops of the same, five times as
+fast on a lone request and twice on a batch; tests hold the two together, values and gradients.
 
-Legend: B requests, K candidates, R recent items, F dense features, U user features, D embedding, H hidden.
+The dense parameters and the statistics are views of one flat vector (`flat`): one copy moves them. Embeddings live in
+tables that the network only reads. It knows no optimizer.
+
+Legend: B requests, K candidates, R recent items, F dense features, U user features, D embedding, H hidden, P features
+of a person, J vectors that candidates are compared with, I inputs of the first layer, N rows.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +41,12 @@ from features.encoding import N_RECENT, Encoder, Inputs
 from features.schema import Schema
 from learners import kernels
 from learners.embeddings import EmbeddingTable
+from learners.errors import DivergedStep
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+Table = tuple[U64, I64, F32]
 
 TABLES: Final = {
     "item": ("item_key", "recent_key"),
@@ -44,7 +55,8 @@ TABLES: Final = {
 }
 MEANS: Final = (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
 N_DOTS: Final = 5
-COUNT_SCALE: Final = 0.25  # log counts reach 10: this brings them to where the other inputs are
+STATISTICS: Final = ("dense_mean", "dense_variance", "user_mean", "user_variance")
+SLOWEST: Final = 1e-3  # share of a batch in the statistics, once they are of a thousand batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +87,38 @@ class Embedded:
     user: Tensor  # [B, D]
 
 
+@dataclass(slots=True)
+class Activations:
+    """What the compiled network made of a batch of inputs."""
+
+    recent: F32  # [B, R, D]
+    logit: F32  # [B, R] of the recent items' weights
+    person: F32  # [B, P]
+    query: F32  # [B, J, D]
+    offset: F32  # [B, H]
+    gate: F32  # [B, I]
+    seen: F32  # [B, K, I]
+    first: F32  # [B, K, H] after its ReLU
+    second: F32  # [B, K, H] before its bias and ReLU
+    scores: F32  # [B, K]
+
+
+@dataclass(slots=True)
+class BatchTable:
+    """The rows of an embedding table that a batch of inputs names, and their gradient; row 0 is the fallback."""
+
+    rows: I64  # [N] of the table
+    table: Table
+    """As `learners.kernels` take it: index and values [N, D] of the batch."""
+    gradient: F32  # [N, D]
+
+
 class RankingModel(nn.Module):
-    """`score` for serving; for learning `look_up`, gather the rows as leaves, `embed`, `forward`, train the leaves."""
+    """`score` for serving; for learning `look_up`, then `learn_from`; `observe` keeps the statistics.
+
+    Args:
+        tables: Of another model that this one shares them with.
+    """
 
     enter: nn.Parameter  # [F + D + dots, H]
     enter_bias: nn.Parameter
@@ -90,46 +132,46 @@ class RankingModel(nn.Module):
     place: nn.Parameter  # logit of a recent item by its place
     kind: nn.Parameter  # and by its type
     age: nn.Parameter  # and by its age
+    dense_mean: Tensor  # [F] statistics of the inputs
+    dense_variance: Tensor
+    user_mean: Tensor
+    user_variance: Tensor
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, tables: Mapping[str, EmbeddingTable] | None = None) -> None:
         super().__init__()
         self.config = config
         encoder = Encoder(schema)
-        self.tables = {name: EmbeddingTable(config.n_embedding) for name in TABLES}
-        is_count = [name.startswith(("count:", "split:", "follows")) for name in encoder.dense_names]
-        n_others = config.n_embedding + N_DOTS
-        self._scale_F = np.where(is_count, COUNT_SCALE, 1.0).astype(np.float32)
-        self._scale_I1 = torch.where(torch.tensor([*is_count, *[False] * n_others]), COUNT_SCALE, 1.0)[:, None]
+        self.tables = dict(tables or {name: EmbeddingTable(config.n_embedding) for name in TABLES})
         self._n_types = len(schema.event_types)
         spreads = []
         for name, (shape, spread) in self._shapes(len(encoder.dense_names), len(encoder.user_names)).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
             spreads.append(spread)
+        for name in STATISTICS:
+            n = len(encoder.dense_names if name.startswith("dense") else encoder.user_names)
+            self.register_buffer(name, torch.zeros(n) if name.endswith("mean") else torch.ones(n))
         self._flatten(spreads, torch.Generator().manual_seed(config.seed))
 
     def forward(self, inputs: Inputs, embedded: Embedded) -> Tensor:
-        """Score slates.
+        """Score slates, in tensors.
 
         Returns:
             Logits [B, K]; 0 where `inputs.mask` is False.
         """
         candidate_BKD, recent_BRD, context_BD = embedded.candidate, embedded.recent, embedded.context
         pooled_BD, last_BD, bias_BR = self._pool(inputs, recent_BRD)
-        person = (pooled_BD, last_BD, context_BD, embedded.user, torch.from_numpy(inputs.user_dense))
-        person_BP = torch.cat(person, dim=1)
+        user_BU = _standard(inputs.user_dense, self.user_mean, self.user_variance)
+        person_BP = torch.cat((pooled_BD, last_BD, context_BD, embedded.user, user_BU), dim=1)
         queries_BDJ = torch.stack((pooled_BD, last_BD, context_BD, person_BP @ self.query), dim=2)
         nearest_BK = _nearest(embedded.item, recent_BRD, bias_BR, inputs)
         dots = (candidate_BKD @ queries_BDJ, nearest_BK[..., None])
-        seen_BKI = torch.cat((torch.from_numpy(inputs.dense), candidate_BKD, *dots), dim=2)
+        dense_BKF = _standard(inputs.dense, self.dense_mean, self.dense_variance)
+        seen_BKI = torch.cat((dense_BKF, candidate_BKD, *dots), dim=2)
         seen_BKI = seen_BKI * (1.0 + person_BP @ self.gate)[:, None]
-        n_requests, n_candidates, n_seen = seen_BKI.shape
-        # The counts' scale goes to the weights, which are few; sums and ReLUs happen in place.
-        hidden_BKH = seen_BKI @ (self.enter * self._scale_I1)
-        hidden_BKH.add_((person_BP @ self.person + self.enter_bias)[:, None]).relu_()
-        hidden_NH = (hidden_BKH.view(-1, self.config.n_hidden) @ self.middle).add_(self.middle_bias).relu_()
-        skipped_N = torch.mv(seen_BKI.view(-1, n_seen), (self.skip * self._scale_I1).squeeze(1))
-        scores_BK = torch.addmv(skipped_N, hidden_NH, self.leave.squeeze(1)).view(n_requests, n_candidates)
-        return scores_BK if inputs.mask.all() else scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
+        first_BKH = (seen_BKI @ self.enter + (person_BP @ self.person + self.enter_bias)[:, None]).relu()
+        second_BKH = (first_BKH @ self.middle + self.middle_bias).relu()
+        scores_BK = (second_BKH @ self.leave + seen_BKI @ self.skip).squeeze(2)
+        return scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
 
     def embed(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Embedded:
         """Embed what the inputs name, differentiably.
@@ -144,62 +186,51 @@ class RankingModel(nn.Module):
         )
         return Embedded(item_BKD, item_BKD + attribute_BKD, recent_BRD, context_BD, user_BD)
 
-    def look_up(self, inputs: Inputs) -> dict[str, NDArray[np.int64]]:
-        """Rows by input field; unknown and absent keys have the fallback row."""
-        tables = {field: self.tables[name] for name, fields in TABLES.items() for field in fields}
-        return {field: table.lookup(getattr(inputs, field)) for field, table in tables.items()}
-
-    def score(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Scores [B, K] as they are now; changes nothing. What `forward` gives, at a quarter of the price of a lone
-        request: all but the two products of matrices is compiled.
-        """
+    def score(self, inputs: Inputs) -> F32:
+        """Scores [B, K] as they are now; changes nothing."""
         item, attribute, context = (self.tables[name].arrays for name in TABLES)
-        n_requests, n_candidates, n_dense = inputs.dense.shape
-        n_embedding, n_hidden = self.config.n_embedding, self.config.n_hidden
-        recent_BRD = np.empty((*inputs.recent_key.shape, n_embedding), dtype=np.float32)
-        logit_BR = np.empty(inputs.recent_key.shape, dtype=np.float32)
-        query_BJD = np.empty((n_requests, N_DOTS - 1, n_embedding), dtype=np.float32)
-        offset_BH = np.empty((n_requests, n_hidden), dtype=np.float32)
-        gate_BI = np.empty((n_requests, n_dense + n_embedding + N_DOTS), dtype=np.float32)
-        seen_BKI = np.empty((n_requests, n_candidates, n_dense + n_embedding + N_DOTS), dtype=np.float32)
-        scores = np.empty((n_requests, n_candidates), dtype=np.float32)
-        w = self._arrays
-        kernels.people(
-            item,
-            context,
-            (w["place"], w["kind"], w["age"], w["query"], w["person"], w["enter_bias"], w["gate"]),
-            inputs.user_dense,
-            inputs.recent_key,
-            inputs.recent_type,
-            inputs.recent_age,
-            inputs.context_key,
-            inputs.user_key,
-            recent_BRD,
-            logit_BR,
-            query_BJD,
-            offset_BH,
-            gate_BI,
-        )
-        kernels.see(
-            item,
-            attribute,
-            self._scale_F,
-            inputs.mask,
-            inputs.dense,
-            inputs.item_key,
-            inputs.attribute_key,
-            inputs.recent_key,
-            recent_BRD,
-            logit_BR,
-            query_BJD,
-            gate_BI,
-            seen_BKI,
-        )
-        hidden_BKH = seen_BKI @ w["enter"]
-        kernels.enter(hidden_BKH, offset_BH)
-        hidden_BKH = hidden_BKH @ w["middle"]
-        kernels.leave(inputs.mask, hidden_BKH, w["middle_bias"], w["leave"], seen_BKI, w["skip"], scores)
-        return scores
+        return self._activate(inputs, item, attribute, context).scores
+
+    def look_up(self, inputs: Inputs) -> dict[str, BatchTable]:
+        """The rows that these inputs name, by table; unknown keys have the fallback row."""
+        return {
+            name: _collected(self.tables[name], [getattr(inputs, field) for field in fields])
+            for name, fields in TABLES.items()
+        }
+
+    def learn_from(self, inputs: Inputs, named: Mapping[str, BatchTable]) -> tuple[F32, F32]:
+        """Log loss of candidate 0 in each slate [B], and scores [B, K]; changes no weight.
+
+        Gradients of the mean loss: `flat_gradient` gets those of the dense parameters, `named` those of its rows.
+        """
+        item, attribute, context = (named[name].table for name in TABLES)
+        made = self._activate(inputs, item, attribute, context)
+        losses, dscores = np.empty(len(inputs.mask), dtype=np.float32), np.empty_like(made.scores)
+        kernels.listwise(made.scores, inputs.mask, losses, dscores)
+        self._go_back(inputs, named, made, dscores)
+        return losses, made.scores
+
+    def observe(self, inputs: Inputs, n_batches: int) -> None:
+        """Take a batch into the statistics.
+
+        Args:
+            n_batches: How many there were before: the first ones count by their number, later ones for the last
+                thousand.
+        Raises:
+            DivergedStep: If it is not finite.
+        """
+        rate = max(1.0 / (n_batches + 1), SLOWEST)
+        for values, mean, variance in (
+            (inputs.dense[inputs.mask], self.dense_mean, self.dense_variance),
+            (inputs.user_dense, self.user_mean, self.user_variance),
+        ):
+            batch_mean, batch_variance = values.mean(axis=0), values.var(axis=0)
+            if not np.isfinite(batch_variance.sum()):
+                raise DivergedStep("inputs are not finite")
+            step = torch.from_numpy(batch_mean) - mean
+            spread = torch.from_numpy(batch_variance) + (1.0 - rate) * step * step
+            variance.lerp_(spread, rate)
+            mean.add_(step, alpha=rate)
 
     def grow(self, inputs: Inputs, is_positive_BK: NDArray[np.bool_]) -> None:
         """Make rows for every key of these inputs but for candidates that are not positive: those may not exist."""
@@ -208,6 +239,84 @@ class RankingModel(nn.Module):
             for field in fields:
                 if field != "item_key":
                     self.tables[table].lookup(np.unique(getattr(inputs, field)), grow=True)
+
+    def _activate(self, inputs: Inputs, item: Table, attribute: Table, context: Table) -> Activations:
+        n_requests, n_candidates, n_dense = inputs.dense.shape
+        n_embedding, n_hidden = self.config.n_embedding, self.config.n_hidden
+        n_inputs = n_dense + n_embedding + N_DOTS
+        w = self._arrays
+        made = Activations(
+            recent=np.empty((*inputs.recent_key.shape, n_embedding), dtype=np.float32),
+            logit=np.empty(inputs.recent_key.shape, dtype=np.float32),
+            person=np.empty((n_requests, len(w["person"])), dtype=np.float32),
+            query=np.empty((n_requests, N_DOTS - 1, n_embedding), dtype=np.float32),
+            offset=np.empty((n_requests, n_hidden), dtype=np.float32),
+            gate=np.empty((n_requests, n_inputs), dtype=np.float32),
+            seen=np.empty((n_requests, n_candidates, n_inputs), dtype=np.float32),
+            first=np.empty(0, dtype=np.float32),
+            second=np.empty(0, dtype=np.float32),
+            scores=np.empty((n_requests, n_candidates), dtype=np.float32),
+        )
+        weights = ("place", "kind", "age", "query", "person", "enter_bias", "gate", "user_mean", "user_variance")
+        kernels.people(
+            *(item, context, tuple(w[name] for name in weights), inputs.user_dense),
+            *(inputs.recent_key, inputs.recent_type, inputs.recent_age, inputs.context_key, inputs.user_key),
+            *(made.recent, made.logit, made.person, made.query, made.offset, made.gate),
+        )
+        kernels.see(
+            *(item, attribute, w["dense_mean"], w["dense_variance"]),
+            *(inputs.mask, inputs.dense, inputs.item_key, inputs.attribute_key, inputs.recent_key),
+            *(made.recent, made.logit, made.query, made.gate, made.seen),
+        )
+        shape = n_requests, n_candidates, n_hidden
+        made.first = (made.seen.reshape(-1, n_inputs) @ w["enter"]).reshape(shape)
+        kernels.enter(made.first, made.offset)
+        made.second = (made.first.reshape(-1, n_hidden) @ w["middle"]).reshape(shape)
+        kernels.leave(inputs.mask, made.second, w["middle_bias"], w["leave"], made.seen, w["skip"], made.scores)
+        return made
+
+    def _go_back(self, inputs: Inputs, named: Mapping[str, BatchTable], made: Activations, dscores_BK: F32) -> None:
+        """From the gradient of the scores to that of everything; uses up `made`."""
+        self.flat_gradient.zero_()
+        w, g = self._arrays, self._gradients
+        n_hidden, n_inputs = self.config.n_hidden, made.seen.shape[2]
+        seen_NI, first_NH, dscores_N1 = (
+            made.seen.reshape(-1, n_inputs),
+            made.first.reshape(-1, n_hidden),
+            dscores_BK.reshape(-1, 1),
+        )
+        dsecond = made.second
+        kernels.leave_back(inputs.mask, dsecond, w["middle_bias"], w["leave"], dscores_BK, g["middle_bias"], g["leave"])
+        dsecond_NH = dsecond.reshape(-1, n_hidden)
+        np.matmul(first_NH.T, dsecond_NH, out=g["middle"])
+        dfirst_NH = dsecond_NH @ w["middle"].T
+        doffset_BH = np.zeros_like(made.offset)
+        kernels.enter_back(made.first, dfirst_NH.reshape(made.first.shape), doffset_BH)
+        np.matmul(seen_NI.T, dfirst_NH, out=g["enter"])
+        np.matmul(seen_NI.T, dscores_N1, out=g["skip"])
+        dseen_NI = dfirst_NH @ w["enter"].T
+        dseen_NI += dscores_N1 * w["skip"].T
+        drecent_BRD, dlogit_BR = np.zeros_like(made.recent), np.zeros_like(made.logit)
+        dquery_BJD, dgate_BI = np.zeros_like(made.query), np.zeros_like(made.gate)
+        item, attribute, context = (named[name] for name in TABLES)
+        kernels.see_back(
+            *(item.table, attribute.table, inputs.mask, inputs.item_key, inputs.attribute_key, inputs.recent_key),
+            *(made.recent, made.logit, made.query, made.gate, made.seen, dseen_NI.reshape(made.seen.shape)),
+            *(item.gradient, attribute.gradient, drecent_BRD, dlogit_BR, dquery_BJD, dgate_BI),
+        )
+        dperson_BP = doffset_BH @ w["person"].T + dquery_BJD[:, 3] @ w["query"].T + dgate_BI @ w["gate"].T
+        doffset_BH.sum(axis=0, out=g["enter_bias"])
+        np.matmul(made.person.T, doffset_BH, out=g["person"])
+        np.matmul(made.person.T, dquery_BJD[:, 3], out=g["query"])
+        np.matmul(made.person.T, dgate_BI, out=g["gate"])
+        # The first three queries are the first three parts of the person.
+        n_first = 3 * self.config.n_embedding
+        dperson_BP[:, :n_first] += dquery_BJD[:, :3].reshape(len(dperson_BP), n_first)
+        kernels.people_back(
+            *(item.table, context.table, inputs.recent_key, inputs.recent_type, inputs.recent_age),
+            *(inputs.context_key, inputs.user_key, made.recent, made.logit, dperson_BP, drecent_BRD, dlogit_BR),
+            *(item.gradient, context.gradient, g["place"], g["kind"], g["age"]),
+        )
 
     def _pool(self, inputs: Inputs, recent_BRD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Recent items pooled by place, age and type; the last one; and the weights' logits."""
@@ -242,18 +351,43 @@ class RankingModel(nn.Module):
         }
 
     def _flatten(self, spreads: list[float], generator: torch.Generator) -> None:
-        parameters = list(self.parameters())
-        n = sum(parameter.numel() for parameter in parameters)
-        self.flat, self.flat_gradient = torch.empty(n), torch.zeros(n)
+        parameters, statistics = dict(self.named_parameters()), [getattr(self, name) for name in STATISTICS]
+        self.n_trained = sum(parameter.numel() for parameter in parameters.values())
+        self.flat = torch.empty(self.n_trained + sum(map(len, statistics)))
+        self.flat_gradient = torch.zeros(self.n_trained)
         start = 0
-        for parameter, spread in zip(parameters, spreads, strict=True):
+        self._gradients: dict[str, F32] = {}
+        for (parameter_name, parameter), spread in zip(parameters.items(), spreads, strict=True):
             part = slice(start, start + parameter.numel())
             self.flat[part].uniform_(-1.0, 1.0, generator=generator).mul_(spread)
             parameter.data = self.flat[part].view(parameter.shape)
             parameter.grad = self.flat_gradient[part].view(parameter.shape)
-            start += parameter.numel()
+            self._gradients[parameter_name] = parameter.grad.numpy()
+            start = part.stop
+        for name in STATISTICS:
+            part = slice(start, start + len(getattr(self, name)))
+            self.flat[part] = getattr(self, name)
+            self.register_buffer(name, self.flat[part])
+            start = part.stop
         # The same memory for the compiled loops.
-        self._arrays = {name: parameter.data.numpy() for name, parameter in self.named_parameters()}
+        named = (*self.named_parameters(), *self.named_buffers())
+        self._arrays = {name: tensor.detach().numpy() for name, tensor in named}
+
+
+def _collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+    n_keys = sum(part.size for part in keys)
+    n_slots = 1 << (2 * n_keys + 2).bit_length()
+    slot_key, slot_row = np.zeros(n_slots, dtype=np.uint64), np.zeros(n_slots, dtype=np.int64)
+    rows = np.zeros(n_keys + 1, dtype=np.int64)
+    n_rows = 1
+    for part in keys:
+        n_rows = kernels.collect(table.arrays, part.ravel(), slot_key, slot_row, rows, n_rows)
+    values = table.arrays[2][rows[:n_rows]]
+    return BatchTable(rows[:n_rows], (slot_key, slot_row, values), np.zeros_like(values))
+
+
+def _standard(values: F32, mean: Tensor, variance: Tensor) -> Tensor:
+    return (torch.from_numpy(values) - mean) / (variance + float(kernels.SMALL)).sqrt()
 
 
 def _nearest(item_BKD: Tensor, recent_BRD: Tensor, bias_BR: Tensor, inputs: Inputs) -> Tensor:

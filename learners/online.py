@@ -23,7 +23,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError
@@ -33,8 +32,7 @@ from features.schema import Schema
 from features.state import UserState, unpack
 from learners import snapshots
 from learners.errors import DivergedStep, ForeignSnapshot
-from learners.losses import listwise_softmax_loss
-from learners.model import TABLES, ModelConfig, RankingModel
+from learners.model import BatchTable, ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
 from learners.pending import PendingBatch
 from learners.progressive import Progressive
@@ -42,6 +40,8 @@ from learners.sampling import NegativeSampler, SamplingConfig
 from learners.snapshots import Delta, Private, Progress, Rows
 
 I64 = NDArray[np.int64]
+AVERAGED: Final = 100  # steps whose mean serves
+WARM: Final = 4  # steps after which the mean begins to count more than the newest
 VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,10 @@ class StepMetrics(msgspec.Struct, frozen=True):
 
 
 class OnlineLearner:
-    """`read` entries in log order and `close_tick` after each tick; `take_delta` when `is_settled`."""
+    """`read` entries in log order and `close_tick` after each tick; `take_delta` when `is_settled`.
+
+    `model` is what serves: its dense weights are the running mean of the trained ones.
+    """
 
     def __init__(self, schema: Schema, config: LearnerConfig) -> None:
         self.schema = schema
@@ -100,7 +103,8 @@ class OnlineLearner:
         self.positions: Positions = {}
         self.n_events = self.n_examples = self.n_skipped = 0
         self.last_step: StepMetrics | None = None
-        self._adam = Adam(self.model.flat, config.adam)
+        self._trained = RankingModel(schema, config.model, self.model.tables)
+        self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
         self._sampler = NegativeSampler(schema, config.sampling, config.seed)
         self._pending = PendingBatch(self.encoder, self.table, self._sampler)
         self._progressive = Progressive()
@@ -152,18 +156,20 @@ class OnlineLearner:
         A batch whose loss or gradient is not finite changes no weight.
         """
         inputs = self._pending.take()
-        n, norm = len(inputs.mask), float("nan")
-        loss, scores, leaves = self._forward(inputs)
+        n, norm, loss = len(inputs.mask), float("nan"), float("nan")
         try:
-            norm = self._learn(loss, leaves)
-            self._progressive.add(scores.detach().numpy(), self.encoder.popularity(inputs), inputs.mask)
+            self._trained.observe(inputs, self._adam.n_steps)
+            named = self._trained.look_up(inputs)
+            losses, scores = self._trained.learn_from(inputs, named)
+            loss = float(losses.mean())
+            norm = self._learn(loss, named)
+            self._progressive.add(scores, self.encoder.popularity(inputs), inputs.mask)
             self.model.grow(inputs, _is_positive(inputs))
         except DivergedStep as error:
             self.n_skipped += 1
             logger.warning("batch of %d examples skipped: %s", n, error)
         self.n_examples += n
-        is_skipped = not np.isfinite(norm)
-        self.last_step = StepMetrics(self._adam.n_steps, n, float(loss.detach()), norm, is_skipped)
+        self.last_step = StepMetrics(self._adam.n_steps, n, loss, norm, not np.isfinite(norm))
         return self.last_step
 
     def snapshot(self, version: int = 0) -> Delta:
@@ -196,6 +202,7 @@ class OnlineLearner:
         fresh = OnlineLearner(self.schema, self.config)
         fresh.table.load(list(private.items), list(private.items.values()))
         fresh.model.flat.copy_(torch.from_numpy(full.weights.copy()))
+        fresh._trained.flat.copy_(torch.from_numpy(private.weights.copy()))
         for name, part in full.tables.items():
             fresh.model.tables[name].load(part.rows, part.keys, part.values, part.accumulators)
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
@@ -216,44 +223,32 @@ class OnlineLearner:
         self._pending.add(request, event, self.n_events)
         self.n_events += 1
 
-    def _forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Loss, scores, and for each table the unique rows with their values as leaves."""
-        found = self.model.look_up(inputs)
-        leaves, places = {}, {}
-        for name, fields in TABLES.items():
-            rows = np.concatenate([found[field].ravel() for field in fields])
-            unique, inverse = np.unique(rows, return_inverse=True)
-            at = torch.from_numpy(unique)
-            leaves[name] = (at, self.model.tables[name].weight[at].requires_grad_())
-            cuts = np.cumsum([found[field].size for field in fields])[:-1]
-            for name_of_field, part in zip(fields, np.split(inverse, cuts), strict=True):
-                places[name_of_field] = torch.from_numpy(part.reshape(found[name_of_field].shape))
-        embedded = self.model.embed(inputs, {name: values for name, (_, values) in leaves.items()}, places)
-        scores = self.model(inputs, embedded)
-        positive = torch.from_numpy(_is_positive(inputs).astype(np.float32))
-        loss = listwise_softmax_loss(scores, positive, mask_BK=torch.from_numpy(inputs.mask))
-        return loss, scores, leaves
-
-    def _learn(self, loss: Tensor, leaves: Mapping[str, tuple[Tensor, Tensor]]) -> float:
-        if not torch.isfinite(loss):
-            raise DivergedStep(f"loss is {loss.item()}")
-        gradient = self.model.flat_gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _learn(self, loss: float, named: Mapping[str, BatchTable]) -> float:
+        if not np.isfinite(loss):
+            raise DivergedStep(f"loss is {loss}")
+        gradient = self._trained.flat_gradient
         norm = float(gradient.norm())
-        steps = [(name, rows, values.grad) for name, (rows, values) in leaves.items() if values.grad is not None]
-        if not np.isfinite(norm + sum(float(step.square().sum()) for *_, step in steps)):
+        if not np.isfinite(norm + sum(float(np.square(part.gradient).sum()) for part in named.values())):
             raise DivergedStep(f"gradient norm is {norm}")
         self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))))
-        for name, rows, step in steps:
-            self.model.tables[name].adagrad(rows, step, self.config.embedding_rate)
+        for name, part in named.items():
+            self.model.tables[name].adagrad(
+                torch.from_numpy(part.rows), torch.from_numpy(part.gradient), self.config.embedding_rate
+            )
+        self._average()
         return norm
+
+    def _average(self) -> None:
+        """Move what serves towards what is trained: steps are noisy, their mean is less so."""
+        n = self._adam.n_steps
+        self.model.flat.lerp_(self._trained.flat, max(1.0 / AVERAGED, WARM / (WARM + n)))
 
     def _delta(self, version: int, base: int | None, rows: Mapping[str, I64], items: Iterable[int]) -> Delta:
         if not self.is_settled:
             raise RuntimeError("a snapshot was asked for while examples are pending; wait until is_settled")
         adam, table = self._adam, self.table
         packed = {table.ids[row]: table.pack(row) for row in items}
-        flat = [tensor.numpy().copy() for tensor in (adam.mean, adam.square)]
+        trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
         state = self._progressive.state
         return Delta(
             version,
@@ -269,7 +264,7 @@ class OnlineLearner:
                 self.n_examples,
                 self.metrics,
             ),
-            Private(flat[0], flat[1], adam.n_steps, self.n_skipped, state, self._sampler.met.tolist(), packed),
+            Private(*(trained, mean, square, adam.n_steps, self.n_skipped, state, self._sampler.met.tolist(), packed)),
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 class AdamConfig:
     """How dense parameters learn."""
 
-    rate: float = 2e-3
+    rate: float = 4e-3
     """Step length."""
     decay: float = 1e-5
     """Share of every weight that a step takes away, relative to the rate (AdamW)."""

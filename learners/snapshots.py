@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from features.schema import Schema
 from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
 
-MAGIC: Final = b"HRSNAP\x00\x02"
+MAGIC: Final = b"HRSNAP\x00\x03"
 F32 = NDArray[np.float32]
 
 
@@ -49,6 +49,8 @@ class Rows(msgspec.Struct, array_like=True):
 class Private(msgspec.Struct, array_like=True):
     """What only a learner needs in order to go on."""
 
+    weights: F32
+    """As they are trained; those of the version are their running mean."""
     mean: F32
     square: F32
     n_steps: int
@@ -70,7 +72,7 @@ class Delta(msgspec.Struct, array_like=True):
     model: dict[str, int]
     """The network's configuration, for a replica to build it."""
     weights: F32
-    """All dense parameters, flat."""
+    """All dense parameters and statistics, flat."""
     tables: dict[str, Rows]
     progress: Progress
     private: Private | None

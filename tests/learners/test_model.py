@@ -9,7 +9,8 @@ import torch
 
 from features.encoding import Inputs, Request
 from features.state import unpack
-from learners.model import ModelConfig, RankingModel, mean_of_present
+from learners.losses import listwise_softmax_loss
+from learners.model import TABLES, ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -127,13 +128,78 @@ def test_the_gate_is_learned_and_weighs_what_is_seen_of_candidates(learner: Onli
     assert (learner.model.score(inputs) == before).all()
 
 
+def in_tensors(model: RankingModel, inputs: Inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Scores by `forward`, and the tables' rows as leaves."""
+    values = {name: table.weight[: len(table)].clone().requires_grad_() for name, table in model.tables.items()}
+    places = {
+        field: torch.from_numpy(model.tables[name].lookup(getattr(inputs, field)))
+        for name, fields in TABLES.items()
+        for field in fields
+    }
+    return model(inputs, model.embed(inputs, values, places)), values
+
+
+def awkward(learner: OnlineLearner, n_requests: int, n_candidates: int) -> Inputs:
+    """Inputs with padding (if there is more than one candidate), two types of events, and somebody without a past."""
+    inputs = inputs_of(learner, n_requests, n_candidates)
+    inputs.mask[-1, -1:] = n_candidates == 1
+    inputs.recent_key[0] = 0
+    inputs.recent_type[:, 1] *= 2
+    return inputs
+
+
 def test_compiled_scoring_is_the_networks_forward(learner: OnlineLearner) -> None:
     for n_requests, n_candidates in ((1, 1), (3, 10), (7, 33)):
-        inputs, model = inputs_of(learner, n_requests, n_candidates), learner.model
-        inputs.mask[-1, -1:] = n_candidates == 1  # padding, where there is more than one
-        inputs.recent_key[0] = 0  # somebody without a past
-        places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
-        embedded = model.embed(inputs, {name: table.weight for name, table in model.tables.items()}, places)
-        expected = model(inputs, embedded).detach().numpy()
+        inputs, model = awkward(learner, n_requests, n_candidates), learner.model
+        expected = in_tensors(model, inputs)[0].detach().numpy()
         assert n_candidates == 1 or np.ptp(expected) > 0.01
         np.testing.assert_allclose(model.score(inputs), expected, atol=1e-5, rtol=0)
+
+
+def test_compiled_gradients_are_those_of_the_networks_forward(learner: OnlineLearner) -> None:
+    inputs, model = awkward(learner, 7, 33), learner._trained
+    named = model.look_up(inputs)
+    losses, scores = model.learn_from(inputs, named)
+    found = model.flat_gradient.clone()
+
+    model.flat_gradient.zero_()
+    expected, values = in_tensors(model, inputs)
+    positive = torch.zeros(inputs.mask.shape)
+    positive[:, 0] = 1.0
+    loss = listwise_softmax_loss(expected, positive, mask_BK=torch.from_numpy(inputs.mask))
+    loss.backward()  # type: ignore[no-untyped-call]
+    np.testing.assert_allclose(scores, expected.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(losses.mean(), loss.item(), rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        at = parameter.grad.data_ptr() - model.flat_gradient.data_ptr()
+        part = found[at // 4 : at // 4 + parameter.numel()].view(parameter.shape)
+        assert parameter.grad.abs().max() > 1e-4, name
+        torch.testing.assert_close(part, parameter.grad, rtol=1e-3, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for name, part in named.items():
+        whole = np.zeros(values[name].shape, dtype=np.float32)
+        whole[part.rows] = part.gradient
+        np.testing.assert_allclose(whole, values[name].grad.numpy(), rtol=1e-3, atol=2e-6, err_msg=name)
+        assert np.abs(whole).max() > 1e-4
+
+
+def test_statistics_are_those_of_what_was_seen() -> None:
+    fresh = RankingModel(SCHEMA, ModelConfig())
+    inputs = inputs_of(learned(log(stream(200))), 5, 20)
+    inputs.mask[:, 15:] = False
+    fresh.observe(inputs, 0)
+    real = inputs.dense[:, :15].reshape(75, -1)
+    np.testing.assert_allclose(fresh.dense_mean, real.mean(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(fresh.dense_variance, real.var(axis=0), rtol=1e-4, atol=1e-6)
+    inputs.user_dense += 1.0
+    fresh.observe(inputs, 1)
+    np.testing.assert_allclose(fresh.user_mean, inputs.user_dense.mean(axis=0) - 0.5, rtol=1e-3, atol=1e-5)
+    # Two batches, half a unit to each side of their mean.
+    np.testing.assert_allclose(fresh.user_variance, inputs.user_dense.var(axis=0) + 0.25, rtol=1e-3, atol=1e-5)
+
+
+def test_what_serves_is_a_running_mean_of_what_is_trained() -> None:
+    learner = learned(log(stream(600)))
+    served, trained = learner.model.flat, learner._trained.flat
+    assert 0.0 < float((served - trained).abs().max()) < 0.5
+    assert learner.model.tables is not None
+    assert all(learner.model.tables[name] is table for name, table in learner._trained.tables.items())
