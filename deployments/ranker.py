@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 import psutil
-import torch
 from ray import serve
+from threadpoolctl import threadpool_limits
 
 from deployments.batcher import MicroBatcher
 from deployments.config import ReplicaConfig
@@ -123,7 +123,7 @@ class Ranker:
     """One replica; ready once it is warm."""
 
     async def __init__(self, config: ReplicaConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        torch.set_num_threads(1)
+        threadpool_limits(1)
         make_agent_idle()
         is_event_clock = config.store.clock == "event"
         self._store = connect(config.store, config.schema, timeout_s=None if is_event_clock else STORE_TIMEOUT_S)

@@ -118,18 +118,23 @@ class Encoder:
         return inputs
 
     def live_through(
-        self, table: ItemTable, requests: Sequence[Request], changes: kernels.Changes, rows_BK: I64, key_BK: U64
+        self,
+        table: ItemTable,
+        requests: Sequence[Request],
+        changes: kernels.Changes,
+        before_BP: I64,
+        rows_BK: I64,
+        key_BK: U64,
     ) -> tuple[Inputs, I64]:
         """Model inputs of each event's slate as of just before the event; and fold the events.
 
         Args:
             requests: What was known of the people just before the events; their candidates are not looked at.
-            changes: The events.
+            changes, before_BP: The events, as `ItemTable.changes` gives them.
             rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
         Returns:
             The inputs, and when each slate's first candidate was acted on before [B] (0: never).
         """
-        before_BP = np.array([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
         mask_BK, last_ms_B = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(requests), dtype=np.int64)
         inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
         kernels.look_then_fold(
@@ -216,9 +221,11 @@ class Encoder:
         for b, request in enumerate(requests):
             latest = request.user.recent[:N_RECENT]
             if latest:
-                recent.key[b, : len(latest)] = [known_hash64(item) for item, _, _ in latest]
-                recent.type[b, : len(latest)] = [kind + 1 for _, kind, _ in latest]
-                recent.ms[b, : len(latest)] = [ms for _, _, ms in latest]
+                items, types, times_ms = zip(*latest, strict=True)
+                recent.key[b, : len(latest)] = list(map(known_hash64, items))
+                recent.type[b, : len(latest)] = types
+                recent.ms[b, : len(latest)] = times_ms
+        recent.type[recent.key != 0] += 1
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:

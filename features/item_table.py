@@ -92,22 +92,30 @@ class ItemTable:
         """
         if not events:
             return
-        changes = self.changes(events, takes)
+        changes, _ = self.changes(events, takes)
         kernels.fold_all(changes, self.columns, self.groups)
         self.note_touched(changes)
 
     def changes(
         self, events: Sequence[tuple[LoggedEvent, Sequence[Recent]]], takes: Callable[[str], bool] | None = None
-    ) -> kernels.Changes:
+    ) -> tuple[kernels.Changes, NDArray[np.int64]]:
         """What events will do to the rows, as arrays; makes the rows they need, and changes none.
 
         Args: As `fold_events`.
+        Returns:
+            The changes, and what a request would look at just before each event: see `rows_before`.
         """
         rows = [self.row(event.item) for event, _ in events]
         key = self.key[rows]
         if takes is not None:
             rows = [row if takes(event.item) else UNKNOWN for row, (event, _) in zip(rows, events, strict=True)]
-        before = [self._rows_before(event, recent, takes) for event, recent in events]
+        latest, before = [], []
+        for event, recent in events:
+            items = others = self.predecessors(recent, event.ts_ms)
+            if event.item in items:
+                others = self.predecessors(recent, event.ts_ms, event.item)
+            before.append(self._padded(self.row(i) if takes is None or takes(i) else UNKNOWN for i in others))
+            latest.append(self._padded(self.rows.get(item, UNKNOWN) for item in items))
         bucket = [self._buckets(event) for event, _ in events]
         return kernels.Changes(
             np.array(rows, dtype=np.int64),
@@ -116,7 +124,7 @@ class ItemTable:
             np.array([event.value for event, _ in events], dtype=np.float64),
             np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
             np.array(before, dtype=np.int64),
-        )
+        ), np.array(latest, dtype=np.int64)
 
     def note_touched(self, changes: kernels.Changes) -> None:
         """Note which rows these events have changed."""
@@ -240,12 +248,9 @@ class ItemTable:
             *(self.successor_key, self.successor_ms, self.successor_value),
         )
 
-    def _rows_before(
-        self, event: LoggedEvent, recent: Sequence[Recent], takes: Callable[[str], bool] | None
-    ) -> list[int]:
-        items = self.predecessors(recent, event.ts_ms, event.item)
-        rows = [self.row(item) if takes is None or takes(item) else UNKNOWN for item in items]
-        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
+    def _padded(self, rows: Iterable[int]) -> list[int]:
+        found = list(rows)
+        return found + [UNKNOWN] * (self.schema.successor_span - len(found))
 
     def _buckets(self, event: LoggedEvent) -> list[int]:
         chosen = [kernels.UNCHANGED] * len(self.schema.item_groups)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import ray
-import torch
+from threadpoolctl import threadpool_limits
 
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
@@ -53,7 +53,7 @@ class Learner:
         self, store: StoreConfig, schema: Schema, config: LearnerConfig, offer_s: float = 1.0, niceness: int = 10
     ) -> None:
         step_back(niceness, entirely=store.clock == "wall")
-        torch.set_num_threads(1)
+        threadpool_limits(1)
         self._schema = schema
         self._config = config
         self._offer_s = offer_s

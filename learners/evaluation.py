@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
+from threadpoolctl import threadpool_limits
 
 from features.encoding import Encoder, Request
 from features.errors import FeatureError
@@ -47,12 +47,9 @@ def evaluate(
         InvalidInput: If an event does not fit the schema.
     """
     run = _Run(schema, config)
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # reproducible to the last bit, and faster: batches are too small to be shared
-    try:
+    # Reproducible to the last bit, and faster: batches are too small to be shared.
+    with threadpool_limits(1):
         return asyncio.run(run.through(events, queries, on_progress or (lambda *_: None)))
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 class _Run:

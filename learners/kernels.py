@@ -276,6 +276,29 @@ def collect(table: Any, key_N: Any, slot_key: Any, slot_row: Any, row_N: Any, n_
     return n_rows
 
 
+@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def moments(value_BKF: Any, mask_BK: Any, around_F: Any, mean_F: Any, variance_F: Any) -> None:
+    """Mean and variance of each feature over the candidates that the mask names.
+
+    Args:
+        around_F: About the means, for exactness.
+    """
+    n = np.float32(max(mask_BK.sum(), 1))
+    sum_F, square_F = np.zeros(len(mean_F), dtype=np.float32), np.zeros(len(mean_F), dtype=np.float32)
+    for b in range(mask_BK.shape[0]):
+        for k in range(mask_BK.shape[1]):
+            if mask_BK[b, k]:
+                value_F = value_BKF[b, k]
+                for f in range(len(sum_F)):
+                    off = value_F[f] - around_F[f]
+                    sum_F[f] += off
+                    square_F[f] += off * off
+    for f in range(len(sum_F)):
+        off = sum_F[f] / n
+        mean_F[f] = around_F[f] + off
+        variance_F[f] = max(square_F[f] / n - off * off, np.float32(0.0))
+
+
 @njit(cache=True, error_model="numpy")
 def listwise(score_BK: Any, mask_BK: Any, out_B: Any, gradient_BK: Any) -> None:
     """Log loss of candidate 0 under the softmax of each slate, and the gradient of its mean."""
@@ -303,11 +326,13 @@ def leave_back(
     for b in range(hidden_BKH.shape[0]):
         for k in range(hidden_BKH.shape[1]):
             dscore, hidden_H = dscore_BK[b, k], hidden_BKH[b, k]
+            if not mask_BK[b, k]:
+                hidden_H[:] = np.float32(0.0)
+                continue
             for h in range(len(bias_H)):
-                value = hidden_H[h] + bias_H[h]
-                is_open = value > np.float32(0.0) and mask_BK[b, k]
-                dleave_H1[h, 0] += dscore * value if is_open else np.float32(0.0)
-                hidden_H[h] = dscore * leave_H1[h, 0] if is_open else np.float32(0.0)
+                value = max(hidden_H[h] + bias_H[h], np.float32(0.0))
+                dleave_H1[h, 0] += dscore * value
+                hidden_H[h] = dscore * leave_H1[h, 0] if value > np.float32(0.0) else np.float32(0.0)
                 dbias_H[h] += hidden_H[h]
 
 
@@ -315,11 +340,12 @@ def leave_back(
 def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
     """Of `enter`: closes the gradient where the layer was closed, in place, and adds it up over candidates."""
     for b in range(hidden_BKH.shape[0]):
+        doffset_H = doffset_BH[b]
         for k in range(hidden_BKH.shape[1]):
-            for h in range(hidden_BKH.shape[2]):
-                if hidden_BKH[b, k, h] <= np.float32(0.0):
-                    dhidden_BKH[b, k, h] = np.float32(0.0)
-                doffset_BH[b, h] += dhidden_BKH[b, k, h]
+            hidden_H, dhidden_H = hidden_BKH[b, k], dhidden_BKH[b, k]
+            for h in range(len(hidden_H)):
+                dhidden_H[h] = dhidden_H[h] if hidden_H[h] > np.float32(0.0) else np.float32(0.0)
+                doffset_H[h] += dhidden_H[h]
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)
@@ -373,9 +399,10 @@ def see_back(
             dcandidate_D[:] = dseen_I[start:at_dots]
             for j in range(4):
                 along = dseen_I[at_dots + j]
+                query_D, dquery_D = query_BJD[b, j], dquery_BJD[b, j]
                 for d in range(n_embedding):
-                    dcandidate_D[d] += along * query_BJD[b, j, d]
-                    dquery_BJD[b, j, d] += along * candidate_D[d]
+                    dcandidate_D[d] += along * query_D[d]
+                    dquery_D[d] += along * candidate_D[d]
             for d in range(n_embedding):
                 ditem_D[d] += dcandidate_D[d]
             add_mean_back(attributes, attribute_key_BKA[b, k], dcandidate_D, dattributes)
@@ -392,9 +419,11 @@ def see_back(
                 along = dseen_I[at_dots + 4] * weight_R[r] / total
                 shift = along * (alike_R[r] - nearest / total)
                 dlogit_BR[b, r] += shift
+                along += shift
+                recent_D, drecent_D = recent_BRD[b, r], drecent_BRD[b, r]
                 for d in range(n_embedding):
-                    ditem_D[d] += (along + shift) * recent_BRD[b, r, d]
-                    drecent_BRD[b, r, d] += (along + shift) * item_D[d]
+                    ditem_D[d] += along * recent_D[d]
+                    drecent_D[d] += along * item_D[d]
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)
@@ -439,9 +468,9 @@ def people_back(
                 dplace_R[r] += dlogit
                 dkind_T[recent_type_BR[b, r]] += dlogit
                 dage_1[0] += dlogit * recent_age_BR[b, r]
-                row = row_of(items, recent_key_BR[b, r])
+                ditem_D, drecent_D = ditems[row_of(items, recent_key_BR[b, r])], drecent_BRD[b, r]
                 for d in range(n_embedding):
-                    ditems[row, d] += drecent_BRD[b, r, d] + weight_R[r] * dpooled_D[d]
+                    ditem_D[d] += drecent_D[d] + weight_R[r] * dpooled_D[d]
         add_mean_back(contexts, context_key_BC[b], dperson_BP[b, 2 * n_embedding : 3 * n_embedding], dcontexts)
         add_mean_back(contexts, user_key_BA[b], dperson_BP[b, 3 * n_embedding : 4 * n_embedding], dcontexts)
 
@@ -454,6 +483,6 @@ def add_mean_back(table: Any, key_A: Any, dout_D: Any, dtable: Any) -> None:
         n_present += key_A[a] != 0
     for a in range(len(key_A)):
         if key_A[a] != 0:
-            row, share = row_of(table, key_A[a]), np.float32(1.0) / np.float32(n_present)
+            drow_D, share = dtable[row_of(table, key_A[a])], np.float32(1.0) / np.float32(n_present)
             for d in range(len(dout_D)):
-                dtable[row, d] += share * dout_D[d]
+                drow_D[d] += share * dout_D[d]

@@ -220,16 +220,17 @@ class RankingModel(nn.Module):
             DivergedStep: If it is not finite.
         """
         rate = max(1.0 / (n_batches + 1), SLOWEST)
-        for values, mean, variance in (
-            (inputs.dense[inputs.mask], self.dense_mean, self.dense_variance),
-            (inputs.user_dense, self.user_mean, self.user_variance),
+        everybody = np.ones((1, len(inputs.user_dense)), dtype=bool)
+        for values, mask, mean, variance in (
+            (inputs.dense, inputs.mask, self.dense_mean, self.dense_variance),
+            (inputs.user_dense[None], everybody, self.user_mean, self.user_variance),
         ):
-            batch_mean, batch_variance = values.mean(axis=0), values.var(axis=0)
-            if not np.isfinite(batch_variance.sum()):
+            found_mean, found_variance = torch.empty_like(mean), torch.empty_like(variance)
+            kernels.moments(values, mask, mean.numpy(), found_mean.numpy(), found_variance.numpy())
+            step = found_mean - mean
+            if not torch.isfinite(found_variance.sum()):
                 raise DivergedStep("inputs are not finite")
-            step = torch.from_numpy(batch_mean) - mean
-            spread = torch.from_numpy(batch_variance) + (1.0 - rate) * step * step
-            variance.lerp_(spread, rate)
+            variance.lerp_(found_variance + (1.0 - rate) * step * step, rate)
             mean.add_(step, alpha=rate)
 
     def grow(self, inputs: Inputs, is_positive_BK: NDArray[np.bool_]) -> None:

@@ -54,11 +54,13 @@ class PendingBatch:
         """Encode the slates of the events that wait, and fold the events."""
         if not self._events:
             return
-        changes = self._table.changes(self._events)
+        changes, before_BP = self._table.changes(self._events)
         rows_BN, stand_in_BN = self._sampler.draw(self._number, len(self._events))
         rows_BK = np.column_stack((changes.row, rows_BN))
         key_BK = np.where(rows_BK == UNKNOWN, np.column_stack((changes.key, stand_in_BN)), self._table.key[rows_BK])
-        inputs, last_ms_B = self._encoder.live_through(self._table, self._requests, changes, rows_BK, key_BK)
+        inputs, last_ms_B = self._encoder.live_through(
+            *(self._table, self._requests, changes, before_BP, rows_BK, key_BK)
+        )
         self._sampler.meet(changes.row, last_ms_B, changes.ts_ms)
         self._n_lived += len(self._events)
         self._lived.append(inputs)

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
+from threadpoolctl import threadpool_limits
 
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
     """Restored afterwards, for whatever else runs in this process."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+    with threadpool_limits(1):
+        yield
