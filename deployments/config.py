@@ -56,7 +56,7 @@ class Config:
     offer_s: float = 1.0
     """Seconds between versions."""
     keep_log_s: float = 3600.0
-    """Log time kept although everybody has read it."""
+    """Log time kept although everybody has read it: a learner that restarts reads the attribution window again."""
     folder: str = ""
     """Folder or bucket URL of durable versions; empty: the run's own folder."""
     capture_folder: str = ""
@@ -71,6 +71,11 @@ class Config:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+        if self.keep_log_s < self.learner.join.attribution_s:
+            window_s = self.learner.join.attribution_s
+            raise ConfigError(
+                f"keep_log_s: expected learner.join.attribution_s or more, {window_s}; got {self.keep_log_s}"
+            )
 
     @property
     def replica(self) -> ReplicaConfig:

@@ -65,7 +65,8 @@ class _RecentArrays:
 
 
 class Encoder:
-    """`encode` requests, or `live_through` events, under one schema. Stateless but for tables made from the schema."""
+    """`encode` requests, `live_through` events, or `recall` decisions, under one schema. Stateless but for tables made
+    from the schema."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -120,28 +121,52 @@ class Encoder:
     def live_through(
         self,
         table: ItemTable,
-        requests: Sequence[Request],
         changes: kernels.Changes,
+        slate_E: I64,
+        requests: Sequence[Request],
         before_BP: I64,
         rows_BK: I64,
         key_BK: U64,
     ) -> tuple[Inputs, I64]:
-        """Model inputs of each event's slate as of just before the event; and fold the events.
+        """Fold events; and model inputs of the slates that some of them have, as of just before the event.
 
         Args:
+            changes: The events, as `ItemTable.changes` gives them.
+            slate_E: Number of each event's slate; negative: none.
             requests: What was known of the people just before the events; their candidates are not looked at.
-            changes, before_BP: The events, as `ItemTable.changes` gives them.
+            before_BP: As `rows_before`.
             rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
         Returns:
-            The inputs, and when each slate's first candidate was acted on before [B] (0: never).
+            The inputs, and when each event's item was acted on before [E] (0: never).
         """
-        mask_BK, last_ms_B = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(requests), dtype=np.int64)
+        mask_BK, last_ms_E = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(slate_E), dtype=np.int64)
         inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
         kernels.look_then_fold(
-            *(asked, changes, table.columns, self._layout, table.groups, rows_BK, key_BK, out, last_ms_B)
+            *(slate_E, asked, changes, table.columns, self._layout, table.groups, rows_BK, key_BK, out, last_ms_E)
         )
         table.note_touched(changes)
-        return inputs, last_ms_B
+        return inputs, last_ms_E
+
+    def recall(self, table: ItemTable, requests: Sequence[Request], dense: Sequence[F32]) -> Inputs:
+        """Model inputs of requests that were answered before, with the dense features that were looked at then.
+
+        Args:
+            dense: [K, F] of each request's candidates.
+        """
+        n_candidates = max(len(request.candidates) for request in requests)
+        shape = len(requests), n_candidates
+        mask_BK, key_BK = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint64)
+        rows_BK = np.zeros(shape, dtype=np.int64)
+        nothing_BP = np.zeros((len(requests), self.schema.successor_span), dtype=np.int64)
+        inputs, _, _ = self._prepare(requests, nothing_BP, key_BK, mask_BK, table.columns)
+        for b, request in enumerate(requests):
+            n = len(request.candidates)
+            mask_BK[b, :n] = True
+            key_BK[b, :n] = list(map(known_hash64, request.candidates))
+            rows_BK[b, :n] = table.find(request.candidates)
+            inputs.dense[b, :n] = dense[b]
+        inputs.attribute_key[:] = table.attribute_key[rows_BK]
+        return inputs
 
     def rows_before(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> list[int]:
         """Rows [P] of the items whose successors matter to a user at an instant; padded with `UNKNOWN`."""
@@ -215,7 +240,9 @@ class Encoder:
             else self._no_attributes
             for request in requests
         ]
-        key_BA, number_BM = np.array([keys for keys, _ in inputs]), np.array([numbers for _, numbers in inputs])
+        no_keys, no_numbers = self._no_attributes
+        key_BA = np.array([keys for keys, _ in inputs], np.uint64).reshape(n, len(no_keys))
+        number_BM = np.array([numbers for _, numbers in inputs], np.float32).reshape(n, len(no_numbers))
         shape = (n, N_RECENT)
         recent = _RecentArrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
         for b, request in enumerate(requests):
@@ -240,7 +267,7 @@ class Encoder:
 
     def _user_dense(self, requests: Sequence[Request], number_BM: F32, recent: _RecentArrays, now_B: I64) -> F32:
         packed = b"".join(request.user.counters for request in requests)
-        word_BW = np.frombuffer(packed, np.uint32).reshape(len(requests), -1)
+        word_BW = np.frombuffer(packed, np.uint32).reshape(len(requests), self.schema.user_block_bytes // 4)
         dense_BU = np.zeros((len(requests), len(self.user_names)), dtype=np.float32)
         layout = self._user_instant, self._user_value, self._user_decay_per_ms
         kernels.person(word_BW, now_B, *layout, number_BM, recent.key, recent.ms, dense_BU)

@@ -8,7 +8,7 @@ Plain functions over arrays, compiled by numba at their first call and cached on
 not notice a change in another file: what is compiled together stands together. They write into `out` arrays of zeros
 that the caller owns, allocate next to nothing, and know neither schema nor ids.
 
-Legend: B requests or events, K candidates, N item rows, P predecessors, S successors, H successor half-lives, G counter
+Legend: B requests, E events, K candidates, N item rows, P predecessors, S successors, H successor half-lives, G counter
 groups, V counter values of a row, C counter features, R recent items, A attribute keys, M numbers, F dense features.
 """
 
@@ -53,12 +53,12 @@ class Groups(NamedTuple):
 class Changes(NamedTuple):
     """Events on their way into the rows."""
 
-    row: Any  # [B] of the item; `UNKNOWN`: it takes nothing
-    key: Any  # [B] of the item
-    ts_ms: Any  # [B]
-    value: Any  # [B]
-    bucket: Any  # [B, G] which bucket of a group counts it; or `NO_BUCKET`, `UNCHANGED`
-    before: Any  # [B, P] rows of the items before it, the latest first; `UNKNOWN`: none
+    row: Any  # [E] of the item; `UNKNOWN`: it takes nothing
+    key: Any  # [E] of the item
+    ts_ms: Any  # [E]
+    value: Any  # [E]
+    bucket: Any  # [E, G] which bucket of a group counts it; or `NO_BUCKET`, `UNCHANGED`
+    before: Any  # [E, P] rows of the items before it, the latest first; `UNKNOWN`: none
 
 
 class Asked(NamedTuple):
@@ -102,25 +102,37 @@ def look_all(asked: Any, items: Any, layout: Any, row_BK: Any, key_BK: Any, out:
 @njit(cache=True, error_model="numpy")
 def fold_all(changes: Any, items: Any, groups: Any) -> None:
     """Fold events, one after the other."""
-    for b in range(len(changes.row)):
-        fold(b, changes, items, groups)
+    for e in range(len(changes.row)):
+        fold(e, changes, items, groups)
 
 
 @njit(cache=True, error_model="numpy")
 def look_then_fold(
-    asked: Any, changes: Any, items: Any, layout: Any, groups: Any, row_BK: Any, key_BK: Any, out: Any, last_ms_B: Any
+    slate_E: Any,
+    asked: Any,
+    changes: Any,
+    items: Any,
+    layout: Any,
+    groups: Any,
+    row_BK: Any,
+    key_BK: Any,
+    out: Any,
+    last_ms_E: Any,
 ) -> None:
-    """Each event's slate as it was known just before it; then the event.
+    """Each event's slate, if it has one, as it was known just before it; then the event.
 
     Args:
+        slate_E: Number of each event's slate; negative: it has none.
         out: Gets the mask too: a candidate that stands earlier in its slate is masked.
-        last_ms_B: Gets when candidate 0 was acted on before.
+        last_ms_E: Gets when each event's item was acted on before.
     """
-    for b in range(len(row_BK)):
-        last_ms_B[b] = items.last_ms[row_BK[b, 0]]
-        mask_first(key_BK[b], out.mask[b])
-        look(b, asked, items, layout, row_BK[b], key_BK[b], out)
-        fold(b, changes, items, groups)
+    for e in range(len(slate_E)):
+        b = slate_E[e]
+        last_ms_E[e] = items.last_ms[changes.row[e]]
+        if b >= 0:
+            mask_first(key_BK[b], out.mask[b])
+            look(b, asked, items, layout, row_BK[b], key_BK[b], out)
+        fold(e, changes, items, groups)
 
 
 @njit(cache=True, error_model="numpy")
@@ -227,14 +239,14 @@ def successions(slots: Any, key_K: Any, now_ms: Any, before_P: Any, items: Any, 
 
 
 @njit(cache=True, error_model="numpy")
-def fold(b: Any, changes: Any, items: Any, groups: Any) -> None:
+def fold(e: Any, changes: Any, items: Any, groups: Any) -> None:
     """Add one event to its item, and to what followed the items before it (the k-th with weight 1 / k)."""
-    ts_ms = changes.ts_ms[b]
-    if changes.row[b] != UNKNOWN:
-        count(changes.row[b], ts_ms, changes.value[b], changes.bucket[b], items, groups)
+    ts_ms = changes.ts_ms[e]
+    if changes.row[e] != UNKNOWN:
+        count(changes.row[e], ts_ms, changes.value[e], changes.bucket[e], items, groups)
     for p in range(changes.before.shape[1]):
-        if changes.before[b, p] != UNKNOWN:
-            follow(changes.before[b, p], changes.key[b], ts_ms, 1.0 / (p + 1), items, groups.next_half_life_ms)
+        if changes.before[e, p] != UNKNOWN:
+            follow(changes.before[e, p], changes.key[e], ts_ms, 1.0 / (p + 1), items, groups.next_half_life_ms)
 
 
 @njit(cache=True, error_model="numpy")

@@ -22,10 +22,11 @@ from threadpoolctl import threadpool_limits
 
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
+from features.events import START, StreamId
 from features.intake import Intake
 from features.priority import step_back
 from features.schema import Schema
-from features.ticks import Tick, TickReader
+from features.ticks import READ_COUNT, Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
 from learners.online import LearnerConfig, OnlineLearner
@@ -81,8 +82,8 @@ class Learner:
 
     async def _learn(self) -> None:
         hub = get_hub()
-        learner, self._version = await self._restore(hub)
         await self._store.open()
+        learner, self._version = await self._restore(hub)
         reader = TickReader(self._store, learner.positions)
         offered_s = -self._offer_s  # what is learned first is offered at once
         n_offered = learner.n_examples
@@ -118,8 +119,21 @@ class Learner:
             return learner, 0
         full = snapshots.unpack(packed)
         learner.restore(full)
+        await self._remember(learner)
         logger.info("learner goes on from version %d", full.version)
         return learner, full.version
+
+    async def _remember(self, learner: OnlineLearner) -> None:
+        """Read the last attribution window again: which decisions are open is in no version."""
+        window_ms = round(1000 * self._config.join.attribution_s)
+        committed = learner.positions
+        read = {p: StreamId(max(at.ms - window_ms, 0), 0) for p, at in committed.items()}
+        while any(read[p] < at for p, at in committed.items()):
+            entries = await self._store.read_log(read, count=READ_COUNT)
+            if not entries:
+                return
+            learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
+            read.update({entry.partition: entry.id for entry in entries})
 
     async def _offer(self, hub: Any, learner: OnlineLearner) -> None:
         base = self._version or None

@@ -212,11 +212,20 @@ def enter(hidden_BKH: Any, offset_BH: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def leave(mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, seen_BKI: Any, skip_I1: Any, out_BK: Any) -> None:
+def leave(
+    mask_BK: Any,
+    hidden_BKH: Any,
+    bias_H: Any,
+    leave_H1: Any,
+    seen_BKI: Any,
+    skip_I1: Any,
+    bias_1: Any,
+    out_BK: Any,
+) -> None:
     """ReLU of the second layer, the output, and the linear skip; 0 for padding."""
     for b in range(mask_BK.shape[0]):
         for k in range(mask_BK.shape[1]):
-            score = np.float32(0.0)
+            score = bias_1[0] if mask_BK[b, k] else np.float32(0.0)
             if mask_BK[b, k]:
                 for h in range(len(bias_H)):
                     score += max(hidden_BKH[b, k, h] + bias_H[h], np.float32(0.0)) * leave_H1[h, 0]
@@ -300,9 +309,8 @@ def moments(value_BKF: Any, mask_BK: Any, around_F: Any, mean_F: Any, variance_F
 
 
 @njit(cache=True, error_model="numpy")
-def listwise(score_BK: Any, mask_BK: Any, out_B: Any, gradient_BK: Any) -> None:
-    """Log loss of candidate 0 under the softmax of each slate, and the gradient of its mean."""
-    share = np.float32(1.0 / len(score_BK))
+def listwise(score_BK: Any, mask_BK: Any, share: Any, out_B: Any, gradient_BK: Any) -> None:
+    """Log loss of candidate 0 under the softmax of each slate, and `share` times its gradient."""
     for b in range(len(score_BK)):
         highest = np.float32(-np.inf)
         for k in range(score_BK.shape[1]):
@@ -316,6 +324,43 @@ def listwise(score_BK: Any, mask_BK: Any, out_B: Any, gradient_BK: Any) -> None:
             gradient_BK[b, k] *= share / total
         gradient_BK[b, 0] -= share
         out_B[b] = np.log(total) + highest - score_BK[b, 0]
+
+
+@njit(cache=True, error_model="numpy")
+def pointwise(
+    score_BK: Any,
+    mask_BK: Any,
+    place_BK: Any,
+    is_shown_B: Any,
+    reward_B: Any,
+    shift: Any,
+    place_logit_J: Any,
+    share: Any,
+    rate_BK: Any,
+    gradient_BK: Any,
+    dplace_J: Any,
+) -> None:
+    """Log loss of impressions and rewards: `share` times its gradient, which is rate - reward.
+
+    Args:
+        place_BK: At which place each candidate was shown.
+        is_shown_B: Whether a slate counts as shown.
+        reward_B: What is added to the reward of each of its items.
+        shift: Added to every logit.
+        place_logit_J: And what a place adds; places beyond the last count as the last.
+        rate_BK: Gets the predicted rate of reward; 0 where nothing counts as shown.
+    """
+    for b in range(len(score_BK)):
+        for k in range(score_BK.shape[1]):
+            rate_BK[b, k] = gradient_BK[b, k] = np.float32(0.0)
+            if mask_BK[b, k]:
+                place = min(place_BK[b, k], len(place_logit_J) - 1)
+                if is_shown_B[b]:
+                    logit = score_BK[b, k] + shift + place_logit_J[place]
+                    rate_BK[b, k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
+                gradient_BK[b, k] = share * (rate_BK[b, k] - reward_B[b])
+                if place > 0:
+                    dplace_J[place] += gradient_BK[b, k]
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)

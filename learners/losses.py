@@ -1,34 +1,67 @@
-"""Losses over slates. Legend: B requests, K candidates."""
+"""Losses: from the scores of slates to the gradient of the scores, written in place.
 
-import torch
-from torch import Tensor
+*Listwise* where only what was taken is known: the slate is that and drawn negatives. *Pointwise* where it is known what
+was shown: impressions and rewards, each counted by itself, so that a logit is that of a reward.
+
+They know neither network nor features. Legend: B slates, K candidates.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners import kernels
+
+F32 = NDArray[np.float32]
+Gradient = tuple[F32, F32]
+"""A parameter and its gradient."""
 
 
-def slate_log_loss(scores_BK: Tensor, positive_BK: Tensor, *, mask_BK: Tensor) -> Tensor:
-    """Cross entropy of each request between its positives and the softmax of its scores.
+@dataclass(slots=True)
+class ListwiseLoss:
+    """Cross entropy of candidate 0 and the softmax of its slate.
 
-    loss_b = -sum_k y_bk log softmax(s_b)_k / sum_k y_bk
-
-    Args:
-        positive_BK: Weight of each candidate as an answer, usually one-hot; counted only where `mask_BK` holds.
-        mask_BK: True where the slot holds a real candidate; padded slots add nothing.
-    Returns:
-        Float32 [B]; exactly 0 for a request without a positive.
+    loss_b = -log softmax(s_b)_0
     Source: Cao et al., ICML 2007 (ListNet), top-one probabilities.
     """
-    log_softmax_BK = torch.log_softmax(scores_BK.masked_fill(~mask_BK, -torch.inf), dim=1)
-    wanted_BK = positive_BK * mask_BK
-    # An empty slate gives NaN and a padded slot -inf: replaced before they meet a zero weight.
-    log_softmax_BK = torch.where(wanted_BK > 0, log_softmax_BK, 0.0)
-    return -(wanted_BK * log_softmax_BK).sum(dim=1) / wanted_BK.sum(dim=1).clamp(min=1e-9)
+
+    share: float
+    """Weight of a slate."""
+    losses: F32 = field(init=False)
+    """[B], before learning."""
+
+    def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32) -> None:
+        """Write the gradient; masked candidates add nothing."""
+        self.losses = np.empty(len(scores_BK), dtype=np.float32)
+        kernels.listwise(scores_BK, mask_BK, np.float32(self.share), self.losses, gradient_BK)
 
 
-def listwise_softmax_loss(scores_BK: Tensor, positive_BK: Tensor, *, mask_BK: Tensor) -> Tensor:
-    """Mean of `slate_log_loss` over the requests that have a positive.
+@dataclass(slots=True)
+class PointwiseLoss:
+    """Logistic loss of impressions, in two parts that may come at different times: shown, and rewarded.
 
-    Returns:
-        Scalar float32; exactly 0 when no request has a positive, never NaN for finite scores.
+    loss = is_shown log(1 + e^z) - reward z,  z = s + shift + what its place adds
     """
-    losses_B = slate_log_loss(scores_BK, positive_BK, mask_BK=mask_BK)
-    n_positive = ((positive_BK * mask_BK).sum(dim=1) > 0).sum()
-    return losses_B.sum() / n_positive.clamp(min=1)
+
+    share: float
+    """Weight of an impression."""
+    place: NDArray[np.int64]
+    """[B, K] where each candidate was shown."""
+    is_shown: NDArray[np.bool_]  # [B]
+    reward: F32
+    """[B] of each candidate of a slate."""
+    shift: float
+    """Log odds by which negatives were thinned out; see `features.joiner`."""
+    shown_at: Gradient
+    """What a place adds to a logit, and the gradient of that, to which is added. The first place adds nothing."""
+    rates: F32 = field(init=False)
+    """[B, K] predicted rates of reward before learning; 0 where nothing counts as shown."""
+
+    def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32) -> None:
+        """Write the gradient; masked candidates add nothing."""
+        self.rates = np.empty_like(scores_BK)
+        kernels.pointwise(
+            *(scores_BK, mask_BK, self.place, self.is_shown, self.reward, np.float32(self.shift)),
+            *(self.shown_at[0], np.float32(self.share), self.rates, gradient_BK, self.shown_at[1]),
+        )

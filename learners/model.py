@@ -27,7 +27,7 @@ of a person, J vectors that candidates are compared with, I inputs of the first 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,8 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 Table = tuple[U64, I64, F32]
+Loss = Callable[[F32, NDArray[np.bool_], F32], None]
+"""From scores and their mask to the gradient of the scores, which it writes into its last argument."""
 
 TABLES: Final = {
     "item": ("item_key", "recent_key"),
@@ -55,6 +57,7 @@ TABLES: Final = {
 }
 MEANS: Final = (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
 N_DOTS: Final = 5
+N_PLACES: Final = 50  # whose share in a reward is learned apart
 STATISTICS: Final = ("dense_mean", "dense_variance", "user_mean", "user_variance")
 SLOWEST: Final = 1e-3  # share of a batch in the statistics, once they are of a thousand batches
 
@@ -129,6 +132,8 @@ class RankingModel(nn.Module):
     middle_bias: nn.Parameter
     leave: nn.Parameter
     skip: nn.Parameter
+    bias: nn.Parameter
+    shown_at: nn.Parameter  # what a place in a slate adds to the logit of a reward; the first adds nothing
     place: nn.Parameter  # logit of a recent item by its place
     kind: nn.Parameter  # and by its type
     age: nn.Parameter  # and by its age
@@ -170,7 +175,7 @@ class RankingModel(nn.Module):
         seen_BKI = seen_BKI * (1.0 + person_BP @ self.gate)[:, None]
         first_BKH = (seen_BKI @ self.enter + (person_BP @ self.person + self.enter_bias)[:, None]).relu()
         second_BKH = (first_BKH @ self.middle + self.middle_bias).relu()
-        scores_BK = (second_BKH @ self.leave + seen_BKI @ self.skip).squeeze(2)
+        scores_BK = (second_BKH @ self.leave + seen_BKI @ self.skip + self.bias).squeeze(2)
         return scores_BK.masked_fill(~torch.from_numpy(inputs.mask), 0.0)
 
     def embed(self, inputs: Inputs, values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Embedded:
@@ -198,17 +203,21 @@ class RankingModel(nn.Module):
             for name, fields in TABLES.items()
         }
 
-    def learn_from(self, inputs: Inputs, named: Mapping[str, BatchTable]) -> tuple[F32, F32]:
-        """Log loss of candidate 0 in each slate [B], and scores [B, K]; changes no weight.
+    def learn_from(self, inputs: Inputs, named: Mapping[str, BatchTable], loss: Loss) -> F32:
+        """Scores [B, K]; changes no weight.
 
-        Gradients of the mean loss: `flat_gradient` gets those of the dense parameters, `named` those of its rows.
+        Adds gradients: those of the dense parameters to `flat_gradient`, those of rows to `named`.
         """
         item, attribute, context = (named[name].table for name in TABLES)
         made = self._activate(inputs, item, attribute, context)
-        losses, dscores = np.empty(len(inputs.mask), dtype=np.float32), np.empty_like(made.scores)
-        kernels.listwise(made.scores, inputs.mask, losses, dscores)
+        dscores = np.empty_like(made.scores)
+        loss(made.scores, inputs.mask, dscores)
         self._go_back(inputs, named, made, dscores)
-        return losses, made.scores
+        return made.scores
+
+    def arrays_of(self, name: str) -> tuple[F32, F32]:
+        """A dense parameter and its gradient, by the same memory."""
+        return self._arrays[name], self._gradients[name]
 
     def observe(self, inputs: Inputs, n_batches: int) -> None:
         """Take a batch into the statistics.
@@ -273,12 +282,13 @@ class RankingModel(nn.Module):
         made.first = (made.seen.reshape(-1, n_inputs) @ w["enter"]).reshape(shape)
         kernels.enter(made.first, made.offset)
         made.second = (made.first.reshape(-1, n_hidden) @ w["middle"]).reshape(shape)
-        kernels.leave(inputs.mask, made.second, w["middle_bias"], w["leave"], made.seen, w["skip"], made.scores)
+        kernels.leave(
+            inputs.mask, made.second, w["middle_bias"], w["leave"], made.seen, w["skip"], w["bias"], made.scores
+        )
         return made
 
     def _go_back(self, inputs: Inputs, named: Mapping[str, BatchTable], made: Activations, dscores_BK: F32) -> None:
         """From the gradient of the scores to that of everything; uses up `made`."""
-        self.flat_gradient.zero_()
         w, g = self._arrays, self._gradients
         n_hidden, n_inputs = self.config.n_hidden, made.seen.shape[2]
         seen_NI, first_NH, dscores_N1 = (
@@ -289,12 +299,13 @@ class RankingModel(nn.Module):
         dsecond = made.second
         kernels.leave_back(inputs.mask, dsecond, w["middle_bias"], w["leave"], dscores_BK, g["middle_bias"], g["leave"])
         dsecond_NH = dsecond.reshape(-1, n_hidden)
-        np.matmul(first_NH.T, dsecond_NH, out=g["middle"])
+        g["middle"] += first_NH.T @ dsecond_NH
         dfirst_NH = dsecond_NH @ w["middle"].T
         doffset_BH = np.zeros_like(made.offset)
         kernels.enter_back(made.first, dfirst_NH.reshape(made.first.shape), doffset_BH)
-        np.matmul(seen_NI.T, dfirst_NH, out=g["enter"])
-        np.matmul(seen_NI.T, dscores_N1, out=g["skip"])
+        g["enter"] += seen_NI.T @ dfirst_NH
+        g["skip"] += seen_NI.T @ dscores_N1
+        g["bias"] += dscores_N1.sum()
         dseen_NI = dfirst_NH @ w["enter"].T
         dseen_NI += dscores_N1 * w["skip"].T
         drecent_BRD, dlogit_BR = np.zeros_like(made.recent), np.zeros_like(made.logit)
@@ -306,10 +317,10 @@ class RankingModel(nn.Module):
             *(item.gradient, attribute.gradient, drecent_BRD, dlogit_BR, dquery_BJD, dgate_BI),
         )
         dperson_BP = doffset_BH @ w["person"].T + dquery_BJD[:, 3] @ w["query"].T + dgate_BI @ w["gate"].T
-        doffset_BH.sum(axis=0, out=g["enter_bias"])
-        np.matmul(made.person.T, doffset_BH, out=g["person"])
-        np.matmul(made.person.T, dquery_BJD[:, 3], out=g["query"])
-        np.matmul(made.person.T, dgate_BI, out=g["gate"])
+        g["enter_bias"] += doffset_BH.sum(axis=0)
+        g["person"] += made.person.T @ doffset_BH
+        g["query"] += made.person.T @ dquery_BJD[:, 3]
+        g["gate"] += made.person.T @ dgate_BI
         # The first three queries are the first three parts of the person.
         n_first = 3 * self.config.n_embedding
         dperson_BP[:, :n_first] += dquery_BJD[:, :3].reshape(len(dperson_BP), n_first)
@@ -346,6 +357,8 @@ class RankingModel(nn.Module):
             "middle_bias": ((n_hidden,), 0.0),
             "leave": ((n_hidden, 1), 0.0),
             "skip": ((n_seen, 1), 0.0),
+            "bias": ((1,), 0.0),
+            "shown_at": ((N_PLACES,), 0.0),
             "place": ((N_RECENT,), 0.0),
             "kind": ((self._n_types + 1,), 0.0),
             "age": ((1,), 0.0),

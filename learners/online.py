@@ -15,7 +15,8 @@ No Ray, no store, no clock. The price is the item table (2.5 kB an item) beside 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -24,16 +25,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from features.encoding import Encoder, Inputs, Request
+from features.encoding import Encoder
 from features.errors import FeatureError
-from features.events import EVENT, ITEM, Entry, LoggedEvent, Positions, StreamId, decode_event
+from features.events import (
+    DECISION,
+    EVENT,
+    ITEM,
+    Entry,
+    LoggedEvent,
+    Positions,
+    StreamId,
+    decode_decision,
+    decode_event,
+)
 from features.item_table import ItemTable
+from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
 from features.state import UserState, unpack
 from learners import snapshots
 from learners.errors import DivergedStep, ForeignSnapshot
-from learners.model import BatchTable, ModelConfig, RankingModel
+from learners.losses import ListwiseLoss
+from learners.model import ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
+from learners.parts import Part, impressions, positives
 from learners.pending import PendingBatch
 from learners.progressive import Progressive
 from learners.sampling import NegativeSampler, SamplingConfig
@@ -53,6 +67,7 @@ class LearnerConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
     embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
@@ -107,6 +122,8 @@ class OnlineLearner:
         self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
         self._sampler = NegativeSampler(schema, config.sampling, config.seed)
         self._pending = PendingBatch(self.encoder, self.table, self._sampler)
+        self._joiner = Joiner(config.join, len(self.encoder.dense_names))
+        self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
         self._first_ms = 0
         self._tick_end_ms = 0
@@ -114,7 +131,7 @@ class OnlineLearner:
     @property
     def is_settled(self) -> bool:
         """Whether everything read has been learned from."""
-        return not len(self._pending)
+        return not self._n_pending
 
     @property
     def trained_through_ms(self) -> int:
@@ -135,41 +152,57 @@ class OnlineLearner:
         try:
             if entry.kind == EVENT:
                 self._read_event(entry)
+            elif entry.kind == DECISION:
+                unpack(entry.state, self.schema)  # or it is refused here, not in the middle of a step
+                self._joiner.add_decision(decode_decision(entry.body), entry.state)
             elif entry.kind == ITEM:
                 self._pending.live_through()
                 self.table.fold(entry)
         except (FeatureError, msgspec.DecodeError) as error:
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
         self.positions[entry.partition] = entry.id
-        if len(self._pending) == self.config.batch_size:
-            self.step()
+        self._take_outcomes(entry.id.ms)
 
     def close_tick(self, end_ms: int) -> None:
-        """Note that no entry before `end_ms` is still to come; learns if the pending batch's span is over."""
-        if not self.is_settled and end_ms - self._first_ms >= self.config.batch_span_s * 1000.0:
-            self.step()
+        """Note that no entry before `end_ms` is still to come; learns what is due by then."""
+        self._go_on_to(end_ms)
         self._tick_end_ms = max(self._tick_end_ms, end_ms)
 
-    def step(self) -> StepMetrics:
-        """Score the pending batch, then learn from it.
+    def remember(self, entries: Iterable[Entry]) -> None:
+        """After `restore`: entries of the last attribution window that were learned from before, in any order.
 
-        A batch whose loss or gradient is not finite changes no weight.
+        Nothing is learned; later feedback finds its decision.
         """
-        inputs = self._pending.take()
-        n, norm, loss = len(inputs.mask), float("nan"), float("nan")
+        for entry in entries:
+            try:
+                if entry.kind == DECISION:
+                    self._joiner.add_decision(decode_decision(entry.body), entry.state)
+                elif entry.kind == EVENT:
+                    self._joiner.add_feedback(decode_event(entry.body))
+            except (FeatureError, msgspec.DecodeError):
+                continue  # it was passed over, and reported, when it was read
+        self._joiner.pop_ready(self._tick_end_ms)
+
+    def step(self) -> StepMetrics:
+        """Score what is pending, then learn from it.
+
+        A step whose loss or gradient is not finite changes no weight.
+        """
+        parts = self._parts()
+        norm, logloss = float("nan"), float("nan")
         try:
-            self._trained.observe(inputs, self._adam.n_steps)
-            named = self._trained.look_up(inputs)
-            losses, scores = self._trained.learn_from(inputs, named)
-            loss = float(losses.mean())
-            norm = self._learn(loss, named)
-            self._progressive.add(scores, self.encoder.popularity(inputs), inputs.mask)
-            self.model.grow(inputs, _is_positive(inputs))
+            for number, part in enumerate(parts):
+                self._trained.observe(part.inputs, self._adam.n_steps + number)
+            norm = self._learn(parts)
+            logloss = self._note(parts)
+            for part in parts:
+                self.model.grow(part.inputs, part.is_known)
         except DivergedStep as error:
             self.n_skipped += 1
-            logger.warning("batch of %d examples skipped: %s", n, error)
+            logger.warning("a step is skipped: %s", error)
+        n = sum(part.n_examples for part in parts)
         self.n_examples += n
-        self.last_step = StepMetrics(self._adam.n_steps, n, loss, norm, not np.isfinite(norm))
+        self.last_step = StepMetrics(self._adam.n_steps, n, logloss, norm, not np.isfinite(norm))
         return self.last_step
 
     def snapshot(self, version: int = 0) -> Delta:
@@ -208,35 +241,91 @@ class OnlineLearner:
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state = private.progressive
-        fresh._sampler.met = np.array(private.met)
+        fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
         fresh.n_events, fresh.n_examples = progress.n_events, progress.n_examples
         self.__dict__.update(fresh.__dict__)
 
+    @property
+    def _n_pending(self) -> int:
+        return len(self._pending) + len(self._outcomes)
+
+    def _go_on_to(self, now_ms: int) -> None:
+        """Let log time pass: learn from a batch whose span is over, take in impressions that have waited enough.
+
+        One after the other as they come, so that it does not matter in how many calls.
+        """
+        while True:
+            over_ms = self._first_ms + self.config.batch_span_s * 1000.0 if self._n_pending else math.inf
+            next_ms = self._joiner.next_ms
+            if next_ms is not None and next_ms <= min(now_ms, over_ms):
+                self._take_outcomes(next_ms)
+            elif over_ms <= now_ms:
+                self.step()
+            else:
+                return
+
+    def _take_outcomes(self, now_ms: int) -> None:
+        outcomes = self._joiner.pop_ready(now_ms)
+        if outcomes and self.is_settled:
+            self._first_ms = now_ms
+        self._outcomes += outcomes
+        if self._n_pending >= self.config.batch_size:
+            self.step()
+
     def _read_event(self, entry: Entry) -> None:
         event, user = decode_event(entry.body), unpack(entry.state, self.schema)
-        if self.is_settled:
-            self._first_ms = entry.id.ms
+        context = None if self._joiner.add_feedback(event) else known_context(event, user)
+        if context is not None and not len(self._pending):
+            if self.is_settled:
+                self._first_ms = entry.id.ms
+            self._pending.live_through()
             self._sampler.refresh(self.table, event.ts_ms)
-        request = Request(user, known_context(event, user), event.ts_ms, ())
-        self._pending.add(request, event, self.n_events)
+        self._pending.add(event, user, context)
         self.n_events += 1
 
-    def _learn(self, loss: float, named: Mapping[str, BatchTable]) -> float:
-        if not np.isfinite(loss):
-            raise DivergedStep(f"loss is {loss}")
-        gradient = self._trained.flat_gradient
+    def _parts(self) -> list[Part]:
+        """What is pending: positives, slates shown, single rewards."""
+        inputs = self._pending.take()
+        found = [] if inputs is None else [positives(inputs)]
+        outcomes, self._outcomes = self._outcomes, []
+        shift, share = self.config.join.log_odds_shift, 1.0 / self.config.batch_size
+        for some in ([o for o in outcomes if len(o.places) > 1], [o for o in outcomes if len(o.places) == 1]):
+            if some:
+                shown_at = self._trained.arrays_of("shown_at")
+                found.append(impressions(some, self.encoder, self.table, shift, share, shown_at))
+        return found
+
+    def _learn(self, parts: Sequence[Part]) -> float:
+        gradient = self._trained.flat_gradient.zero_()
+        named = [self._trained.look_up(part.inputs) for part in parts]
+        for part, rows in zip(parts, named, strict=True):
+            part.scores = self._trained.learn_from(part.inputs, rows, part.loss)
         norm = float(gradient.norm())
-        if not np.isfinite(norm + sum(float(np.square(part.gradient).sum()) for part in named.values())):
-            raise DivergedStep(f"gradient norm is {norm}")
+        of_rows = sum(float(np.square(found.gradient).sum()) for rows in named for found in rows.values())
+        if not np.isfinite(norm + of_rows):
+            raise DivergedStep(f"gradient norms are {norm} and {of_rows**0.5}")
         self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))))
-        for name, part in named.items():
-            self.model.tables[name].adagrad(
-                torch.from_numpy(part.rows), torch.from_numpy(part.gradient), self.config.embedding_rate
-            )
+        for rows in named:
+            for name, found in rows.items():
+                self.model.tables[name].adagrad(
+                    torch.from_numpy(found.rows), torch.from_numpy(found.gradient), self.config.embedding_rate
+                )
         self._average()
         return norm
+
+    def _note(self, parts: Sequence[Part]) -> float:
+        """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""
+        logloss = float("nan")
+        for part in parts:
+            if isinstance(part.loss, ListwiseLoss):
+                logloss = float(part.loss.losses.mean())
+                self._progressive.add(part.scores, self.encoder.popularity(part.inputs), part.inputs.mask)
+            else:
+                rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
+                self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
+        return logloss
 
     def _average(self) -> None:
         """Move what serves towards what is trained: steps are noisy, their mean is less so."""
@@ -246,6 +335,7 @@ class OnlineLearner:
     def _delta(self, version: int, base: int | None, rows: Mapping[str, I64], items: Iterable[int]) -> Delta:
         if not self.is_settled:
             raise RuntimeError("a snapshot was asked for while examples are pending; wait until is_settled")
+        self._pending.live_through()
         adam, table = self._adam, self.table
         packed = {table.ids[row]: table.pack(row) for row in items}
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
@@ -264,7 +354,19 @@ class OnlineLearner:
                 self.n_examples,
                 self.metrics,
             ),
-            Private(*(trained, mean, square, adam.n_steps, self.n_skipped, state, self._sampler.met.tolist(), packed)),
+            Private(
+                *(
+                    trained,
+                    mean,
+                    square,
+                    adam.n_steps,
+                    self.n_skipped,
+                    state,
+                    self._sampler.met.tolist(),
+                    self._pending.n_drawn,
+                    packed,
+                )
+            ),
         )
 
 
@@ -281,9 +383,3 @@ def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:
 def _rows(model: RankingModel, name: str, at: I64) -> Rows:
     table = model.tables[name]
     return Rows(at.astype(np.uint32), table.key[at], table.weight.numpy()[at], table.accumulator.numpy()[at])
-
-
-def _is_positive(inputs: Inputs) -> NDArray[np.bool_]:
-    positive = np.zeros(inputs.mask.shape, dtype=bool)
-    positive[:, 0] = True
-    return positive

@@ -1,16 +1,18 @@
 """Events on their way to becoming a batch.
 
-They wait as they are. When the batch is taken, one compiled pass lives through them: each event's slate (its item and
-the negatives drawn for it) is encoded as it was known just before the event, then the event is folded into the item
-table. So the table is behind by what is pending; who changes it by anything else says `live_through` first.
+They wait as they are. When the batch is taken, one compiled pass lives through them: the slate of an event that is
+learned from (its item and the negatives drawn for it) is encoded as it was known just before the event; then the event
+is folded into the item table. So the table is behind by what is pending; who changes it by anything else says
+`live_through` first.
 
 It knows neither the log nor the network.
 
-Legend: B events, K candidates.
+Legend: B slates, E events, K candidates, N negatives.
 """
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from features.encoding import Encoder, Inputs, Request
 from features.events import LoggedEvent
 from features.item_table import UNKNOWN, ItemTable
-from features.state import Recent
+from features.state import Recent, UserState
 from learners.sampling import NegativeSampler
 
 
@@ -29,52 +31,62 @@ class PendingBatch:
         self._encoder = encoder
         self._table = table
         self._sampler = sampler
-        self._requests: list[Request] = []
         self._events: list[tuple[LoggedEvent, Sequence[Recent]]] = []
-        self._number = 0
+        self._slates: list[int] = []
+        """Number of each event's slate among those that wait; -1: it has none."""
+        self._requests: list[Request] = []
         self._lived: list[Inputs] = []
-        self._n_lived = 0
+        self.n_drawn = 0
+        """Slates that negatives were drawn for, ever: draws depend on it."""
 
     def __len__(self) -> int:
-        return self._n_lived + len(self._events)
+        """Number of slates."""
+        return sum(len(inputs.mask) for inputs in self._lived) + len(self._requests)
 
-    def add(self, request: Request, event: LoggedEvent, number: int) -> None:
+    def add(self, event: LoggedEvent, user: UserState, context: dict[str, Any] | None) -> None:
         """Take in the next event.
 
         Args:
-            request: What was known of the person just before the event; its candidates are not looked at.
-            number: Of the event in the stream; decides what is drawn for it.
+            user: Who it happened to, as of just before it.
+            context: In which one would have been asked for just before it; None: the event has no slate.
         """
-        if not self._events:
-            self._number = number
-        self._requests.append(request)
-        self._events.append((event, request.user.recent))
+        self._events.append((event, user.recent))
+        self._slates.append(-1 if context is None else len(self._requests))
+        if context is not None:
+            self._requests.append(Request(user, context, event.ts_ms, ()))
 
     def live_through(self) -> None:
         """Encode the slates of the events that wait, and fold the events."""
         if not self._events:
             return
-        changes, before_BP = self._table.changes(self._events)
-        rows_BN, stand_in_BN = self._sampler.draw(self._number, len(self._events))
-        rows_BK = np.column_stack((changes.row, rows_BN))
-        key_BK = np.where(rows_BK == UNKNOWN, np.column_stack((changes.key, stand_in_BN)), self._table.key[rows_BK])
-        inputs, last_ms_B = self._encoder.live_through(
-            *(self._table, self._requests, changes, before_BP, rows_BK, key_BK)
+        table = self._table
+        changes, before_EP = table.changes(self._events)
+        slate_E = np.array(self._slates)
+        has_slate_E = slate_E >= 0
+        rows_BN, stand_in_BN = self._sampler.draw(self.n_drawn, len(self._requests))
+        rows_BK = np.column_stack((changes.row[has_slate_E], rows_BN))
+        stand_in_BK = np.column_stack((changes.key[has_slate_E], stand_in_BN))
+        key_BK = np.where(rows_BK == UNKNOWN, stand_in_BK, table.key[rows_BK])
+        inputs, last_ms_E = self._encoder.live_through(
+            *(table, changes, slate_E, self._requests, before_EP[has_slate_E], rows_BK, key_BK)
         )
-        self._sampler.meet(changes.row, last_ms_B, changes.ts_ms)
-        self._n_lived += len(self._events)
-        self._lived.append(inputs)
-        self._requests, self._events = [], []
+        self._sampler.meet(table, changes.row, last_ms_E, changes.ts_ms)
+        self.n_drawn += len(self._requests)
+        if self._requests:
+            self._lived.append(inputs)
+        self._events, self._slates, self._requests = [], [], []
 
-    def take(self) -> Inputs:
-        """Inputs of all pending events, which are folded. The positive is candidate 0."""
+    def take(self) -> Inputs | None:
+        """Inputs of all slates, the positive as candidate 0; None if there are none. All events are folded."""
         self.live_through()
-        lived, self._lived, self._n_lived = self._lived, [], 0
-        return lived[0] if len(lived) == 1 else joined(lived)
+        lived, self._lived = self._lived, []
+        return joined(lived) if lived else None
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:
     """Inputs of several lists of requests, one after the other; slates of one length."""
+    if len(parts) == 1:
+        return parts[0]
     columns: list[NDArray[np.generic]] = [
         np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Inputs)
     ]

@@ -2,7 +2,8 @@
 
 Four numbers, each for the model and for the popularity prior on the same slates: log loss, AUC (the chance that the
 positive is above a negative, ties count half) and MRR@10. They are kept as means that forget exponentially over the
-newest ~5,000 examples, and as means over all of them.
+newest ~5,000 examples, and as means over all of them. For impressions the rate of reward, as predicted and as it came:
+a calibrated model predicts on the average what comes.
 
 Legend: B requests, K candidates; the positive is candidate 0.
 """
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 WINDOW: Final = 5000.0  # examples; standard error of a mean AUC about 0.003
+IMPRESSIONS: Final = 100_000.0  # rewards are rare: of these, a percent makes a thousand
 NAMES: Final = ("logloss", "auc", "mrr")
 SOURCES: Final = ("", "popularity_")
 
@@ -39,6 +41,7 @@ class Progressive:
         n = len(NAMES) * len(SOURCES)
         self._recent = np.zeros(n + 1)
         self._total = np.zeros(n + 1)
+        self._impressions = np.zeros(3)  # number, predicted rewards, rewards
 
     def add(self, scores_BK: F32, popularity_BK: F32, mask_BK: NDArray[np.bool_]) -> None:
         """Take in a batch's scores from before it was learned from."""
@@ -49,6 +52,10 @@ class Progressive:
         self._recent = self._recent * keep ** len(rows) + powers @ rows
         self._total += rows.sum(axis=0)
 
+    def add_impressions(self, n: int, predicted: float, rewards: float) -> None:
+        """Take in impressions, the sum of their predicted rates from before they were learned from, and rewards."""
+        self._impressions = self._impressions * (1 - 1 / IMPRESSIONS) ** n + np.array([n, predicted, rewards])
+
     def metrics(self) -> dict[str, float]:
         """Means by name: `auc`, `popularity_auc`, …, over the newest examples, and `total_…` over all."""
         found: dict[str, float] = {}
@@ -56,14 +63,16 @@ class Progressive:
             means = sums[:-1] / max(sums[-1], 1e-9)
             names = [f"{prefix}{source}{name}" for source in SOURCES for name in NAMES]
             found.update(zip(names, means.tolist(), strict=True))
-        return found
+        n, predicted, rewards = self._impressions.tolist()
+        return {**found, "predicted_reward_rate": predicted / max(n, 1.0), "reward_rate": rewards / max(n, 1.0)}
 
     @property
     def state(self) -> list[float]:
         """All there is to know, exactly."""
-        return [*self._recent.tolist(), *self._total.tolist()]
+        return [*self._recent.tolist(), *self._total.tolist(), *self._impressions.tolist()]
 
     @state.setter
     def state(self, values: list[float]) -> None:
-        half = len(values) // 2
-        self._recent, self._total = np.array(values[:half]), np.array(values[half:])
+        n = len(self._recent)
+        self._recent, self._total = np.array(values[:n]), np.array(values[n : 2 * n])
+        self._impressions = np.array(values[2 * n :])

@@ -88,27 +88,28 @@ class NegativeSampler:
         self._n_since = np.full(N_STRATA, np.inf)
         self._slots = np.full(config.n_negatives, NEVER)
 
-    def meet(self, rows_B: I64, last_ms_B: I64, now_ms_B: I64) -> None:
+    def meet(self, table: ItemTable, rows_B: I64, last_ms_B: I64, now_ms_B: I64) -> None:
         """Note whose turn it was.
 
         Args:
+            table: In which these events are counted.
             rows_B: Items of positives.
             last_ms_B: When they were acted on before; 0: never.
         """
         n, keep = len(rows_B), 1.0 - 1.0 / MEMORY
         weights = keep ** np.arange(n - 1, -1, -1)
         self.met = self.met * keep**n + np.bincount(_strata(last_ms_B, now_ms_B), weights, N_STRATA)
-        self._cover(int(rows_B.max()) + 1)
+        self._cover(table, int(now_ms_B[-1]))
         self._move(np.unique(rows_B[self._stratum[rows_B] != 0]), 0)
         self._n_since += n
 
     def refresh(self, table: ItemTable, now_ms: int) -> None:
         """Look through the strata whose time has come, as of an instant."""
-        self._cover(len(table) + 1, table, now_ms)
+        self._cover(table, now_ms)
         n_slots = slots_of(self.met, self._n_negatives)
         n_shown = N_SHOWN * n_slots / self._n_negatives
         for number in range(N_STRATA):
-            if self._n_since[number] * TURNOVER >= len(self._rows[number]):
+            if (self._n_since[number] + 1) * TURNOVER >= len(self._rows[number]):
                 self._look_through(number, table, now_ms, float(n_shown[number]))
                 self._n_since[number] = 0
         slots = np.repeat(np.arange(N_STRATA), n_slots)
@@ -117,7 +118,7 @@ class NegativeSampler:
     def draw(self, first: int, n: int) -> tuple[I64, U64]:
         """Rows [n, negatives] of `n` slates from number `first` on, and for each a random key that stands in where the
         row is `UNKNOWN`."""
-        blocks = range(first // BLOCK, (first + n - 1) // BLOCK + 1)
+        blocks = range(first // BLOCK, (first + max(n, 1) - 1) // BLOCK + 1)
         rolled = [self._roll(block) for block in blocks]
         part = slice(first - blocks[0] * BLOCK, first - blocks[0] * BLOCK + n)
         unit, keys = (np.concatenate(parts)[part] for parts in zip(*rolled, strict=True))
@@ -132,12 +133,12 @@ class NegativeSampler:
         shape = (BLOCK, self._n_negatives)
         return rng.random(shape), rng.integers(1, 2**64, shape, dtype=np.uint64)
 
-    def _cover(self, n_rows: int, table: ItemTable | None = None, now_ms: int = 0) -> None:
-        """Note rows that are new; those the table holds already get their stratum by it."""
-        fresh = np.arange(len(self._stratum), n_rows)
+    def _cover(self, table: ItemTable, now_ms: int) -> None:
+        """Note rows that are new."""
+        fresh = np.arange(len(self._stratum), len(table) + 1)
         if not len(fresh):
             return
-        stratum = np.full(len(fresh), NEVER) if table is None else _strata(table.last_ms[fresh], now_ms)
+        stratum = _strata(table.last_ms[fresh], now_ms)
         self._stratum = np.append(self._stratum, np.full(len(fresh), -1, dtype=np.int8))
         for number in range(N_STRATA):
             self._move(fresh[stratum == number], number)

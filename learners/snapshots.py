@@ -58,6 +58,8 @@ class Private(msgspec.Struct, array_like=True):
     progressive: list[float]
     met: list[float]
     """Of the sampler."""
+    n_drawn: int
+    """Slates that negatives were drawn for."""
     items: dict[str, bytes]
     """Packed item rows; ids in the order of their rows."""
 

@@ -4,8 +4,19 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from features.encoding import Inputs, Request
-from features.events import EVENT, ITEM, Entry, LoggedAttributes, LoggedEvent, StreamId, encode_body
+from features.encoding import Encoder, Inputs, Request
+from features.events import (
+    DECISION,
+    EVENT,
+    ITEM,
+    Entry,
+    LoggedAttributes,
+    LoggedDecision,
+    LoggedEvent,
+    StreamId,
+    encode_body,
+)
+from features.item_table import ItemTable
 from features.keys import Keys
 from features.schema import Attribute, Counter, Schema
 from features.state import apply_update, unpack, update_for
@@ -64,6 +75,38 @@ def log(events: Iterable[LoggedEvent], schema: Schema = SCHEMA) -> list[Entry]:
         partition = KEYS.user_partition(event.user)
         entries.append(Entry(StreamId(event.ts_ms, number), partition, EVENT, encode_body(event), before))
         states[event.user] = apply_update(before, update_for(event, schema), schema)
+    return entries
+
+
+def shown(n: int, seed: int = 0, n_items: int = 12) -> list[Entry]:
+    """Decisions over four of the items, one every half second, and clicks on what they show, as logged.
+
+    An item is clicked with a probability of 0.02 to 0.4, by its number; most clicks come within seconds, some after a
+    minute. One decision in ten is logged after its first click.
+    """
+    rng = np.random.default_rng(seed)
+    encoder, table = Encoder(SCHEMA), ItemTable(SCHEMA)
+    moments: list[tuple[int, bytes, object, str]] = []
+    for number in range(n):
+        now_ms, user = T0_MS + 500 * number, f"u{rng.integers(9)}"
+        items = [f"i{k}" for k in rng.choice(n_items, 4, replace=False)]
+        inputs = encoder.encode(table, [Request(unpack(b"", SCHEMA), {}, now_ms, items)])
+        packed = inputs.dense[0].astype(np.float16).tobytes()
+        decision = LoggedDecision(f"d{number}", user, now_ms, 1, {"device": "mobile"}, items, [1.0] * 4, packed)
+        moments.append((now_ms + (4000 if number % 10 == 0 else 50), DECISION, decision, user))
+        for item in items:
+            if rng.random() < 0.02 + 0.38 * int(item[1:]) / n_items:
+                delay_ms = int(rng.exponential(2000.0 if rng.random() < 0.9 else 60_000.0))
+                ts_ms = now_ms + 1 + delay_ms
+                event = LoggedEvent("click", user, item, ts_ms, 1.0, {"device": "mobile"}, None, f"d{number}")
+                moments.append((ts_ms, EVENT, event, user))
+    states: dict[str, bytes] = {}
+    entries = []
+    for number, (ms, kind, body, user) in enumerate(sorted(moments, key=lambda moment: moment[0])):
+        before = states.get(user, b"")
+        entries.append(Entry(StreamId(ms, number), KEYS.user_partition(user), kind, encode_body(body), before))
+        if isinstance(body, LoggedEvent):
+            states[user] = apply_update(before, update_for(body, SCHEMA), SCHEMA)
     return entries
 
 

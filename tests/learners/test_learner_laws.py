@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from features.encoding import Request
-from features.events import Entry, decode_event
+from features.events import DECISION, EVENT, Entry, decode_event
 from features.item_table import ItemTable
+from features.joiner import JoinConfig
 from features.schema import Schema
 from features.state import unpack
 from learners import snapshots
@@ -25,6 +26,7 @@ from tests.learners.examples import (
     item_entry,
     learned,
     log,
+    shown,
     stream,
 )
 
@@ -99,6 +101,67 @@ def test_killed_between_deltas_and_reread_from_committed_positions(straight: Onl
     learner.close_tick(ENTRIES[-1].id.ms + 3_600_000)
     assert not deaths and committed is not None and committed.version > 5
     assert same(learner.snapshot(), straight.snapshot())
+
+
+def test_a_restored_learner_that_remembers_goes_on_bit_for_bit_with_decisions() -> None:
+    """What is open of the join is in no snapshot: it is read again from the log."""
+    entries = shown(400)
+    straight = learned(entries)
+    learner = OnlineLearner(SCHEMA, CONFIG)
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        if number > len(entries) // 2 and learner.is_settled:
+            break
+    restored = OnlineLearner(SCHEMA, CONFIG)
+    restored.restore(snapshots.unpack(snapshots.pack(learner.snapshot(4))))
+    restored.remember(reversed(entries[: number + 1]))
+    assert same(learned(entries[number + 1 :], restored).snapshot(), straight.snapshot())
+
+
+@pytest.mark.parametrize("tick_ms", [200, 7_000, 100_000])
+def test_impressions_do_not_depend_on_when_ticks_are_closed(tick_ms: int) -> None:
+    entries = shown(300)
+    learner = ticked(OnlineLearner(SCHEMA, CONFIG), entries, tick_ms)
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    assert same(learner.snapshot(), learned(entries).snapshot())
+
+
+def test_every_impression_is_an_example_once_and_feedback_that_is_joined_is_none() -> None:
+    entries = shown(300)
+    learner = learned(entries)
+    clicks = [decode_event(entry.body) for entry in entries if entry.kind == EVENT]
+    early = sum(event.decision in {f"d{n}" for n in range(0, 300, 10)} for event in clicks)
+    assert learner.n_events == len(clicks) > 100
+    # Clicks that were ahead of their decision are positives of their own too.
+    assert 300 * 4 <= learner.n_examples <= 300 * 4 + early
+    assert learner.metrics["reward_rate"] == pytest.approx(len(clicks) / 1200, rel=1e-2)
+
+
+@pytest.mark.parametrize("keep_negatives", [1.0, 0.3])
+def test_what_is_learned_from_impressions_is_the_rate_of_reward(keep_negatives: float) -> None:
+    """Late clicks and thinned out negatives change nothing about it. The stream's rates are known."""
+    config = replace(CONFIG, join=JoinConfig(keep_negatives=keep_negatives), batch_size=64, embedding_rate=0.02)
+    entries = shown(6000)
+    learner = learned(entries, OnlineLearner(SCHEMA, config))
+    metrics = learner.metrics
+    assert metrics["predicted_reward_rate"] == pytest.approx(metrics["reward_rate"], rel=0.1)
+    items = [f"i{n}" for n in range(12)]
+    asked = [
+        Request(unpack(entry.state, SCHEMA), {"device": "mobile"}, entry.id.ms, items)
+        for entry in entries[-400:]
+        if entry.kind == DECISION
+    ]
+    logits_BK = learner.model.score(learner.encoder.encode(ItemTable(SCHEMA), asked))
+    rates_K = (1.0 / (1.0 + np.exp(-logits_BK))).mean(axis=0)
+    np.testing.assert_allclose(rates_K, 0.02 + 0.38 * np.arange(12) / 12, atol=0.1)
+
+
+def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    entries = shown(100)
+    at = next(number for number, entry in enumerate(entries) if entry.kind == DECISION)
+    bad = entries[at]._replace(body=b"\xc1")
+    learner = learned([*entries[:at], bad, *entries[at + 1 :]])
+    assert "passed over" in caplog.text and learner.n_skipped == 0 and learner.n_examples >= 396
 
 
 def test_merged_deltas_equal_a_snapshot() -> None:

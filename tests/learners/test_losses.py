@@ -1,59 +1,99 @@
-"""The slate loss against closed forms."""
+"""The losses against closed forms and against autograd."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from learners.losses import listwise_softmax_loss, slate_log_loss
-
-
-def ones(*shape: int) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool)
+from learners.losses import ListwiseLoss, PointwiseLoss
 
 
-def first(n_requests: int, n_candidates: int) -> Tensor:
-    positive = torch.zeros(n_requests, n_candidates)
-    positive[:, 0] = 1.0
-    return positive
+def listwise(scores: list[list[float]], mask: list[list[bool]] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Losses [B] and gradient [B, K]."""
+    scores_BK = np.array(scores, dtype=np.float32)
+    mask_BK = np.ones(scores_BK.shape, dtype=bool) if mask is None else np.array(mask)
+    loss, gradient_BK = ListwiseLoss(1.0), np.full_like(scores_BK, 9.0)
+    loss(scores_BK, mask_BK, gradient_BK)
+    return loss.losses, gradient_BK
+
+
+def pointwise(
+    scores_BK: np.ndarray, is_shown: list[bool], reward: list[float], shift: float = 0.0, share: float = 1.0
+) -> tuple[PointwiseLoss, np.ndarray]:
+    """The loss after its use, every slate shown from place 0 on, and the gradient [B, K]."""
+    place_BK = np.tile(np.arange(scores_BK.shape[1]), (len(scores_BK), 1))
+    shown_at = np.linspace(0.0, -1.0, 3, dtype=np.float32), np.zeros(3, dtype=np.float32)
+    loss = PointwiseLoss(share, place_BK, np.array(is_shown), np.array(reward, dtype=np.float32), shift, shown_at)
+    gradient_BK = np.full_like(scores_BK, 9.0)
+    loss(scores_BK, np.ones(scores_BK.shape, dtype=bool), gradient_BK)
+    return loss, gradient_BK
 
 
 def test_equal_scores_cost_log_of_the_number_of_candidates() -> None:
-    loss = listwise_softmax_loss(torch.full((3, 7), 2.5), first(3, 7), mask_BK=ones(3, 7))
-    assert float(loss) == pytest.approx(math.log(7))
+    losses, gradient = listwise([[2.5] * 7] * 3)
+    assert losses == pytest.approx(math.log(7))
+    assert gradient[0].tolist() == pytest.approx([1 / 7 - 1, *[1 / 7] * 6])
 
 
 def test_two_candidates_are_a_logistic_loss() -> None:
-    loss = slate_log_loss(torch.tensor([[1.5, 0.25]]), first(1, 2), mask_BK=ones(1, 2))
-    assert float(loss) == pytest.approx(math.log1p(math.exp(-1.25)))
+    losses, _ = listwise([[1.5, 0.25]])
+    assert float(losses[0]) == pytest.approx(math.log1p(math.exp(-1.25)))
 
 
 def test_masked_candidates_add_nothing_whatever_their_score() -> None:
-    scores = torch.tensor([[1.0, 0.0, 80.0]])
-    mask = torch.tensor([[True, True, False]])
-    short = slate_log_loss(scores[:, :2], first(1, 2), mask_BK=mask[:, :2])
-    assert float(slate_log_loss(scores, first(1, 3), mask_BK=mask)) == float(short)
+    losses, gradient = listwise([[1.0, 0.0, 80.0]], [[True, True, False]])
+    short, expected = listwise([[1.0, 0.0]])
+    assert losses[0] == short[0] and gradient[0].tolist() == [*expected[0].tolist(), 0.0]
 
 
-def test_a_request_without_a_positive_costs_nothing_and_does_not_thin_the_mean() -> None:
-    positive = first(2, 4)
-    positive[1] = 0.0
-    loss = listwise_softmax_loss(torch.zeros(2, 4), positive, mask_BK=ones(2, 4))
-    assert float(loss) == pytest.approx(math.log(4))
-    assert float(listwise_softmax_loss(torch.zeros(2, 4), torch.zeros(2, 4), mask_BK=ones(2, 4))) == 0.0
-
-
-def test_an_empty_slate_has_neither_loss_nor_gradient() -> None:
-    scores = torch.zeros(1, 4, requires_grad=True)
-    loss = listwise_softmax_loss(scores, first(1, 4), mask_BK=~ones(1, 4))
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss.detach()) == 0.0
-    assert scores.grad is not None and not scores.grad.any()
-
-
-def test_the_gradient_is_softmax_minus_target() -> None:
-    scores = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
-    listwise_softmax_loss(scores, first(1, 3), mask_BK=ones(1, 3)).backward()  # type: ignore[no-untyped-call]
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=5, max_size=5), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_the_gradient_is_that_of_autograd(rows: list[list[float]]) -> None:
+    scores = torch.tensor(rows, dtype=torch.float32, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(scores, torch.zeros(len(rows), dtype=torch.int64), reduction="none")
+    expected.sum().backward()  # type: ignore[no-untyped-call]
+    losses, gradient = listwise(rows)
     assert scores.grad is not None
-    torch.testing.assert_close(scores.grad, torch.softmax(scores.detach(), 1) - first(1, 3))
+    np.testing.assert_allclose(losses, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, scores.grad.numpy(), atol=1e-5)
+
+
+def test_an_impression_pulls_by_its_predicted_rate_and_a_reward_by_itself() -> None:
+    scores = np.array([[-1.0, 2.0], [0.5, 0.5]], dtype=np.float32)
+    loss, gradient = pointwise(scores, [True, False], [0.0, 1.0])
+    rates = 1 / (1 + np.exp(-np.array([-1.0, 2.0 - 0.5])))
+    np.testing.assert_allclose(loss.rates, [rates, [0.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [rates, [-1.0, -1.0]], rtol=1e-6)
+
+
+def test_shown_and_rewarded_in_two_steps_is_the_logistic_loss_of_both() -> None:
+    scores = torch.tensor([[0.3, -1.0, 2.0, 0.1]], requires_grad=True)
+    places = torch.tensor([0.0, -0.5, -1.0, -1.0]) + 0.25
+    target = torch.tensor([[0.0, 0.6, 1.0, 0.0]])
+    torch.nn.functional.binary_cross_entropy_with_logits(scores + places, target, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    asked = scores.detach().numpy()
+    _, total = pointwise(asked, [True], [0.0], shift=0.25)
+    for place, reward in ((1, 0.6), (2, 0.7), (2, 0.3)):
+        total[0, place] += pointwise(asked, [False], [reward])[1][0, place]
+    assert scores.grad is not None
+    np.testing.assert_allclose(total, scores.grad.numpy(), rtol=1e-5)
+
+
+def test_what_a_place_adds_is_learned_but_for_the_first() -> None:
+    loss, gradient = pointwise(np.zeros((2, 4), dtype=np.float32), [True, True], [0.0, 0.5])
+    dplace = loss.shown_at[1]
+    np.testing.assert_allclose(dplace, [0.0, gradient[:, 1].sum(), gradient[:, 2:].sum()], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.1])
+def test_with_negatives_thinned_out_the_logit_is_still_that_of_everything_shown(kept: float) -> None:
+    """At the true log odds the gradient over all that is kept is zero."""
+    rate, n_shown = 0.03, 100_000
+    score = np.array([[math.log(rate / (1 - rate))]], dtype=np.float32)
+    _, negative = pointwise(score, [True], [0.0], shift=-math.log(kept))
+    _, positive = pointwise(score, [True], [1.0], shift=-math.log(kept))
+    total = n_shown * (rate * positive + kept * (1 - rate) * negative)
+    assert abs(float(total[0, 0])) < 1e-3 * n_shown * rate

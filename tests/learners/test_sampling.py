@@ -72,9 +72,9 @@ def test_slots_follow_the_positives_and_no_stratum_is_without(met: np.ndarray, n
 
 
 def test_a_stratum_gets_slots_as_positives_come_from_it() -> None:
-    sampler = sampler_of(table_of(AGES_H))
-    n = 20_000
-    sampler.meet(np.ones(n, dtype=np.int64), np.full(n, NOW_MS - 48 * HOUR_MS), np.full(n, NOW_MS))
+    table = table_of(AGES_H)
+    sampler, n = sampler_of(table), 20_000
+    sampler.meet(table, np.ones(n, dtype=np.int64), np.full(n, NOW_MS - 48 * HOUR_MS), np.full(n, NOW_MS))
     assert slots_of(sampler.met, CONFIG.n_negatives).tolist() == [1, 1, 10, 1]
 
 
@@ -140,9 +140,9 @@ def test_meeting_positives_in_one_call_or_in_several_is_the_same() -> None:
     last_ms, now_ms, rows = NOW_MS - ages_ms, np.full(6, NOW_MS), np.arange(1, 7)
     table = table_of({f"i{n}": 1.0 for n in range(6)})
     together, apart = sampler_of(table), sampler_of(table)
-    together.meet(rows, last_ms, now_ms)
+    together.meet(table, rows, last_ms, now_ms)
     for n in range(6):
-        apart.meet(rows[n : n + 1], last_ms[n : n + 1], now_ms[n : n + 1])
+        apart.meet(table, rows[n : n + 1], last_ms[n : n + 1], now_ms[n : n + 1])
     np.testing.assert_allclose(together.met, apart.met, rtol=1e-12)
 
 
@@ -159,7 +159,7 @@ def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list
         row = table.row(event.item)
         last_ms = int(table.last_ms[row])
         table.fold_events([(event, [])])
-        kept.meet(np.array([row]), np.array([last_ms]), np.array([now_ms]))
+        kept.meet(table, np.array([row]), np.array([last_ms]), np.array([now_ms]))
     kept.refresh(table, now_ms)
     fresh = NegativeSampler(SCHEMA, CONFIG, 3)
     fresh.met = kept.met

@@ -1,0 +1,224 @@
+"""The join of decisions with their feedback: what was shown, and what came of it.
+
+The log loss of an impression with logit s and reward y is
+
+    log(1 + e^s) - y s
+
+so it is learned in two parts. What was shown counts once, when the feedback has had `wait_s` to arrive; each reward
+counts at once, whenever it comes within the attribution window: a click is learned from within the second, and one that
+comes after its impression was taken for a negative makes up for it exactly. No weights, no estimate of how late clicks
+are; in sum every impression is learned with the reward it got. One that gets none has the default reward, 0.
+
+The join depends on the decisions, the feedback and their own times, not on the order in which they arrive, as long as
+all arrive before the impression is counted; a decision or a reward that comes twice counts once. Who restarts reads the
+log of the last `attribution_s` again and throws away what comes out.
+
+Feedback whose decision is not known yet is kept for `wait_s`. Price: the packed decisions of the attribution window,
+some kilobytes each, at most `max_bytes`; beyond it the oldest are counted and forgotten. The module knows no model; a
+reward is a number that belongs to an event's type.
+
+Where impressions are many and rewards few, a share `keep_negatives` of those without reward is enough. Which ones
+depends on the decision and the item alone. Odds learned from what is kept are too high by 1 / share; whoever learns
+subtracts that from the logit (`log_odds_shift`), and the logit is again that of everything shown.
+"""
+
+import heapq
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from features.errors import InvalidInput
+from features.events import LoggedDecision, LoggedEvent
+from features.schema import hash64
+
+OVERHEAD_BYTES: Final = 1000  # of a remembered decision beside its bytes: objects and strings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinConfig:
+    """How feedback belongs to decisions."""
+
+    attribution_s: float = 1800.0
+    """How long after a decision feedback counts for it."""
+    wait_s: float = 10.0
+    """How long an impression waits for feedback before it is learned from as one without; most clicks are faster."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Reward of an event type, 0 to 1; 1 for those not named. Of several the highest counts."""
+    keep_negatives: float = 1.0
+    """Share of the impressions without reward that is learned from."""
+    max_bytes: int = 256 * 2**20
+    """Of remembered decisions."""
+
+    @property
+    def log_odds_shift(self) -> float:
+        """What is added to a logit to get that of the impressions which are learned from."""
+        return -math.log(self.keep_negatives)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("attribution_s", 0.0, 604800.0),
+            ("wait_s", 0.0, 3600.0),
+            ("keep_negatives", 1e-6, 1.0),
+            ("max_bytes", 0, 2**40),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"join.{name}: expected {low} to {high}, got {getattr(self, name)}")
+        for kind, reward in self.rewards.items():
+            if not 0.0 <= reward <= 1.0:
+                raise ValueError(f"join.rewards.{kind}: expected 0 to 1, got {reward}")
+
+
+class Outcome(NamedTuple):
+    """Something to learn from a decision: that items were shown, or that one of them got a reward."""
+
+    decision: LoggedDecision
+    state: bytes
+    """The user's packed state at the decision."""
+    places: tuple[int, ...]
+    """Of the items among those shown."""
+    is_shown: bool
+    """Whether these count as impressions now; each does once."""
+    reward: float
+    """What is added to the reward of each so far."""
+
+
+@dataclass(slots=True)
+class _Open:
+    decision: LoggedDecision
+    state: bytes
+    rewards: dict[int, float]
+    is_counted: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        return OVERHEAD_BYTES + len(self.state) + len(self.decision.inputs)
+
+
+class Joiner:
+    """`add_decision` and `add_feedback` as they come, `pop_ready` when time has passed.
+
+    Args:
+        n_features: Dense inputs of an item.
+    """
+
+    def __init__(self, config: JoinConfig, n_features: int) -> None:
+        self._config = config
+        self._n_features = n_features
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._due: list[tuple[int, str]] = []
+        """Instants at which decisions are counted, and after that forgotten."""
+        self._orphans: dict[str, list[LoggedEvent]] = {}
+        self._orphans_due: list[tuple[int, str]] = []
+        self._ready: list[Outcome] = []
+        self._n_bytes = 0
+        self.n_forgotten = 0
+        """Decisions that had to go before their attribution window was over."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def next_ms(self) -> int | None:
+        """When there may be something to learn without anything new."""
+        return self._due[0][0] if self._due else None
+
+    def add_decision(self, decision: LoggedDecision, state: bytes) -> None:
+        """Remember what was shown, and to whom.
+
+        Args:
+            state: The user's packed state at the decision.
+        Raises:
+            InvalidInput: If an item is shown twice, or there are not as many rows of inputs.
+        """
+        if decision.decision in self._open:
+            return
+        n_items, n_bytes = len(decision.items), len(decision.inputs)
+        if not n_items or len(set(decision.items)) < n_items:
+            raise InvalidInput(f"decision {decision.decision}: expected distinct items, got {n_items}", "$.items")
+        if n_bytes != 2 * n_items * self._n_features:
+            expected = f"float16 [{n_items}, {self._n_features}]"
+            raise InvalidInput(f"decision {decision.decision}: expected {expected}, got {n_bytes} bytes", "$.inputs")
+        found = _Open(decision, state, {})
+        self._open[decision.decision] = found
+        self._n_bytes += found.n_bytes
+        heapq.heappush(self._due, (self._counted_ms(decision), decision.decision))
+        for event in self._orphans.pop(decision.decision, ()):
+            self._reward(found, event)
+        while self._n_bytes > self._config.max_bytes:
+            self._forget(next(iter(self._open)))
+            self.n_forgotten += 1
+
+    def add_feedback(self, event: LoggedEvent) -> bool:
+        """Take in an event.
+
+        Returns:
+            Whether it was joined: its decision is known, showed its item, and is within the attribution window.
+        """
+        if event.decision is None:
+            return False
+        found = self._open.get(event.decision)
+        if found is not None:
+            return self._reward(found, event)
+        self._orphans.setdefault(event.decision, []).append(event)
+        heapq.heappush(self._orphans_due, (event.ts_ms + round(1000 * self._config.wait_s), event.decision))
+        return False
+
+    def pop_ready(self, now_ms: int) -> list[Outcome]:
+        """What is to be learned as of an instant; each outcome once.
+
+        Args:
+            now_ms: Log time; never less than before.
+        """
+        while self._due and self._due[0][0] <= now_ms:
+            due_ms, name = heapq.heappop(self._due)
+            found = self._open.get(name)
+            if found is None:
+                continue
+            if found.is_counted:
+                self._forget(name)
+            else:
+                self._count(found)
+                heapq.heappush(self._due, (max(due_ms, self._closed_ms(found.decision)), name))
+        while self._orphans_due and self._orphans_due[0][0] <= now_ms:
+            self._orphans.pop(heapq.heappop(self._orphans_due)[1], None)
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _reward(self, found: _Open, event: LoggedEvent) -> bool:
+        decision = found.decision
+        if event.item not in decision.items or event.user != decision.user:
+            return False
+        if not decision.ts_ms <= event.ts_ms < self._closed_ms(decision):
+            return False
+        place = decision.items.index(event.item)
+        before, reward = found.rewards.get(place, 0.0), self._config.rewards.get(event.type, 1.0)
+        if reward > before:
+            # Counted without a reward, and not kept: it is an impression only from now on.
+            is_shown = found.is_counted and before == 0.0 and not self._is_kept(decision, place)
+            found.rewards[place] = reward
+            self._ready.append(Outcome(decision, found.state, (place,), is_shown, reward - before))
+        return True
+
+    def _count(self, found: _Open) -> None:
+        found.is_counted = True
+        every = range(len(found.decision.items))
+        kept = tuple(place for place in every if place in found.rewards or self._is_kept(found.decision, place))
+        if kept:
+            self._ready.append(Outcome(found.decision, found.state, kept, True, 0.0))
+
+    def _is_kept(self, decision: LoggedDecision, place: int) -> bool:
+        share = self._config.keep_negatives
+        return share >= 1.0 or hash64(f"{decision.decision} {decision.items[place]}") < share * 2.0**64
+
+    def _forget(self, name: str) -> None:
+        found = self._open.pop(name)
+        self._n_bytes -= found.n_bytes
+        if not found.is_counted:
+            self._count(found)
+
+    def _counted_ms(self, decision: LoggedDecision) -> int:
+        return decision.ts_ms + round(1000 * self._config.wait_s)
+
+    def _closed_ms(self, decision: LoggedDecision) -> int:
+        return decision.ts_ms + round(1000 * self._config.attribution_s)

@@ -1,0 +1,62 @@
+"""What a step learns from, in parts: inputs of one shape, each with its loss.
+
+*Positives* are events with negatives drawn for them; *impressions* are decisions and their rewards as `features.joiner`
+joins them, looked at as they were when they were shown. Legend: B slates, K candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.encoding import Encoder, Inputs, Request
+from features.item_table import ItemTable
+from features.joiner import Outcome
+from features.state import unpack
+from learners.losses import Gradient, ListwiseLoss, PointwiseLoss
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Part:
+    """Inputs, and what is learned from them."""
+
+    inputs: Inputs
+    loss: ListwiseLoss | PointwiseLoss
+    is_known: NDArray[np.bool_]
+    """[B, K] candidates that are items for sure; a drawn one may be made up."""
+    n_examples: int
+    scores: F32 = field(init=False)
+    """[B, K] from before the step."""
+
+
+def positives(inputs: Inputs) -> Part:
+    """Slates whose first candidate is what was taken."""
+    is_positive = np.zeros(inputs.mask.shape, dtype=bool)
+    is_positive[:, 0] = True
+    return Part(inputs, ListwiseLoss(1.0 / len(is_positive)), is_positive, len(is_positive))
+
+
+def impressions(
+    outcomes: Sequence[Outcome], encoder: Encoder, table: ItemTable, shift: float, share: float, shown_at: Gradient
+) -> Part:
+    """What came of decisions.
+
+    Args:
+        shift, share, shown_at: See `PointwiseLoss`.
+    """
+    requests, dense = [], []
+    place_BK = np.zeros((len(outcomes), max(len(outcome.places) for outcome in outcomes)), dtype=np.int64)
+    for b, (decision, state, places, _, _) in enumerate(outcomes):
+        shown = [decision.items[place] for place in places]
+        requests.append(Request(unpack(state, encoder.schema), decision.context, decision.ts_ms, shown))
+        rows = np.frombuffer(decision.inputs, np.float16).reshape(len(decision.items), -1)
+        dense.append(rows[list(places)].astype(np.float32))
+        place_BK[b, : len(places)] = places
+    is_shown_B = np.array([outcome.is_shown for outcome in outcomes])
+    reward_B = np.array([outcome.reward for outcome in outcomes], dtype=np.float32)
+    inputs = encoder.recall(table, requests, dense)
+    loss = PointwiseLoss(share, place_BK, is_shown_B, reward_B, shift, shown_at)
+    return Part(inputs, loss, inputs.mask, int(inputs.mask[is_shown_B].sum()))
