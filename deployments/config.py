@@ -2,7 +2,7 @@
 
     [schema]   features.schema.Schema           [rank]      deployments.ranking.RankConfig
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
-    [cluster]  deployments.cluster.ClusterConfig            [group]  learners.group.GroupConfig
+    [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -23,6 +23,7 @@ from features.connect import StoreConfig
 from features.errors import SchemaError
 from features.schema import Schema, schema_from_dict
 from learners.online import LearnerConfig
+from learners.policies import PolicyConfig
 
 REDIS_URL = "HEADRACE_REDIS_URL"
 CAPTURE = "HEADRACE_CAPTURE"
@@ -35,6 +36,7 @@ class ReplicaConfig:
     store: StoreConfig
     schema: Schema
     rank: RankConfig
+    policy: PolicyConfig
     capture_folder: str = ""
     """Test hook: where to write the inputs of every batch; empty: nowhere."""
 
@@ -47,6 +49,7 @@ class Config:
     store: StoreConfig = field(default_factory=lambda: StoreConfig(url=""))
     """An empty url means a private server that lives and dies with the run."""
     rank: RankConfig = field(default_factory=RankConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     n_rankers: int = 1
@@ -80,7 +83,13 @@ class Config:
     @property
     def replica(self) -> ReplicaConfig:
         """The part a serving replica gets."""
-        return ReplicaConfig(store=self.store, schema=self.schema, rank=self.rank, capture_folder=self.capture_folder)
+        return ReplicaConfig(
+            store=self.store,
+            schema=self.schema,
+            rank=self.rank,
+            policy=self.policy,
+            capture_folder=self.capture_folder,
+        )
 
 
 def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
@@ -107,7 +116,13 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         ConfigError: As `load_config`.
     """
     tables: dict[str, Any] = {}
-    kinds = {"store": StoreConfig, "rank": RankConfig, "learner": LearnerConfig, "cluster": ClusterConfig}
+    kinds = {
+        "store": StoreConfig,
+        "rank": RankConfig,
+        "policy": PolicyConfig,
+        "learner": LearnerConfig,
+        "cluster": ClusterConfig,
+    }
     for name, value in values.items():
         if name not in Config.__dataclass_fields__:
             raise ConfigError(f"{name}: unknown; expected one of {', '.join(Config.__dataclass_fields__)}")

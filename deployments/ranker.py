@@ -35,6 +35,7 @@ from features.connect import connect
 from features.encoding import Inputs
 from features.errors import StoreUnavailable
 from features.priority import make_idle
+from learners.policies import policy_of
 from learners.projector import get_projector
 
 MAX_BATCH: Final = 16  # at 100 candidates encoding and scoring take 1.5 ms; larger ones gain little and cost the tail
@@ -133,7 +134,10 @@ class Ranker:
         # Under the event clock a ranking knows all that was acknowledged: no row may be older than its request.
         rank = replace(config.rank, cache_s=0.0, recent_cache_s=0.0) if is_event_clock else config.rank
         capture = Capture(Path(config.capture_folder)) if config.capture_folder else None
-        self._ranking = Ranking(self._store, self._weights, self._clock.now_ms, self._decision_log.keep, rank, capture)
+        # The operating system seeds it: replicas with equal generators would all explore alike.
+        policy = policy_of(config.policy, np.random.default_rng())
+        now_ms, keep = self._clock.now_ms, self._decision_log.keep
+        self._ranking = Ranking(self._store, self._weights, now_ms, keep, rank, capture, policy)
         # Under the event clock nobody waits in front of a page; history is lived through however long it takes.
         self._endpoint = (
             RankEndpoint(self._ranking, self._wait_for_projection)
@@ -143,7 +147,8 @@ class Ranker:
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
         self._start(self._ranking.follow_rows())
-        made_up = Ranking(self._store, MadeUpWeights.of(config.schema), self._clock.now_ms, lambda _record: None, rank)
+        made_up_weights = MadeUpWeights.of(config.schema)
+        made_up = Ranking(self._store, made_up_weights, now_ms, lambda _record: None, rank, policy=policy)
         await warm_up(RankEndpoint(made_up).rank)
 
     def __serve_build_asgi_app__(self) -> App:

@@ -26,7 +26,7 @@ from features.events import LoggedDecision, Scalar, check_context, check_id
 from features.schema import Schema
 from features.state import UserState, unpack
 from features.store import FeatureStore, Record, decision_record
-from learners.policies import Slate, greedy
+from learners.policies import Policy, Slate, greedy
 from learners.scorer import Scorer
 
 MAX_CANDIDATES: Final = 1000
@@ -153,6 +153,7 @@ class Ranking:
         now_ms: Log time, for requests that do not say when.
         keep: Takes the record of each decision.
         on_scored: Test hook: sees inputs, scores and version of every batch.
+        policy: Orders the candidates by their scores, by those of the popularity prior too.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Ranking:
         keep: Callable[[Record], None],
         config: RankConfig,
         on_scored: Callable[[Inputs, Any, int], None] | None = None,
+        policy: Policy = greedy,
     ) -> None:
         self._store = store
         self._schema: Schema = store.schema
@@ -171,6 +173,7 @@ class Ranking:
         self._keep = keep
         self._config = config
         self._on_scored = on_scored
+        self._policy = policy
         self._encoder = Encoder(store.schema)
         self._stranger = _Known(unpack(b"", store.schema), b"", is_degraded=True)
         self._ask_again_s = 0.0
@@ -275,7 +278,7 @@ class Ranking:
         self, request: RankRequest, known: _Known, now_ms: int, scores: Any, dense: Any, model: dict[str, int]
     ) -> dict[str, Any]:
         candidates = request.candidates
-        slate = greedy(scores[: len(candidates)].astype(np.float64).round(SCORE_DIGITS), request.limit)
+        slate = self._policy(scores[: len(candidates)].astype(np.float64).round(SCORE_DIGITS), request.limit)
         decision = new_decision(request.user, self._store.keys)
         order, scored, propensities = slate
         items = list(map(RankedItem, map(candidates.__getitem__, order), scored, propensities))

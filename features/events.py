@@ -78,7 +78,8 @@ class LoggedErasure(msgspec.Struct, array_like=True, frozen=True):
 class LoggedDecision(msgspec.Struct, array_like=True, frozen=True):
     """Body of a decision: what was shown, and what the model saw when it chose.
 
-    `inputs` holds the dense inputs of the shown items, float16 [n_items, n_features], row after row.
+    `propensities` are conditional: the chance of each item to stand at its position, given those above it. `inputs`
+    holds the dense inputs of the shown items, float16 [n_items, n_features], row after row.
     """
 
     decision: str

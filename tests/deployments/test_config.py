@@ -6,6 +6,7 @@ import pytest
 
 from deployments.config import Config, config_from_dict, load_config
 from deployments.errors import ConfigError
+from learners.policies import PolicyConfig
 
 
 def test_everything_has_a_default() -> None:
@@ -32,6 +33,9 @@ def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: P
         ("[learner.sampling]\ncolour = 1", "learner.sampling.colour"),
         ("n_rankers = 0", "n_rankers"),
         ("[rank]\ndeadline_ms = 0", "rank: deadline_ms"),
+        ('[policy]\nname = "best"', "policy"),
+        ("[policy]\ntemperature = 0", "policy.temperature"),
+        ("[policy]\nepsilon = 0.1", "policy.epsilon"),
         ("not toml", "headrace.toml"),
     ],
 )
@@ -45,6 +49,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_config(Path("nowhere.toml"), {})
+
+
+def test_a_replica_gets_the_policy() -> None:
+    config = config_from_dict({"policy": {"name": "plackett_luce", "temperature": 2}})
+    assert config.replica.policy == PolicyConfig(name="plackett_luce", temperature=2.0)
+    assert Config().replica.policy.name == "greedy"
 
 
 def test_partial_tables_keep_the_other_defaults() -> None:

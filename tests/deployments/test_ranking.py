@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.errors import InvalidError
-from deployments.ranking import RankConfig, Ranking, RankRequest, check_request
+from deployments.ranking import MAX_LOGGED, RankConfig, Ranking, RankRequest, check_request
 from features.clock import FakeClock
 from features.encoding import Encoder, Inputs
 from features.errors import StoreUnavailable
@@ -14,6 +14,7 @@ from features.events import decode_decision
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
 from features.store import Record
+from learners.policies import Policy, PolicyConfig, greedy, plackett_luce_propensities, policy_of
 from tests.features.examples import KEYS, SCHEMA, T0_MS, click
 
 ITEMS = ["a", "b", "c"]
@@ -56,11 +57,18 @@ class Flaky(MemoryStore):
         return await super().read(users, items)
 
 
-def ranking(store: MemoryStore, scorer: Any = None, **config: Any) -> tuple[Ranking, list[Record]]:
+def ranking(
+    store: MemoryStore, scorer: Any = None, *, policy: Policy = greedy, **config: Any
+) -> tuple[Ranking, list[Record]]:
     """A ranking at T0, and the decisions it keeps."""
     kept: list[Record] = []
     weights = FixedWeights(scorer or LastIsBest())
-    return Ranking(store, weights, lambda: T0_MS, kept.append, RankConfig(**config)), kept
+    return Ranking(store, weights, lambda: T0_MS, kept.append, RankConfig(**config), policy=policy), kept
+
+
+def exploring(temperature: float) -> Policy:
+    """Plackett-Luce with a seed."""
+    return policy_of(PolicyConfig(name="plackett_luce", temperature=temperature), np.random.default_rng(7))
 
 
 def flaky() -> Flaky:
@@ -159,6 +167,46 @@ async def test_a_decision_keeps_what_was_shown_and_what_the_model_saw() -> None:
     subject, kept = ranking(flaky(), log_decisions=False)
     await subject.answer([RankRequest("u1", ITEMS)])
     assert kept == []
+
+
+@pytest.mark.parametrize(("limit", "n_logged"), [(None, MAX_LOGGED), (7, 7)])
+async def test_a_drawn_slate_is_answered_and_logged_with_the_same_propensities(
+    limit: int | None, n_logged: int
+) -> None:
+    """In a batch with a longer request: what pads a request is no candidate of it."""
+    candidates = [f"i{k}" for k in range(60)]
+    subject, kept = ranking(flaky(), policy=exploring(20.0))
+    longer = RankRequest("u2", [*candidates, "one", "more"])
+    answer, _ = await subject.answer([RankRequest("u1", candidates, limit=limit), longer])
+    assert isinstance(answer, dict)
+    decision = decode_decision(kept[0].body)
+    assert decision.items == [item.id for item in answer["items"]][:MAX_LOGGED]
+    assert decision.items != candidates[::-1][:n_logged]  # what greedy would have shown
+    assert decision.propensities == [item.propensity for item in answer["items"]][:MAX_LOGGED]
+    assert len(decision.propensities) == n_logged
+    shown = np.array([candidates.index(item) for item in decision.items])
+    expected = plackett_luce_propensities(np.arange(60.0), shown, temperature=20.0)
+    np.testing.assert_allclose(decision.propensities, expected, rtol=1e-9)
+
+
+async def test_what_the_popularity_prior_ranks_goes_through_the_policy_too() -> None:
+    scorer = LastIsBest()
+    scorer.version = 0
+    subject, kept = ranking(flaky(), scorer, policy=exploring(1.0))
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
+    assert isinstance(answer, dict) and answer["degraded"] == ["model"]
+    assert [item.propensity for item in answer["items"]] == pytest.approx([1 / 3, 1 / 2, 1])
+    assert decode_decision(kept[0].body).propensities == [item.propensity for item in answer["items"]]
+
+
+async def test_greedy_answers_alike_and_is_certain_of_it() -> None:
+    subject, kept = ranking(flaky())
+    answers = await subject.answer([RankRequest("u1", ITEMS)] * 5)
+    slates = [
+        [(item.id, item.propensity) for item in answer["items"]] for answer in answers if isinstance(answer, dict)
+    ]
+    assert slates == [[("c", 1.0), ("b", 1.0), ("a", 1.0)]] * 5
+    assert decode_decision(kept[0].body).propensities == [1.0] * 3
 
 
 def test_the_first_bad_field_is_named() -> None:
