@@ -1,6 +1,7 @@
 """Evaluation without servers: the stream is lived through once, in order, by the code that serves and learns.
 
-At each query everything strictly before its time is known, and nothing else. Its user state and item rows are then
+At each query everything strictly before its time is known, and nothing else. Attributes of items and users enter the
+log as if they had been put there at their time, just before its events. Its user state and item rows are then
 fully up to date, as those of a live system that has caught up; the weights are those of all ticks closed by then. So
 the scores depend on the past of the stream alone; true answers that stand beside the queries are never read.
 
@@ -8,19 +9,24 @@ Everything is in memory: the item rows twice (serving, learning), the states of 
 """
 
 import asyncio
+import heapq
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from features.attribute_table import AttributeRow, attribute_rows
 from features.encoding import Encoder, Request
-from features.errors import FeatureError
-from features.events import Entry, Positions, check_event, event_from_row
+from features.errors import FeatureError, InvalidInput
+from features.events import Entry, LoggedAttributes, Positions, check_event, event_from_row
+from features.intake import attributes_record
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
-from features.schema import Schema
+from features.schema import Entity, Schema
 from features.state import unpack
 from features.store import Record, event_record
 from features.ticks import TICK_MS
@@ -30,27 +36,38 @@ CHUNK: Final = 1024  # events between two reports, and rows turned into Python o
 READ_COUNT: Final = 1 << 30
 
 Progress = Callable[..., None]
+Arrival = tuple[int, Callable[[], None]]
+"""When something becomes known, and how to take it in."""
 
 
 def evaluate(
-    events: pa.Table, queries: pa.Table, schema: Schema, config: LearnerConfig, on_progress: Progress | None = None
+    events: pa.Table,
+    queries: pa.Table,
+    schema: Schema,
+    config: LearnerConfig,
+    on_progress: Progress | None = None,
+    *,
+    items: pa.Table | None = None,
+    users: pa.Table | None = None,
 ) -> pa.Table:
     """Score every query with what was known strictly before it.
 
     Args:
         events: `ts_ms, type, user, item`, optional `id, decision, value`; other columns are context. Any order.
         queries: `query_id, ts_ms, user, candidates`, optional `session`.
-        on_progress: Called with the number of events done and a note.
+        on_progress: Called with the number of events and attribute rows done, and a note.
+        items, users: Attributes, as `features.attribute_table` takes them; None: nothing is known of them.
     Returns:
         `query_id` and `scores`, aligned with `candidates`, in time order.
     Raises:
-        InvalidInput: If an event does not fit the schema.
+        InvalidInput: If an event or an attribute does not fit the schema.
     """
     run = _Run(schema, config)
+    arrivals = run.arrivals(events, items, users)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # reproducible to the last bit, and faster: batches are too small to be shared
     try:
-        return asyncio.run(run.through(events, queries, on_progress or (lambda *_: None)))
+        return asyncio.run(run.through(arrivals, queries, on_progress or (lambda *_: None)))
     finally:
         torch.set_num_threads(n_threads)
 
@@ -67,27 +84,47 @@ class _Run:
         self._read: Positions = {}
         self._contexts: dict[tuple[str, Any], dict[str, Any]] = {}
 
-    async def through(self, events: pa.Table, queries: pa.Table, on_progress: Progress) -> pa.Table:
+    def arrivals(self, events: pa.Table, items: pa.Table | None, users: pa.Table | None) -> Iterator[Arrival]:
+        """Everything there is to take in, in time order; of one instant attributes first."""
+        return heapq.merge(
+            self._stated(items, "item"),
+            self._stated(users, "user"),
+            ((row["ts_ms"], partial(self._take, row)) for row in _in_time_order(events)),
+            key=itemgetter(0),
+        )
+
+    async def through(self, arrivals: Iterator[Arrival], queries: pa.Table, on_progress: Progress) -> pa.Table:
+        """Live through it; returns the scores."""
         ids: list[Any] = []
         scores: list[Any] = []
-        following = _in_time_order(events)
-        row = next(following, None)
-        n_events = 0
+        following = next(arrivals, None)
+        n_taken = 0
         for query in _in_time_order(queries.select([c for c in queries.column_names if c in QUERY_FIELDS])):
-            while row is not None and row["ts_ms"] < query["ts_ms"]:
-                self._take(row)
-                row = next(following, None)
-                n_events += 1
-                if row is not None and n_events % CHUNK == 0:
-                    await self._catch_up(row["ts_ms"])
-                    on_progress(n_events, self._note())
+            while following is not None and following[0] < query["ts_ms"]:
+                following[1]()
+                following = next(arrivals, None)
+                n_taken += 1
+                if following is not None and n_taken % CHUNK == 0:
+                    await self._catch_up(following[0])
+                    on_progress(n_taken, self._note())
             await self._catch_up(query["ts_ms"])
             ids.append(query["query_id"])
             scores.append(await self._answer(query))
-        on_progress(n_events, self._note())
+        on_progress(n_taken, self._note())
         return pa.table(
             {"query_id": pa.array(ids, queries["query_id"].type), "scores": pa.array(scores, pa.list_(pa.float32()))}
         )
+
+    def _stated(self, table: pa.Table | None, entity: Entity) -> Iterator[Arrival]:
+        for row in attribute_rows(table, entity) if table is not None else ():
+            yield row.ts_ms, partial(self._take_attributes, row)
+
+    def _take_attributes(self, row: AttributeRow) -> None:
+        stated = LoggedAttributes(row.id, row.attributes, row.ts_ms)
+        try:
+            self._waiting.append(attributes_record(row.entity, stated, self._schema, self._store.keys))
+        except InvalidInput as error:
+            raise row.at_fault(error.message, error.path) from None
 
     def _take(self, row: dict[str, Any]) -> None:
         event = check_event(event_from_row(row), self._schema, row["ts_ms"], any_time=True)
