@@ -61,6 +61,40 @@ def plot_series(panels: Sequence[Mapping[str, Any]], title: str, caption: str, p
     _save(figure, caption, path)
 
 
+def plot_periods(
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    level: Mapping[str, float],
+    ticks: Mapping[str, float],
+    title: str,
+    caption: str,
+    path: Path,
+) -> None:
+    """MRR@10 against how often something is refreshed, with intervals.
+
+    Args:
+        curves: By name: (period in seconds, mean, and the ends of its interval).
+        level: What there is without waiting, by name: a dotted line.
+        ticks: Periods in words.
+    """
+    figure, axes = _figure(1)
+    axis = axes[0]
+    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
+        periods_s, means, lows, highs = zip(*points, strict=True)
+        axis.fill_between(periods_s, lows, highs, color=colour, alpha=0.12, linewidth=0)
+        axis.plot(periods_s, means, "o-", color=colour, linewidth=2, markersize=6, label=name)
+    for name, value in level.items():
+        axis.axhline(value, color=COLOURS[-1], linewidth=1.2, linestyle=":", label=name)
+    axis.set_xscale("log")
+    axis.set_xticks(list(ticks.values()), list(ticks))
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("refreshed every")
+    axis.set_ylabel("MRR@10")
+    axis.legend(fontsize=9, loc="lower left", frameon=False)
+    axis.set_title(title, loc="left", fontsize=11)
+    _save(figure, caption, path)
+
+
 def _figure(n_panels: int) -> tuple[Any, list[Any]]:
     import matplotlib  # noqa: PLC0415  optional
 

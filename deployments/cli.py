@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--speed", type=_speed, default=None, help="max (default), or event time per wall time")
     replay.add_argument("--url", default="http://127.0.0.1:8000")
     _add_queries(replay, required=False)
+    _add_attributes(replay)
     evaluate = _command(
         commands, "evaluate", run_evaluate, "Replay and learn without servers: the same loop, offline.",
         "headrace evaluate events.parquet --queries queries.parquet --out predictions.parquet",
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("events", type=Path)
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
+    _add_attributes(evaluate)
     demo = _command(
         commands, "demo", run_demo, "Live through a real stream and watch it learn.", "headrace demo --exit"
     )
@@ -99,6 +101,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_queries(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--queries", type=Path, required=required, help="Parquet: query_id, ts_ms, user, candidates")
     parser.add_argument("--out", type=Path, required=required, help="where to write query_id, scores")
+
+
+def _add_attributes(parser: argparse.ArgumentParser) -> None:
+    for entity in ("item", "user"):
+        text = f"Parquet: {entity}, perhaps ts_ms (when it became known), and an attribute a column"
+        parser.add_argument(f"--{entity}s", type=Path, help=text)
 
 
 def _speed(text: str) -> float | None:
@@ -211,9 +219,10 @@ def run_replay(options: argparse.Namespace) -> int:
         raise ConfigError("--queries and --out belong together")
     events = replay.read_events(options.events)
     queries = replay.read_queries(options.queries) if options.queries else None
+    items, users = _attributes(options)
     with Headrace(options.url, timeout_s=60.0) as client, progress() as bar:
         show = ReplayProgress(bar, client, events.num_rows, queries.num_rows if queries is not None else 0)
-        tally = replay.Replay(client, options.speed, show).run(events, queries)
+        tally = replay.Replay(client, options.speed, show).run(events, queries, items, users)
     console.print(
         f"{tally.accepted} events accepted, {tally.duplicates} duplicates, {tally.rejected} rejected; "
         f"{tally.events_per_s:.0f} events/s; {tally.n_queries} queries"
@@ -270,18 +279,28 @@ def run_evaluate(options: argparse.Namespace) -> int:
     evaluation = importlib.import_module("learners.evaluation")
     config = load_config(options.config)
     events, queries = replay.read_events(options.events), replay.read_queries(options.queries)
+    items, users = _attributes(options)
+    n_rows = sum(table.num_rows for table in (events, items, users) if table is not None)
     began_s = time.monotonic()
     with progress() as bar:
-        task = bar.add_task("events", total=events.num_rows, note="")
+        task = bar.add_task("events", total=n_rows, note="")
 
-        def show(n_events: int, note: str = "") -> None:
-            rate = n_events / max(time.monotonic() - began_s, 1e-9)
-            bar.update(task, completed=n_events, note=f"{rate:,.0f}/s {note}")
+        def show(n_done: int, note: str = "") -> None:
+            rate = n_done / max(time.monotonic() - began_s, 1e-9)
+            bar.update(task, completed=n_done, note=f"{rate:,.0f}/s {note}")
 
-        predictions: pa.Table = evaluation.evaluate(events, queries, config.schema, config.learner, show)
+        predictions: pa.Table = evaluation.evaluate(
+            events, queries, config.schema, config.learner, show, items=items, users=users
+        )
     pq.write_table(predictions, options.out)
     console.print(f"{predictions.num_rows} queries written to {options.out}", markup=False)
     return 0
+
+
+def _attributes(options: argparse.Namespace) -> tuple[pa.Table | None, pa.Table | None]:
+    """The tables of items and of users, as far as they are given."""
+    read = importlib.import_module("deployments.replay").read_attributes
+    return read(options.items, "item"), read(options.users, "user")
 
 
 def run_demo(options: argparse.Namespace) -> int:

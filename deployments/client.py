@@ -10,6 +10,7 @@
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -122,6 +123,11 @@ class Headrace:
         body: dict[str, Any] = _read(self._http.post("/v1/items", content=_items_body(items)))
         return body
 
+    def user(self, user: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Set a person's attributes."""
+        body: dict[str, Any] = _read(self._http.put(_user_path(user), content=_user_body(attributes)))
+        return body
+
     def get(self, path: str) -> dict[str, Any]:
         """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model` or `/v1/health`."""
         body: dict[str, Any] = _read(self._http.get(path))
@@ -184,6 +190,11 @@ class AsyncHeadrace:
         body: dict[str, Any] = _read(await self._http.post("/v1/items", content=_items_body(items)))
         return body
 
+    async def user(self, user: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Headrace.user`."""
+        body: dict[str, Any] = _read(await self._http.put(_user_path(user), content=_user_body(attributes)))
+        return body
+
     async def get(self, path: str) -> dict[str, Any]:
         """As `Headrace.get`."""
         body: dict[str, Any] = _read(await self._http.get(path))
@@ -204,3 +215,11 @@ class AsyncHeadrace:
 
 def _items_body(items: Mapping[str, Mapping[str, Any]]) -> bytes:
     return msgspec.json.encode({"items": [{"id": item, "attributes": row} for item, row in items.items()]})
+
+
+def _user_path(user: str) -> str:
+    return f"/v1/users/{quote(user, safe='')}"
+
+
+def _user_body(attributes: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode({"attributes": attributes})

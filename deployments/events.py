@@ -23,19 +23,18 @@ from features.clock import WallClock
 from features.connect import connect
 from features.errors import FeatureError, InvalidInput
 from features.events import (
-    Attributes,
     LoggedAttributes,
     LoggedErasure,
     Scalar,
-    check_attributes,
     check_id,
     invalid_from,
     parse_attributes,
 )
-from features.intake import Intake, Receipt
+from features.intake import Intake, Receipt, attributes_record
 from features.item_table import ItemTable
+from features.schema import Entity
 from features.state import describe, unpack
-from features.store import Applied, FeatureStore, Record, erasure_record, item_record, user_record
+from features.store import Applied, FeatureStore, Record, erasure_record
 from learners.hub import get_hub
 
 MAX_EVENTS: Final = 1000
@@ -136,7 +135,7 @@ class EventsEndpoint:
         for index, raw in enumerate(_raw_list(request, ItemEnvelope, "items")):
             try:
                 item = _decode(Item, raw)
-                records.append((index, self._item_record(item.id, item.attributes)))
+                records.append((index, self._record("item", item.id, item.attributes)))
             except InvalidInput as error:
                 receipt.reject(index, error)
         results = await self._shared.apply([record for _, record in records]) if records else []
@@ -148,7 +147,7 @@ class EventsEndpoint:
     async def put_item(self, request: Request) -> Response:
         """Replace an item's attributes; its row shows them within half a second."""
         body = _checked(lambda: parse_attributes(request.body))
-        return await self._write(_checked(lambda: self._item_record(request.params["id"], body.attributes)))
+        return await self._write(_checked(lambda: self._record("item", request.params["id"], body.attributes)))
 
     async def get_item(self, request: Request) -> Response:
         """Show an item's row."""
@@ -169,7 +168,7 @@ class EventsEndpoint:
     async def put_user(self, request: Request) -> Response:
         """Replace a person's attributes."""
         body = _checked(lambda: parse_attributes(request.body))
-        return await self._write(_checked(lambda: self._user_record(request.params["id"], body)))
+        return await self._write(_checked(lambda: self._record("user", request.params["id"], body.attributes)))
 
     async def delete_user(self, request: Request) -> Response:
         """Erase a person's state."""
@@ -192,15 +191,9 @@ class EventsEndpoint:
         """Describe this interface."""
         return json_response(openapi())
 
-    def _item_record(self, item: str, attributes: Mapping[str, Any]) -> Record:
-        check_id(item, "$.id")
-        check_attributes(attributes, self._store.schema.item_attributes)
-        return item_record(LoggedAttributes(item, dict(attributes), self._now_ms()), self._store.keys)
-
-    def _user_record(self, user: str, body: Attributes) -> Record:
-        check_id(user, "$.id")
-        check_attributes(body.attributes, self._store.schema.user_attributes)
-        return user_record(LoggedAttributes(user, body.attributes, self._now_ms()), self._store.keys)
+    def _record(self, entity: Entity, name: str, attributes: dict[str, Any]) -> Record:
+        stated = LoggedAttributes(name, attributes, self._now_ms())
+        return attributes_record(entity, stated, self._store.schema, self._store.keys)
 
     async def _write(self, record: Record) -> Response:
         (result,) = await self._shared.apply([record])

@@ -3,19 +3,27 @@
 Before each query everything with an earlier timestamp has been acknowledged, and nothing else was sent. The query's
 context is that of the last event before it with the same session, else the same user. The true answer that may stand
 beside a query is never read.
+
+Attributes are sent at their time too: after the queries of that instant, before its events. The first one that is
+refused ends the replay.
 """
 
+import heapq
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deployments.client import Headrace
+from deployments.client import Headrace, HeadraceError
 from deployments.errors import ConfigError
+from features.attribute_table import AttributeRow, attribute_rows
+from features.schema import Entity
 
 BATCH: Final = 500
 REQUIRED: Final = ("ts_ms", "type", "user", "item")
@@ -68,7 +76,22 @@ def read_queries(path: Path) -> pa.Table:
     return table.select([name for name in (*QUERY_COLUMNS, "session") if name in table.column_names])
 
 
+def read_attributes(path: Path | None, entity: Entity) -> pa.Table | None:
+    """Read a table of attributes, as `features.attribute_table` takes them; None without a path.
+
+    Raises:
+        ConfigError: If it lacks the column of ids.
+    """
+    return _load(path, (entity,)) if path is not None else None
+
+
 def _read(path: Path, required: tuple[str, ...]) -> pa.Table:
+    table = _load(path, required)
+    order = pa.compute.sort_indices(table, [("ts_ms", "ascending")])  # stable: file order among equal instants
+    return table.take(order)
+
+
+def _load(path: Path, required: tuple[str, ...]) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -76,8 +99,7 @@ def _read(path: Path, required: tuple[str, ...]) -> pa.Table:
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise ConfigError(f"{path}: column {missing[0]!r} is missing; expected {', '.join(required)}")
-    order = pa.compute.sort_indices(table, [("ts_ms", "ascending")])  # stable: file order among equal instants
-    return table.take(order)
+    return table
 
 
 def as_event(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,22 +128,87 @@ class Replay:
         self._speed = speed
         self._on_progress = on_progress
         self._contexts: dict[Any, dict[str, Any]] = {}
+        self._held: list[AttributeRow] = []
         self._started_s = time.monotonic()
         self._first_ms: int | None = None
 
-    def run(self, events: pa.Table, queries: pa.Table | None = None) -> Tally:
-        """Replay to the end of the stream; queries after its last event are asked too."""
+    def run(
+        self,
+        events: pa.Table,
+        queries: pa.Table | None = None,
+        items: pa.Table | None = None,
+        users: pa.Table | None = None,
+    ) -> Tally:
+        """Replay to the end of the stream; queries and attributes after its last event are sent too.
+
+        Args:
+            events, queries: In time order.
+            items, users: Attributes, in any order.
+        Raises:
+            InvalidInput: If a row of attributes can't be taken, with row and column.
+        """
         at = 0
         times = events["ts_ms"].to_numpy()
-        for query in _rows(queries) if queries is not None else ():
-            until = int(times.searchsorted(query["ts_ms"], side="left"))
+        for ts_ms, do in self._between(queries, items, users):
+            until = int(times.searchsorted(ts_ms, side="left"))
             self._send(events.slice(at, until - at))
             at = max(at, until)
-            self._ask(query)
+            do()
         self._send(events.slice(at))
+        self._send_attributes()
         return self.tally
 
+    def _between(
+        self, queries: pa.Table | None, items: pa.Table | None, users: pa.Table | None
+    ) -> Iterator[tuple[int, Callable[[], None]]]:
+        """What is to be done between the events, and at which instant."""
+        asked = (
+            (query["ts_ms"], partial(self._ask, query)) for query in (_rows(queries) if queries is not None else ())
+        )
+        return heapq.merge(asked, self._stated(items, "item"), self._stated(users, "user"), key=itemgetter(0))
+
+    def _stated(self, table: pa.Table | None, entity: Entity) -> Iterator[tuple[int, Callable[[], None]]]:
+        for row in attribute_rows(table, entity) if table is not None else ():
+            yield row.ts_ms, partial(self._hold, row)
+
+    def _hold(self, row: AttributeRow) -> None:
+        """Attributes go out together, before the next event or query."""
+        self._held.append(row)
+        if len(self._held) == BATCH:
+            self._send_attributes()
+
+    def _send_attributes(self) -> None:
+        held, self._held = self._held, []
+        # What was stated last counts, here as in a row.
+        items = {row.id: row for row in held if row.entity == "item"}
+        users = {row.id: row for row in held if row.entity == "user"}
+        if items:
+            self._send_items(list(items.values()))
+        for row in users.values():
+            self._send_user(row)
+
+    def _send_items(self, rows: list[AttributeRow]) -> None:
+        try:
+            rejected = self._client.items({row.id: row.attributes for row in rows})["rejected"]
+        except HeadraceError as error:
+            rejected = error.body.get("rejected")
+            if not rejected:
+                raise
+        for refusal in rejected:
+            reason = refusal["error"]
+            raise rows[refusal["index"]].at_fault(reason["message"], reason.get("path", "$"))
+
+    def _send_user(self, row: AttributeRow) -> None:
+        try:
+            self._client.user(row.id, row.attributes)
+        except HeadraceError as error:
+            if error.path is None:
+                raise
+            raise row.at_fault(str(error), error.path) from None
+
     def _send(self, events: pa.Table) -> None:
+        if events.num_rows:
+            self._send_attributes()
         for start in range(0, events.num_rows, BATCH):
             rows = events.slice(start, BATCH).to_pylist()
             self._pace(rows[-1]["ts_ms"])
@@ -143,6 +230,7 @@ class Replay:
             self.tally.first_rejection = receipt["rejected"][0]
 
     def _ask(self, query: dict[str, Any]) -> None:
+        self._send_attributes()
         candidates = [str(candidate) for candidate in query["candidates"]]
         context = self._contexts.get(query.get("session", query["user"]), {})
         answer = self._client.rank(str(query["user"]), candidates, context=context, now_ms=query["ts_ms"])

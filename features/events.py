@@ -233,11 +233,16 @@ def check_event(event: Event, schema: Schema, now_ms: int, *, any_time: bool = F
         raise InvalidInput(f"Expected a number from 0 to {VALUE_MAX:g}, got {event.value}", "$.value")
     check_context(event.context, "$.context")
     ts_ms = now_ms if event.ts_ms is None else event.ts_ms
-    _check_time(ts_ms, now_ms, any_time)
+    check_time(ts_ms, now_ms, any_time=any_time)
     return LoggedEvent(event.type, event.user, event.item, ts_ms, event.value, event.context, event.id, event.decision)
 
 
-def _check_time(ts_ms: int, now_ms: int, any_time: bool) -> None:
+def check_time(ts_ms: int, now_ms: int, *, any_time: bool) -> None:
+    """Refuse an instant that is not of now, or with `any_time` not of the calendar.
+
+    Raises:
+        InvalidInput: At `$.ts_ms`.
+    """
     if any_time:
         if not 0 < ts_ms < EPOCH_MAX_MS:
             raise InvalidInput(f"Expected epoch milliseconds before the year 2100, got {ts_ms}", "$.ts_ms")

@@ -2,6 +2,8 @@
 
 HTTP and `learners.push` both go through `accept`, so an event means the same, is checked the same and is recognised
 as a duplicate the same, wherever it comes in. An acknowledgement is given after the write, never before.
+
+Attributes have theirs in `attributes_record`, for HTTP and for tables alike.
 """
 
 from collections.abc import Sequence
@@ -13,8 +15,19 @@ import msgspec
 from features.clock import Clock
 from features.decisions import check_decision
 from features.errors import FeatureError, InvalidInput, StoreUnavailable
-from features.events import Event, LoggedEvent, check_event, event_from_row, parse_event
-from features.store import Applied, FeatureStore, event_record
+from features.events import (
+    Event,
+    LoggedAttributes,
+    LoggedEvent,
+    check_attributes,
+    check_event,
+    check_id,
+    event_from_row,
+    parse_event,
+)
+from features.keys import Keys
+from features.schema import Entity, Schema
+from features.store import Applied, FeatureStore, Record, event_record, item_record, user_record
 
 
 @dataclass(slots=True)
@@ -122,3 +135,17 @@ class Intake:
         results = await self._store.apply(records) if records else []
         for (index, _), result in zip(good, results, strict=True):
             receipt.note(index, result)
+
+
+def attributes_record(entity: Entity, stated: LoggedAttributes, schema: Schema, keys: Keys) -> Record:
+    """Judge what is stated about an item or a user, and make a record of it.
+
+    Raises:
+        InvalidInput: At `$.id`, or at the attribute that is declared as something else.
+    """
+    check_id(stated.entity, "$.id")
+    if entity == "item":
+        check_attributes(stated.attributes, schema.item_attributes)
+        return item_record(stated, keys)
+    check_attributes(stated.attributes, schema.user_attributes)
+    return user_record(stated, keys)

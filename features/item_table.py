@@ -70,13 +70,18 @@ class ItemTable:
         self.key[row] = hash64(item)
         return row
 
-    def fold(self, entry: Entry) -> None:
-        """Fold one log entry; kinds that say nothing about items change nothing."""
-        if entry.kind == EVENT:
-            self.fold_events([(decode_event(entry.body), unpack(entry.state, self.schema).recent)])
-        elif entry.kind == ITEM:
-            body = decode_attributes(entry.body)
-            self.set_attributes(body.entity, body.attributes)
+    def fold(self, entries: Iterable[Entry]) -> None:
+        """Fold log entries, in order; kinds that say nothing about items change nothing."""
+        events: list[tuple[LoggedEvent, Sequence[Recent]]] = []
+        for entry in entries:
+            if entry.kind == EVENT:
+                events.append((decode_event(entry.body), unpack(entry.state, self.schema).recent))
+            elif entry.kind == ITEM:
+                self.fold_events(events)
+                events = []
+                body = decode_attributes(entry.body)
+                self.set_attributes(body.entity, body.attributes)
+        self.fold_events(events)
 
     def fold_events(
         self,

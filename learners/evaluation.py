@@ -1,94 +1,192 @@
 """Evaluation without servers: the stream is lived through once, in order, by the code that serves and learns.
 
+    run = Evaluation(events, schema, config)
+    for query in in_time_order(queries):
+        await run.advance(query["ts_ms"])
+        scores = run.score(await run.request(query))
+
 At each query everything strictly before its time is known, and nothing else. Its user state and item rows are then
 fully up to date, as those of a live system that has caught up; the weights are those of all ticks closed by then. So
-the scores depend on the past of the stream alone; true answers that stand beside the queries are never read.
+the scores depend on the past of the stream alone; true answers that stand beside the queries are never read. Attributes
+of items and users enter the log at their time, just before its events.
 
 Everything is in memory: the item rows twice (serving, learning), the states of all users.
 """
 
 import asyncio
+import heapq
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from features.attribute_table import AttributeRow, attribute_rows
 from features.encoding import Encoder, Request
-from features.errors import FeatureError
-from features.events import Entry, Positions, check_event, event_from_row
+from features.errors import FeatureError, InvalidInput
+from features.events import Entry, LoggedAttributes, Positions, check_event, event_from_row
+from features.intake import attributes_record
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
-from features.schema import Schema
-from features.state import unpack
+from features.schema import Entity, Schema
+from features.state import UserState, unpack
 from features.store import Record, event_record
 from features.ticks import TICK_MS
+from learners.model import RankingModel
 from learners.online import LearnerConfig, OnlineLearner
 
 CHUNK: Final = 1024  # events between two reports, and rows turned into Python objects at once
 READ_COUNT: Final = 1 << 30
 
 Progress = Callable[..., None]
+Arrival = tuple[int, Callable[[], None]]
+"""When something becomes known, and how to take it in."""
 
 
 def evaluate(
-    events: pa.Table, queries: pa.Table, schema: Schema, config: LearnerConfig, on_progress: Progress | None = None
+    events: pa.Table,
+    queries: pa.Table,
+    schema: Schema,
+    config: LearnerConfig,
+    on_progress: Progress | None = None,
+    *,
+    items: pa.Table | None = None,
+    users: pa.Table | None = None,
 ) -> pa.Table:
     """Score every query with what was known strictly before it.
 
     Args:
         events: `ts_ms, type, user, item`, optional `id, decision, value`; other columns are context. Any order.
         queries: `query_id, ts_ms, user, candidates`, optional `session`.
-        on_progress: Called with the number of events done and a note.
+        on_progress: Called with the number of events and attribute rows done, and a note.
+        items, users: Attributes, as `features.attribute_table` takes them; None: nothing is known of them.
     Returns:
         `query_id` and `scores`, aligned with `candidates`, in time order.
     Raises:
-        InvalidInput: If an event does not fit the schema.
+        InvalidInput: If an event or an attribute does not fit the schema.
     """
-    run = _Run(schema, config)
-    # Reproducible to the last bit, and faster: batches are too small to be shared.
-    with threadpool_limits(1):
-        return asyncio.run(run.through(events, queries, on_progress or (lambda *_: None)))
+    run = Evaluation(events, schema, config, on_progress, items=items, users=users)
+    with one_thread():
+        return asyncio.run(_answers(run, queries))
 
 
-class _Run:
-    def __init__(self, schema: Schema, config: LearnerConfig) -> None:
-        self._schema = schema
-        self._store = MemoryStore(schema, clock="event")
-        self._rows = ItemTable(schema)
-        self._encoder = Encoder(schema)
+async def _answers(run: "Evaluation", queries: pa.Table) -> pa.Table:
+    ids, scores = [], []
+    for query in in_time_order(queries):
+        await run.advance(query["ts_ms"])
+        ids.append(query["query_id"])
+        scores.append(run.score(await run.request(query)))
+    run.report()
+    return pa.table(
+        {"query_id": pa.array(ids, queries["query_id"].type), "scores": pa.array(scores, pa.list_(pa.float32()))}
+    )
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Learn on one thread: reproducible to the last bit, and faster, as batches are too small to be shared."""
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
+
+
+class Evaluation:
+    """What is known at an instant: `advance` to it, then look.
+
+    Args:
+        events, on_progress, items, users: As `evaluate`.
+    """
+
+    def __init__(
+        self,
+        events: pa.Table,
+        schema: Schema,
+        config: LearnerConfig,
+        on_progress: Progress | None = None,
+        *,
+        items: pa.Table | None = None,
+        users: pa.Table | None = None,
+    ) -> None:
+        self.schema = schema
+        self.rows = ItemTable(schema)
+        """What serving knows of items."""
+        self.encoder = Encoder(schema)
         self._learner = OnlineLearner(schema, config)
+        self._store = MemoryStore(schema, clock="event")
         self._waiting: list[Record] = []
         self._held: list[Entry] = []
         self._read: Positions = {}
         self._contexts: dict[tuple[str, Any], dict[str, Any]] = {}
+        self._arrivals = self._in_order(events, items, users)
+        self._following = next(self._arrivals, None)
+        self._n_taken = 0
+        self._on_progress = on_progress or (lambda *_: None)
 
-    async def through(self, events: pa.Table, queries: pa.Table, on_progress: Progress) -> pa.Table:
-        ids: list[Any] = []
-        scores: list[Any] = []
-        following = _in_time_order(events)
-        row = next(following, None)
-        n_events = 0
-        for query in _in_time_order(queries.select([c for c in queries.column_names if c in QUERY_FIELDS])):
-            while row is not None and row["ts_ms"] < query["ts_ms"]:
-                self._take(row)
-                row = next(following, None)
-                n_events += 1
-                if row is not None and n_events % CHUNK == 0:
-                    await self._catch_up(row["ts_ms"])
-                    on_progress(n_events, self._note())
-            await self._catch_up(query["ts_ms"])
-            ids.append(query["query_id"])
-            scores.append(await self._answer(query))
-        on_progress(n_events, self._note())
-        return pa.table(
-            {"query_id": pa.array(ids, queries["query_id"].type), "scores": pa.array(scores, pa.list_(pa.float32()))}
+    async def advance(self, now_ms: int) -> None:
+        """Take in everything from strictly before an instant; one that was passed already changes nothing."""
+        while self._following is not None and self._following[0] < now_ms:
+            _, take = self._following
+            take()
+            self._following = next(self._arrivals, None)
+            self._n_taken += 1
+            if self._following is not None and self._n_taken % CHUNK == 0:
+                await self._catch_up(self._following[0])
+                self.report()
+        await self._catch_up(now_ms)
+
+    @property
+    def model(self) -> RankingModel:
+        """The network with the weights that are learned by now."""
+        return self._learner.model
+
+    async def request(self, query: dict[str, Any]) -> Request:
+        """A query as it would be asked now: the person's state, and the context of the session's latest event."""
+        user = str(query["user"])
+        context = self._contexts.get(("session", str(query.get("session"))), self._contexts.get(("user", user), {}))
+        candidates = [str(candidate) for candidate in query["candidates"]]
+        return Request(await self.user(user), context, query["ts_ms"], candidates)
+
+    async def user(self, user: str) -> UserState:
+        """The state of a person."""
+        (state,), _ = await self._store.read([user], [])
+        return unpack(state, self.schema)
+
+    def score(self, request: Request) -> NDArray[np.float32]:
+        """Scores [K] of the request's candidates."""
+        scores_K: NDArray[np.float32] = self.model.score(self.encoder.encode(self.rows, [request]))[0]
+        return scores_K
+
+    def report(self) -> None:
+        """Tell how far it is."""
+        self._on_progress(self._n_taken, f"MRR {self._learner.metrics['mrr']:.3f}")
+
+    def _in_order(self, events: pa.Table, items: pa.Table | None, users: pa.Table | None) -> Iterator[Arrival]:
+        """Everything there is to take in, in time order; of one instant attributes first."""
+        return heapq.merge(
+            self._stated(items, "item"),
+            self._stated(users, "user"),
+            ((row["ts_ms"], partial(self._take, row)) for row in _rows(events)),
+            key=itemgetter(0),
         )
 
+    def _stated(self, table: pa.Table | None, entity: Entity) -> Iterator[Arrival]:
+        for row in attribute_rows(table, entity) if table is not None else ():
+            yield row.ts_ms, partial(self._take_attributes, row)
+
+    def _take_attributes(self, row: AttributeRow) -> None:
+        stated = LoggedAttributes(row.id, row.attributes, row.ts_ms)
+        try:
+            self._waiting.append(attributes_record(row.entity, stated, self.schema, self._store.keys))
+        except InvalidInput as error:
+            raise row.at_fault(error.message, error.path) from None
+
     def _take(self, row: dict[str, Any]) -> None:
-        event = check_event(event_from_row(row), self._schema, row["ts_ms"], any_time=True)
-        self._waiting.append(event_record(event, self._schema, self._store.keys))
+        event = check_event(event_from_row(row), self.schema, row["ts_ms"], any_time=True)
+        self._waiting.append(event_record(event, self.schema, self._store.keys))
         self._contexts["user", event.user] = event.context
         if row.get("session") is not None:
             self._contexts["session", str(row["session"])] = event.context
@@ -100,9 +198,9 @@ class _Run:
                 raise result
         self._waiting = []
         entries = await self._store.read_log(self._read, count=READ_COUNT)
-        for entry in sorted(entries):
-            self._rows.fold(entry)
-            self._read[entry.partition] = entry.id
+        entries.sort()
+        self.rows.fold(entries)
+        self._read.update({entry.partition: entry.id for entry in entries})
         await self._store.trim(self._read)
         self._held = sorted(self._held + entries)
         end_ms = now_ms // TICK_MS * TICK_MS
@@ -112,22 +210,16 @@ class _Run:
         self._held = self._held[len(closed) :]
         self._learner.close_tick(end_ms)
 
-    async def _answer(self, query: dict[str, Any]) -> Any:
-        user = str(query["user"])
-        context = self._contexts.get(("session", str(query.get("session"))), self._contexts.get(("user", user), {}))
-        (state,), _ = await self._store.read([user], [])
-        candidates = [str(candidate) for candidate in query["candidates"]]
-        request = Request(unpack(state, self._schema), context, query["ts_ms"], candidates)
-        return self._learner.model.score(self._encoder.encode(self._rows, [request]))[0]
-
-    def _note(self) -> str:
-        return f"MRR {self._learner.metrics['mrr']:.3f}"
-
 
 QUERY_FIELDS: Final = frozenset({"query_id", "ts_ms", "user", "session", "candidates"})
 
 
-def _in_time_order(table: pa.Table) -> Iterator[dict[str, Any]]:
+def in_time_order(queries: pa.Table) -> Iterator[dict[str, Any]]:
+    """Queries as they are asked one after the other, without the answers that may stand beside them."""
+    return _rows(queries.select([name for name in queries.column_names if name in QUERY_FIELDS]))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     order = pc.sort_indices(table["ts_ms"])
     for start in range(0, table.num_rows, CHUNK):
         yield from table.take(order.slice(start, CHUNK)).to_pylist()

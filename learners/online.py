@@ -157,7 +157,7 @@ class OnlineLearner:
                 self._joiner.add_decision(decode_decision(entry.body), entry.state)
             elif entry.kind == ITEM:
                 self._pending.live_through()
-                self.table.fold(entry)
+                self.table.fold([entry])
         except (FeatureError, msgspec.DecodeError) as error:
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
         self.positions[entry.partition] = entry.id

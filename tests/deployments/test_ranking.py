@@ -125,7 +125,7 @@ async def test_without_the_store_rows_known_before_still_rank_and_the_answer_say
     entry_of = click("u9", "b", type="view")
     await store.apply([entry_of])
     for entry in await store.read_log({}, count=1):
-        table.fold(entry)
+        table.fold([entry])
     await store.commit_rows(KEYS.item_partition("b"), {"b": table.pack(1)}, expected={}, reached={})
     scorer = LastIsBest()
     subject, _ = ranking(store, scorer)

@@ -8,6 +8,7 @@ import pytest
 
 from deployments.errors import ConfigError
 from deployments.replay import Replay, as_event, read_events, read_queries
+from features.errors import InvalidInput
 
 
 class Recorder:
@@ -25,6 +26,18 @@ class Recorder:
         """Score candidates by their number, in another order."""
         self.calls.append(("query", (options["now_ms"], user, options["context"])))
         return {"items": [{"id": candidate, "score": float(candidate)} for candidate in reversed(candidates)]}
+
+    def items(self, items: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Accept every item whose price is not negative."""
+        self.calls.append(("items", items))
+        bad = [index for index, row in enumerate(items.values()) if row.get("price", 0) < 0]
+        error = {"code": "invalid", "message": "Expected more", "path": "$.attributes.price"}
+        return {"accepted": len(items) - len(bad), "rejected": [{"index": index, "error": error} for index in bad]}
+
+    def user(self, user: str, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Accept it."""
+        self.calls.append(("user", (user, attributes)))
+        return {"log_ms": 1}
 
 
 EVENTS = pa.table(
@@ -76,3 +89,28 @@ def test_a_missing_column_is_named(tmp_path: Any) -> None:
     pq.write_table(EVENTS.drop_columns(["type"]), tmp_path / "events.parquet")
     with pytest.raises(ConfigError, match="'type' is missing"):
         read_events(tmp_path / "events.parquet")
+
+
+def test_attributes_go_out_after_the_queries_of_their_instant_and_before_its_events() -> None:
+    recorder = Recorder()
+    items = pa.table({"item": [7, 8, 9, 7], "ts_ms": [20, None, None, 20], "price": [1.0, 2.0, None, 3.0]})
+    users = pa.table({"user": ["a b"], "ts_ms": [35], "plan": ["free"]})
+    Replay(recorder).run(EVENTS.sort_by("ts_ms"), QUERIES.sort_by("ts_ms"), items, users)  # type: ignore[arg-type]
+    told = [(kind, what if kind != "query" else what[0]) for kind, what in recorder.calls]
+    assert told == [
+        ("items", {"8": {"price": 2.0}, "9": {}}),
+        ("event", 10),
+        ("query", 20),
+        ("items", {"7": {"price": 3.0}}),
+        ("event", 20),
+        ("event", 20),
+        ("event", 30),
+        ("user", ("a b", {"plan": "free"})),
+        ("query", 40),
+    ]
+
+
+def test_a_refused_attribute_is_named_by_row_and_column() -> None:
+    items = pa.table({"item": ["a", "b", "c"], "ts_ms": [3, 2, 1], "price": [1, -1, 1]})
+    with pytest.raises(InvalidInput, match="item attributes, row 1, column 'price': Expected more"):
+        Replay(Recorder()).run(EVENTS.sort_by("ts_ms"), items=items)  # type: ignore[arg-type]

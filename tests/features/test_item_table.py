@@ -212,8 +212,8 @@ def test_attributes_become_keys_and_numbers_and_wrong_kinds_are_absent() -> None
 
 def test_entries_are_folded_by_their_kind() -> None:
     table = ItemTable(SCHEMA)
-    table.fold(Entry(StreamId(1, 0), 0, ITEM, encode_body(LoggedAttributes("a", {"price": 2.0}, T0_MS)), b""))
-    table.fold(Entry(StreamId(2, 0), 0, EVENT, encode_body(event("a")), b""))
+    table.fold([Entry(StreamId(1, 0), 0, ITEM, encode_body(LoggedAttributes("a", {"price": 2.0}, T0_MS)), b"")])
+    table.fold([Entry(StreamId(2, 0), 0, EVENT, encode_body(event("a")), b"")])
     (row,) = table.find(["a"])
     assert table.number[row].tolist() == [2.0] and table.value[row, 0] == 1.0
     assert table.describe(row, T0_MS)["attributes"] == {"price": 2.0}

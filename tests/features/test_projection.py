@@ -64,7 +64,7 @@ async def test_projection_equals_a_plain_fold_of_the_log_however_it_is_cut(count
     await project(store, count)
     table = ItemTable(SCHEMA)
     for entry in sorted(await store.read_log({}, count=1000)):
-        table.fold(entry)
+        table.fold([entry])
     assert await rows(store) == [table.pack(table.rows[f"i{item}"]) for item in range(7)]
     assert table.describe(table.rows["i1"], T0_MS)["attributes"] == {"category": "news"}
 
@@ -84,7 +84,7 @@ async def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
     table = ItemTable(SCHEMA)
     for entry in sorted(await store.read_log({}, count=1000)):
         if entry.body != SPOILT:
-            table.fold(entry)
+            table.fold([entry])
     assert projection.n_passed_over == 1
     assert await rows(store) == [table.pack(table.rows[f"i{item}"]) for item in range(7)]
 

@@ -45,8 +45,8 @@ def queries_of(events: pa.Table, every: int = 15) -> pa.Table:
 QUERIES = queries_of(EVENTS)
 
 
-def scores(events: pa.Table, queries: pa.Table, schema: Schema = SCHEMA) -> np.ndarray:
-    return np.array(evaluate(events, queries, schema, CONFIG)["scores"].to_pylist(), dtype=np.float32)
+def scores(events: pa.Table, queries: pa.Table, schema: Schema = SCHEMA, **stated: pa.Table) -> np.ndarray:
+    return np.array(evaluate(events, queries, schema, CONFIG, **stated)["scores"].to_pylist(), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +136,38 @@ def test_the_context_is_that_of_the_session_else_of_the_user() -> None:
 def test_an_event_outside_the_schema_stops_with_its_path() -> None:
     with pytest.raises(InvalidInput, match="Unknown event type"):
         scores(replaced(EVENTS, "type", ["dance"] * N_EVENTS), QUERIES)
+
+
+def stated(name: str, number: int, ts_ms: int | None, **attributes: Any) -> pa.Table:
+    return pa.Table.from_pylist([{name: number, "ts_ms": ts_ms, **attributes}])
+
+
+def test_attributes_stated_later_change_no_score_before(straight: np.ndarray) -> None:
+    """Nor at their very instant: a query sees what was known strictly before it."""
+    now_ms = QUERIES["ts_ms"][20].as_py()
+    found = scores(EVENTS, QUERIES, items=stated("item", 3, now_ms, price=9.0, genre=["a", "b"]))
+    np.testing.assert_array_equal(found[:21], straight[:21])
+    place = QUERIES["candidates"][21].as_py().index(3)
+    assert found[21, place] != straight[21, place]
+
+
+def test_attributes_without_an_instant_are_known_before_the_first_event(straight: np.ndarray) -> None:
+    row = stated("item", 3, EVENTS["ts_ms"][0].as_py() - 1, price=9.0)
+    found = scores(EVENTS, QUERIES, items=row)
+    assert (found[5] != straight[5]).any()
+    np.testing.assert_array_equal(scores(EVENTS, QUERIES, items=row.drop(["ts_ms"])), found)
+    np.testing.assert_array_equal(scores(EVENTS, QUERIES, items=stated("item", 3, None, price=9.0)), found)
+
+
+def test_users_have_attributes_too(straight: np.ndarray) -> None:
+    user, now_ms = QUERIES["user"][-1].as_py(), EVENTS["ts_ms"][-300].as_py()
+    found = scores(EVENTS, QUERIES, users=stated("user", user, now_ms, age="old"))
+    is_later = np.array(QUERIES["ts_ms"].to_pylist()) > now_ms
+    np.testing.assert_array_equal(found[~is_later], straight[~is_later])
+    assert (found[-1] != straight[-1]).any()
+
+
+def test_an_attribute_outside_the_schema_stops_with_row_and_column() -> None:
+    table = pa.table({"item": [1, 2, 3], "price": ["1", None, "cheap"]})
+    with pytest.raises(InvalidInput, match="item attributes, row 0, column 'price': Expected a number, got '1'"):
+        scores(EVENTS, QUERIES, items=table)

@@ -211,7 +211,7 @@ def test_a_slate_is_what_was_known_just_before_its_event() -> None:
         request = Request(user, known_context(event, user), event.ts_ms, [event.item])
         expected.append(learner.encoder.encode(known, [request]))
         learner.read(entry)
-        known.fold(entry)
+        known.fold([entry])
     inputs = learner._pending.take()
     for name in ("dense", "item_key", "attribute_key"):
         asked = np.concatenate([getattr(each, name)[:, 0] for each in expected])
