@@ -265,7 +265,7 @@ def progress() -> Progress:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluate offline with progress; write predictions."""
+    """Evaluate offline with progress; write predictions, and judge them if the query file names the true items."""
     replay = importlib.import_module("deployments.replay")
     evaluation = importlib.import_module("learners.evaluation")
     config = load_config(options.config)
@@ -281,7 +281,20 @@ def run_evaluate(options: argparse.Namespace) -> int:
         predictions: pa.Table = evaluation.evaluate(events, queries, config.schema, config.learner, show)
     pq.write_table(predictions, options.out)
     console.print(f"{predictions.num_rows} queries written to {options.out}", markup=False)
+    _judge(predictions, replay.read_answers(options.queries))
     return 0
+
+
+def _judge(predictions: pa.Table, answers: pa.Table | None) -> None:
+    """Show what predictions are worth; only here, after the run, do they meet the true items."""
+    if answers is None:
+        return
+    try:
+        judged = importlib.import_module("learners.answers").judge(predictions, answers)
+    except ValueError as error:
+        raise ConfigError(f"the predictions are written, but cannot be judged: {error}") from None
+    for name, figure in judged.items():
+        console.print(f"{name:8} {figure}", markup=False, highlight=False)
 
 
 def run_demo(options: argparse.Namespace) -> int:

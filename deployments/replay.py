@@ -2,7 +2,7 @@
 
 Before each query everything with an earlier timestamp has been acknowledged, and nothing else was sent. The query's
 context is that of the last event before it with the same session, else the same user. The true answer that may stand
-beside a query is never read.
+beside a query is read by `read_answers` alone, for who judges when all is over.
 """
 
 import time
@@ -66,6 +66,16 @@ def read_queries(path: Path) -> pa.Table:
     """
     table = _read(path, QUERY_COLUMNS)
     return table.select([name for name in (*QUERY_COLUMNS, "session") if name in table.column_names])
+
+
+def read_answers(path: Path) -> pa.Table | None:
+    """Read what predictions are judged by, once they are made; None if the file does not name the true items.
+
+    Raises:
+        ConfigError: If it lacks another column.
+    """
+    table = _read(path, QUERY_COLUMNS)
+    return table.select([*QUERY_COLUMNS, "item"]) if "item" in table.column_names else None
 
 
 def _read(path: Path, required: tuple[str, ...]) -> pa.Table:
