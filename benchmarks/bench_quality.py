@@ -153,15 +153,8 @@ def timed(name: str, n_events: int) -> Iterator[tuple[Show, Callable[[], float]]
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Rank in every way, score, compare; returns everything that is reported."""
     events, queries = cut(read_events(options.events), pq.read_table(options.queries), options.first)
-    stream, truth = as_stream(events, queries), None
-    true_Q = true_columns(queries)
-    rows_Q = np.arange(len(true_Q))
-    truth = Truth(
-        true_Q=true_Q,
-        people_Q=queries["user"].to_numpy(),
-        age_ms_Q=stream.ages_ms(stream.candidates_QK[rows_Q, true_Q]),
-        hours_Q=(stream.asked_ms_Q - stream.ts_ms_E[0]) / HOUR_MS,
-    )
+    stream = as_stream(events, queries)
+    truth = true_answers(stream, queries)
     print(f"{events.num_rows:,} events, {queries.num_rows:,} queries", file=sys.stderr)
     rivals = [RIVALS[name] for name in options.rivals]
     for absence in (rival.absence for rival in rivals if rival.absence):
@@ -170,7 +163,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ways += [rival_way(rival, stream, truth) for rival in rivals if not rival.absence]
     return {
         "what": "ranking quality",
-        "machine": machine.facts(),
+        "machine": machine.facts("numba", *(rival.package for rival in rivals if rival.package)),
         "settings": {"first": options.first, "config": str(options.config), "seeds": options.seeds},
         "n_events": events.num_rows,
         "n_queries": queries.num_rows,
@@ -178,6 +171,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "uniform_log_loss": float(uniform_log_losses(ways[0].scores_QK).mean()),
         **judged(ways, truth),
     }
+
+
+def true_answers(stream: Stream, queries: pa.Table) -> Truth:
+    """What the answers are judged by; no rival is given it."""
+    true_Q = true_columns(queries)
+    return Truth(
+        true_Q=true_Q,
+        people_Q=queries["user"].to_numpy(),
+        age_ms_Q=stream.ages_ms(stream.candidates_QK[np.arange(len(true_Q)), true_Q]),
+        hours_Q=(stream.asked_ms_Q - stream.ts_ms_E[0]) / HOUR_MS,
+    )
 
 
 def _rivals(text: str) -> Sequence[str]:

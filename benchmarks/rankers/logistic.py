@@ -30,15 +30,13 @@ def logistic_scores(stream: Stream, on_progress: Progress, seed: int = 1) -> F64
     names = feature_names(stream)
     model = preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.AdaGrad(LEARNING_RATE))
     found_QK = np.zeros(stream.candidates_QK.shape)
-    n_events = 0
     for step in Slates(stream, N_NEGATIVES, np.random.default_rng(seed)).steps():
         for slate in step.slates_ENF.tolist():
             for slot, values in enumerate(slate):
                 model.learn_one(dict(zip(names, values, strict=True)), slot == 0)
         for k, values in enumerate(step.query_KF.tolist()):
             found_QK[step.query, k] = _logit(model.predict_proba_one(dict(zip(names, values, strict=True))))
-        n_events += len(step.slates_ENF)
-        on_progress(n_events)
+        on_progress(step.n_events)
     return found_QK
 
 

@@ -1,15 +1,17 @@
 """Streaming features of slates: what a good engineer would hand to a learner that takes one example at a time.
 
-The stream is lived through once. Each event becomes an example before it is folded: its own item and some negatives,
-each described by what was known strictly before its instant. `steps` hands out the examples that came since the last
-query, then that query's candidates, described in the same way.
+The stream is lived through once. Each event that follows another in its session, as a query does, becomes an example
+before it is folded: its own item and some negatives, each described by what was known strictly before its instant.
+`steps` hands out the examples that came since the last query, then that query's candidates, described in the same way.
+Sessions' first events are folded only: learned from, they teach that co-occurrence is worth little.
 
 Negatives look like what will be asked. Every 256 events a pool of 99 distinct items is drawn by the root of their
 counts, with so many from each stratum (acted on within the hour, the day, longer ago, never) as events had their item
-in it; an event takes its negatives from there. An item that nobody has acted on yet is described by nothing, so none
-has to be known.
+in it; an event takes its negatives from there. Counts are those of the stratum's own time: drawn by the counts of all
+time, the negatives of the hour are old ones, and age is learned to speak against an item. An item that nobody has acted
+on yet is described by nothing, so none has to be known.
 
-An example's context is that of the event before in its session, as a query's is; a session's first event has its own.
+An example's context is that of the event before in its session, as a query's is.
 
 Legend: E events, N slots of an example (the positive first), K candidates, F features, I items, C context columns,
 B values of all context columns, S strata, H half-lives.
@@ -26,6 +28,8 @@ from benchmarks.rankers.pairs import Pairs, add_counts, add_pair, pairs
 from benchmarks.rankers.stream import F64, HOUR_MS, I32, I64, Stream
 
 HALF_LIVES_S: Final = (30.0, 120.0, 600.0, 1800.0, 7200.0, 21600.0, 86400.0)
+LATELY, IN_ALL = 3, 6  # the half-lives whose counts draw negatives: of the last hour's items, and of others
+LEAST: Final = 1e-6  # a count that has faded away still draws
 PAIR_HALF_LIVES_S: Final = (2700.0, 43200.0, np.inf)
 SPLIT_HALF_LIFE_S: Final = 3600.0
 STEPS: Final = 10  # last events of a session that are looked at
@@ -69,6 +73,8 @@ class Told(NamedTuple):
 class Step(NamedTuple):
     """Examples in time order, then perhaps a query."""
 
+    n_events: int
+    """How many events are folded by now."""
     slates_ENF: F32
     contexts_EC: I32
     query: int
@@ -139,7 +145,7 @@ class Slates:
         stream = self._stream
         slates_ENF = np.zeros((end - start, 1 + self._n_negatives, self._n_features), np.float32)
         contexts_EC = np.zeros((end - start, len(stream.n_values_C)), np.int32)
-        _examples(self._told, self._known, self._pool, self._rng, start, end, slates_ENF, contexts_EC)
+        n = _examples(self._told, self._known, self._pool, self._rng, start, end, slates_ENF, contexts_EC)
         candidates_K = stream.candidates_QK[query] if query >= 0 else np.zeros(0, np.int32)
         query_KF = np.zeros((len(candidates_K), self._n_features), np.float32)
         context_C = np.full(len(stream.n_values_C), -1, np.int32)
@@ -148,22 +154,28 @@ class Slates:
                 self._told, self._known, stream.asked_ms_Q[query], stream.asker_Q[query], stream.visit_Q[query],
                 candidates_K, context_C, query_KF,
             )  # fmt: skip
-        return Step(slates_ENF, contexts_EC, query, query_KF, context_C)
+        return Step(end, slates_ENF[:n], contexts_EC[:n], query, query_KF, context_C)
 
 
 @njit(cache=True)
 def _examples(
     told: Told, known: Known, pool: Any, rng: Any, start: int, end: int, slates_ENF: Any, contexts_EC: Any
-) -> None:
-    """Describe the events from start to end, and fold them; those of one instant are all described before."""
-    folded = start
+) -> int:
+    """Describe the events from start to end, and fold them; those of one instant are all described before.
+
+    Returns:
+        How many became examples.
+    """
+    folded, n_examples = start, 0
     slots_N = np.zeros(slates_ENF.shape[1], np.int32)
     for e in range(start, end):
         while told.ts_ms_E[folded] < told.ts_ms_E[e]:
             _fold(told, known, folded)
             folded += 1
         if e % POOL_EVENTS == 0:
-            _draw(known, told.ts_ms_E[e], rng, pool)
+            _draw(told, known, told.ts_ms_E[e], rng, pool)
+        if known.last_S[told.session_E[e]] < 0:
+            continue
         item = slots_N[0] = told.item_E[e]
         n_drawn = 1
         while n_drawn < len(slots_N):
@@ -171,13 +183,14 @@ def _examples(
             if drawn != item:
                 slots_N[n_drawn] = drawn
                 n_drawn += 1
-        context_C = contexts_EC[e - start]
-        context_C[:] = told.context_EC[e]
         _describe(
-            told, known, told.ts_ms_E[e], told.user_E[e], told.session_E[e], slots_N, context_C, slates_ENF[e - start]
-        )
+            told, known, told.ts_ms_E[e], told.user_E[e], told.session_E[e], slots_N, contexts_EC[n_examples],
+            slates_ENF[n_examples],
+        )  # fmt: skip
+        n_examples += 1
     for e in range(folded, end):
         _fold(told, known, e)
+    return n_examples
 
 
 @njit(cache=True)
@@ -189,7 +202,7 @@ def _stratum(known: Known, item: int, now_ms: int) -> int:
 
 
 @njit(cache=True)
-def _draw(known: Known, now_ms: int, rng: Any, pool: Any) -> None:
+def _draw(told: Told, known: Known, now_ms: int, rng: Any, pool: Any) -> None:
     """Fill the pool; -1 stands for an item that nobody has acted on, and for one that a stratum lacks.
 
     Source: Efraimidis and Spirakis, 2006: the largest keys log(u) / weight are a weighted draw without replacement.
@@ -199,7 +212,9 @@ def _draw(known: Known, now_ms: int, rng: Any, pool: Any) -> None:
     for item in range(n_items):
         stratum_I[item] = _stratum(known, item, now_ms)
         if stratum_I[item] < 3:
-            key_I[item] = np.log(rng.random()) / np.sqrt(known.total_I[item])
+            h = LATELY if stratum_I[item] == 0 else IN_ALL
+            faded = np.exp(told.rate_per_ms_H[h] * (known.last_ms_I[item] - now_ms))
+            key_I[item] = np.log(rng.random()) / np.sqrt(known.count_IH[item, h] * faded + LEAST)
     pool[:] = -1
     filled = 0
     for stratum in range(3):
@@ -242,7 +257,7 @@ def _fold(told: Told, known: Known, e: int) -> None:
 def _describe(
     told: Told, known: Known, now_ms: int, user: int, session: int, item_K: Any, context_C: Any, out_KF: Any
 ) -> None:
-    """Write the features of items for one person, and the session's context over the one given."""
+    """Write the features of items for one person, and the context of the session's last event, where there is one."""
     last = known.last_S[session]
     if last >= 0:
         context_C[:] = told.context_EC[last]
