@@ -191,6 +191,11 @@ class RankingModel(nn.Module):
         )
         return Embedded(item_BKD, item_BKD + attribute_BKD, recent_BRD, context_BD, user_BD)
 
+    def rows_of(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Rows by input field, in its shape, as `embed` takes them; unknown keys have the fallback row."""
+        tables = {field: self.tables[name] for name, fields in TABLES.items() for field in fields}
+        return {field: torch.from_numpy(table.lookup(getattr(inputs, field))) for field, table in tables.items()}
+
     def score(self, inputs: Inputs) -> F32:
         """Scores [B, K] as they are now; changes nothing."""
         item, attribute, context = (self.tables[name].arrays for name in TABLES)
