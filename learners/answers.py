@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from learners.metrics import F64, I64, Figure, People, figures, per_query
 
@@ -48,7 +49,7 @@ def aligned(predictions: pa.Table, queries: pa.Table) -> F64:
         ValueError: If a query was not answered, or not with a finite score for each candidate.
     """
     scores = dict(_rows(predictions, "query_id", "scores"))
-    n_candidates = pa.compute.list_value_length(queries["candidates"]).to_pylist()
+    n_candidates = pc.list_value_length(queries["candidates"]).to_pylist()
     found = np.full((queries.num_rows, max(n_candidates, default=0)), -np.inf)
     for row, (query, length) in enumerate(zip(queries["query_id"].to_pylist(), n_candidates, strict=True)):
         given = scores.get(query, [])

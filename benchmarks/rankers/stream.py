@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 HOUR_MS: Final = 3_600_000
 NOT_CONTEXT: Final = frozenset({"ts_ms", "type", "user", "session", "item", "id", "decision", "value"})
@@ -67,14 +68,14 @@ def as_stream(events: pa.Table, queries: pa.Table) -> Stream:
     Raises:
         ValueError: If slates are not all of one length, or there is none.
     """
-    n_candidates = set(pa.compute.list_value_length(queries["candidates"]).to_pylist())
+    n_candidates = set(pc.list_value_length(queries["candidates"]).to_pylist())
     if len(n_candidates) != 1:
         raise ValueError(f"candidates: expected slates of one length, got {sorted(n_candidates)[:5] or 'no query'}")
     ts_ms_E, asked_ms_Q = events["ts_ms"].to_numpy(), queries["ts_ms"].to_numpy()
     session = "session" if "session" in events.column_names and "session" in queries.column_names else "user"
     user_E, asker_Q, n_users = _numbered(events["user"], queries["user"])
     session_E, visit_Q, n_sessions = _numbered(events[session], queries[session])
-    item_E, candidate, n_items = _numbered(events["item"], pa.compute.list_flatten(queries["candidates"]))
+    item_E, candidate, n_items = _numbered(events["item"], pc.list_flatten(queries["candidates"]))
     contexts = [_numbered(events[name])[::2] for name in events.column_names if name not in NOT_CONTEXT]
     return Stream(
         ts_ms_E=ts_ms_E,
