@@ -61,6 +61,7 @@ class Learner:
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
         self._version = 0
+        self._offered_s, self._n_offered = 0.0, 0
         self._lag: dict[str, Any] = {}
         self._loop = asyncio.get_running_loop().create_task(self._live())
 
@@ -85,8 +86,8 @@ class Learner:
         await self._store.open()
         learner, self._version = await self._restore(hub)
         reader = TickReader(self._store, learner.positions)
-        offered_s = -self._offer_s  # what is learned first is offered at once
-        n_offered = learner.n_examples
+        self._offered_s = -self._offer_s  # what is learned first is offered at once
+        self._n_offered = learner.n_examples
         while True:
             tick = await reader.next(wait_s=IDLE_S)
             if tick is None:
@@ -94,21 +95,19 @@ class Learner:
                 continue
             for entries in _slices(tick):
                 for entry in entries:
-                    learner.close_tick(entry.id.ms)
-                    is_due = time.monotonic() - offered_s >= self._offer_s
-                    if is_due and learner.is_settled and learner.n_examples > n_offered:
-                        await self._offer(hub, learner)
-                        offered_s, n_offered = time.monotonic(), learner.n_examples
+                    for _ in learner.advance(entry.id.ms):
+                        await self._offer_what_is_new(hub, learner)
                     learner.read(entry)
+                    await self._offer_what_is_new(hub, learner)
                 await asyncio.sleep(0)
-            learner.close_tick(tick.end_ms)
-            waited_s = time.monotonic() - offered_s
-            if learner.is_settled and waited_s >= self._offer_s:
-                has_learned = learner.n_examples > n_offered
-                if has_learned or (self._version and tick.entries and waited_s >= IDLE_OFFER_S):
+            for _ in learner.advance(tick.end_ms):
+                await self._offer_what_is_new(hub, learner)
+            await self._offer_what_is_new(hub, learner)
+            waited_s = time.monotonic() - self._offered_s
+            if learner.is_settled and self._version and waited_s >= self._offer_s:
+                if tick.entries and waited_s >= IDLE_OFFER_S:
                     await self._offer(hub, learner)
-                    offered_s, n_offered = time.monotonic(), learner.n_examples
-                elif self._version:
+                else:
                     await hub.advance.remote(self._version, learner.trained_through_ms)
             self._note(learner, tick)
 
@@ -135,10 +134,16 @@ class Learner:
             learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
             read.update({entry.partition: entry.id for entry in entries})
 
+    async def _offer_what_is_new(self, hub: Any, learner: OnlineLearner) -> None:
+        is_due = time.monotonic() - self._offered_s >= self._offer_s
+        if is_due and learner.is_settled and learner.n_examples > self._n_offered:
+            await self._offer(hub, learner)
+
     async def _offer(self, hub: Any, learner: OnlineLearner) -> None:
         base = self._version or None
         delta = learner.take_delta(self._version + 1, base)
         self._version = await hub.offer.remote(snapshots.pack(delta))
+        self._offered_s, self._n_offered = time.monotonic(), learner.n_examples
 
     def _note(self, learner: OnlineLearner, tick: Tick) -> None:
         self._lag = {

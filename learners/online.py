@@ -16,7 +16,7 @@ No Ray, no store, no clock. The price is the item table (2.5 kB an item) beside 
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -165,8 +165,30 @@ class OnlineLearner:
 
     def close_tick(self, end_ms: int) -> None:
         """Note that no entry before `end_ms` is still to come; learns what is due by then."""
-        self._go_on_to(end_ms)
-        self._tick_end_ms = max(self._tick_end_ms, end_ms)
+        for _ in self.advance(end_ms):
+            pass
+
+    def advance(self, now_ms: int) -> Iterator[None]:
+        """`close_tick`, but with a stop wherever everything read so far has been learned from: there a version may be
+        taken, though more may be due before `now_ms`.
+
+        Learns from a batch whose span is over, and takes in impressions that have waited enough, one after the other as
+        they come; so it does not matter in how many calls time passes.
+        """
+        while True:
+            over_ms = self._first_ms + self.config.batch_span_s * 1000.0 if self._n_pending else math.inf
+            next_ms = self._joiner.next_ms
+            if next_ms is not None and next_ms <= min(now_ms, over_ms):
+                has_learned, at_ms = self._take_outcomes(next_ms), next_ms
+            elif over_ms <= now_ms:
+                self.step()
+                has_learned, at_ms = True, int(over_ms)
+            else:
+                break
+            if has_learned:
+                self._tick_end_ms = max(self._tick_end_ms, at_ms)
+                yield
+        self._tick_end_ms = max(self._tick_end_ms, now_ms)
 
     def remember(self, entries: Iterable[Entry]) -> None:
         """After `restore`: entries of the last attribution window that were learned from before, in any order.
@@ -251,28 +273,16 @@ class OnlineLearner:
     def _n_pending(self) -> int:
         return len(self._pending) + len(self._outcomes)
 
-    def _go_on_to(self, now_ms: int) -> None:
-        """Let log time pass: learn from a batch whose span is over, take in impressions that have waited enough.
-
-        One after the other as they come, so that it does not matter in how many calls.
-        """
-        while True:
-            over_ms = self._first_ms + self.config.batch_span_s * 1000.0 if self._n_pending else math.inf
-            next_ms = self._joiner.next_ms
-            if next_ms is not None and next_ms <= min(now_ms, over_ms):
-                self._take_outcomes(next_ms)
-            elif over_ms <= now_ms:
-                self.step()
-            else:
-                return
-
-    def _take_outcomes(self, now_ms: int) -> None:
+    def _take_outcomes(self, now_ms: int) -> bool:
+        """Take in what the join has to tell by now; True if that filled a batch, which is learned from."""
         outcomes = self._joiner.pop_ready(now_ms)
         if outcomes and self.is_settled:
             self._first_ms = now_ms
         self._outcomes += outcomes
-        if self._n_pending >= self.config.batch_size:
-            self.step()
+        if self._n_pending < self.config.batch_size:
+            return False
+        self.step()
+        return True
 
     def _read_event(self, entry: Entry) -> None:
         event, user = decode_event(entry.body), unpack(entry.state, self.schema)

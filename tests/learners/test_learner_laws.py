@@ -126,6 +126,25 @@ def test_impressions_do_not_depend_on_when_ticks_are_closed(tick_ms: int) -> Non
     assert same(learner.snapshot(), learned(entries).snapshot())
 
 
+def test_however_dense_the_decisions_there_are_moments_to_take_a_version() -> None:
+    """What is due never waits behind what is due next: a version taken at any stop goes on bit for bit."""
+    entries = shown(400)
+    learner, n_stops, restored = OnlineLearner(SCHEMA, replace(CONFIG, batch_span_s=9.0)), 0, None
+    straight = learned(entries, OnlineLearner(SCHEMA, learner.config))
+    for number, entry in enumerate(entries):
+        for _ in learner.advance(entry.id.ms):
+            n_stops += 1
+            assert learner.is_settled
+            if n_stops == 12:
+                restored = OnlineLearner(SCHEMA, learner.config)
+                restored.restore(snapshots.unpack(snapshots.pack(learner.snapshot(3))))
+                restored.remember(entries[:number])
+                learned(entries[number:], restored)
+        learner.read(entry)
+    assert restored is not None and n_stops > 20
+    assert same(restored.snapshot(), straight.snapshot())
+
+
 def test_every_impression_is_an_example_once_and_feedback_that_is_joined_is_none() -> None:
     entries = shown(300)
     learner = learned(entries)
