@@ -77,7 +77,7 @@ def main() -> None:
         for body in bodies
     ]
     everything = encoder.encode(table, requests)
-    model.grow(everything, np.ones_like(everything.mask))
+    model.meet([(everything, np.ones_like(everything.mask))], 0)
     rows = []
     for size in BATCH_SIZES:
         some = requests[:size]
