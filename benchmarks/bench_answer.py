@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 import numpy as np
 import redis
-import torch
 import uvloop
+from threadpoolctl import threadpool_limits
 
 from benchmarks import machine
 from benchmarks.bench_kernels import N_EVENTS, START_MS, live_through
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_answer", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each size of a batch")
     seconds = parser.parse_args().seconds
-    torch.set_num_threads(1)
+    threadpool_limits(1)
     with EmbeddedServer() as server:
         rows = uvloop.run(measure(server.url, seconds))
     print(machine.describe(machine.facts()))

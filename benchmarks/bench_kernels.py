@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks import machine
 from benchmarks.workloads import World
@@ -46,8 +47,8 @@ def live_through(world: World, schema: Schema) -> tuple[ItemTable, dict[str, byt
 def forward(model: RankingModel, inputs: Inputs) -> Any:
     """Scores by the operators that are learned with, without gradients."""
     with torch.inference_mode():
-        places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
-        weights = {name: table.weight for name, table in model.tables.items()}
+        places = model.rows_of(inputs)
+        weights = {name: torch.from_numpy(table.weight) for name, table in model.tables.items()}
         return model(inputs, model.embed(inputs, weights, places))
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_kernels", description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=200)
     repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
+    threadpool_limits(1)
     schema, world = Schema(), World()
     table, states = live_through(world, schema)
     encoder, model = Encoder(schema), RankingModel(schema, ModelConfig())

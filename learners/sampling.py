@@ -18,7 +18,7 @@ active, of the longest half-life among the others.
 In the last stratum half of the draws are items that nobody has heard of. The slots of an empty stratum go to the
 largest one of known items: a young stream must not be learned against the unheard-of alone.
 
-A stratum is looked through again when a sixteenth as many events have gone by as it has items, but not in the middle of
+A stratum is looked through again when an eighth as many events have gone by as it has items, but not in the middle of
 a batch: so its share of a step's time does not grow with the catalogue. Draw n depends on (seed, n), and on the table
 as it was then. The module knows neither events nor models.
 
@@ -47,7 +47,7 @@ MOST_NEVER: Final = 1 / 8
 N_SHOWN: Final = 100  # candidates of a usual request
 MOST: Final = 0.95  # of a stratum's items that a slate may be asked to hold
 MAX_ITERATIONS: Final = 30
-TURNOVER: Final = 16  # items of a stratum per event after which it is looked through again
+TURNOVER: Final = 8  # items of a stratum per event after which it is looked through again
 SCALE_MS: Final = 1_800_000.0  # how long ago an active item was acted on, in the middle
 
 

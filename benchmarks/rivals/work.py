@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import torch
 import uvloop
+from threadpoolctl import threadpool_limits
 
 from benchmarks.rivals.options import Options
 from deployments.decision_log import DecisionLog
@@ -64,7 +64,7 @@ class Work:
     """One scoring process: make it, then `decode` requests, `answer` them in batches, `encode` the answers."""
 
     def __init__(self, options: Options, *, log_decisions: bool = False) -> None:
-        torch.set_num_threads(1)
+        threadpool_limits(1)
         schema, store = Schema(), StoreConfig(url=options.redis_url)
         self.decisions = DecisionLog(connect(store, schema)) if log_decisions else None
         self._ranking = Ranking(

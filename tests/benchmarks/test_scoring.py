@@ -1,66 +1,74 @@
-"""What a ranking is worth, in closed form, and what popularity is."""
+"""From several ways' scores to what is reported."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.bench_quality import cut
-from benchmarks.popularity import popularity_scores
-from benchmarks.scoring import aligned, hits, interval, reciprocal_ranks, true_columns
+from benchmarks.scoring import Truth, Way, ages, best_of, judged, periods
+
+HOUR_MS = 3_600_000
 
 
-def scores_of(*rows: list[float]) -> np.ndarray:
-    return np.array(rows, dtype=np.float64)
+def way(name: str, scores: list[list[float]], *, has_probabilities: bool = True) -> Way:
+    return Way(name=name, scores_QK=np.array(scores), has_probabilities=has_probabilities)
 
 
-def test_the_reciprocal_rank_counts_from_the_best_and_ends_after_ten():
-    scores = -np.arange(20.0)[None].repeat(4, axis=0)
-    assert reciprocal_ranks(scores, np.array([0, 1, 9, 10])).tolist() == pytest.approx([1.0, 0.5, 0.1, 0.0])
-    assert hits(scores, np.array([0, 1, 9, 10])).tolist() == [1.0, 1.0, 1.0, 0.0]
+def truth(n_queries: int) -> Truth:
+    return Truth(
+        true_Q=np.zeros(n_queries, np.int64),
+        people_Q=np.arange(n_queries),
+        age_ms_Q=np.array([-1, 0, 2 * HOUR_MS, 30 * HOUR_MS] * n_queries)[:n_queries],
+        hours_Q=np.arange(n_queries) / 2,
+    )
 
 
-def test_ties_are_worth_their_expectation():
-    (value,) = reciprocal_ranks(scores_of([5.0, 1.0, 1.0, 0.0]), np.array([2]))
-    assert value == pytest.approx((1 / 2 + 1 / 3) / 2)
+GOOD = way("good", [[2.0, 0.0]] * 40)
+BAD = way("bad", [[0.0, 1.0]] * 40, has_probabilities=False)
 
 
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
-def test_the_order_of_candidates_decides_nothing(scores: list[int]):
-    order = np.random.default_rng(len(scores)).permutation(len(scores))
-    plain = scores_of([float(score) for score in scores])
-    moved = int(np.flatnonzero(order == 0)[0])
-    for measure in (reciprocal_ranks, hits):
-        assert measure(plain, np.array([0])) == pytest.approx(measure(plain[:, order], np.array([moved])))
+def test_ways_are_judged_in_pairs_with_the_first() -> None:
+    found = judged([GOOD, BAD], truth(40))
+    assert found["metrics"]["good"]["MRR@10"] == (1.0, 1.0, 1.0)
+    assert found["metrics"]["bad"]["MRR@10"] == (0.5, 0.5, 0.5)
+    assert found["difference"]["bad"]["MRR@10"] == (-0.5, -0.5, -0.5)
+    assert found["metrics"]["good"]["log loss"].mean == pytest.approx(np.log(1 + np.exp(-2)))
 
 
-def test_the_interval_is_that_of_people_not_of_queries():
-    """A thousand queries of one person are one person's."""
-    values = np.array([1.0] * 1000 + [0.0] * 10)
-    _, low, high = interval(values, np.array(["alike"] * 1000 + [f"u{n}" for n in range(10)]))
-    assert low < 0.1 and high > 0.99
+def test_who_has_no_probabilities_has_neither_log_loss_nor_calibration() -> None:
+    found = judged([GOOD, BAD], truth(40))
+    assert "log loss" not in found["metrics"]["bad"] and "log loss" not in found["difference"]["bad"]
+    assert found["calibration"].keys() == {"good"}
 
 
-def test_popularity_knows_what_came_strictly_before_and_forgets_by_half():
-    events = pa.table({"ts_ms": [0, 0, 60_000, 120_000], "item": ["a", "a", "b", "c"]})
-    queries = pa.table({"ts_ms": [60_000, 120_000], "candidates": [["a", "b"], ["a", "b"]]})
-    found = popularity_scores(events, queries, half_life_s=60.0)
-    np.testing.assert_allclose(found, [[1.0, 0.0], [0.5, 0.5]])
+def test_queries_are_split_by_the_age_of_the_true_item() -> None:
+    age_ms = np.array([-1, 0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS])
+    split = {name: np.flatnonzero(where).tolist() for name, where in ages(age_ms).items()}
+    assert split == {"cold": [0], "< 1 h": [1, 2], "1-24 h": [3, 4], "> 24 h": [5]}
+    assert list(ages(age_ms[1:3])) == ["< 1 h"]
+    assert judged([GOOD, BAD], truth(40))["n_by_age"] == {"cold": 10, "< 1 h": 10, "1-24 h": 10, "> 24 h": 10}
 
 
-def test_queries_are_cut_at_the_time_of_the_last_event():
+@pytest.mark.parametrize(("n_queries", "n_periods"), [(0, 0), (7, 7), (40, 20), (45, 20)])
+def test_periods_share_the_queries_out(n_queries: int, n_periods: int) -> None:
+    found = periods(n_queries)
+    assert len(found) == n_periods
+    assert sum(where.sum() for where in found) == n_queries
+
+
+def test_over_time_has_a_figure_for_each_period() -> None:
+    found = judged([way("turns", [[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20)], truth(40))
+    assert [figure.mean for figure in found["over_time"]["turns"]] == [1.0] * 10 + [0.5] * 10
+    assert found["hours"][:2] == [0.25, 1.25]
+
+
+def test_the_best_setting_is_that_of_the_highest_mrr() -> None:
+    assert best_of([BAD, GOOD], truth(40).true_Q) is GOOD
+
+
+def test_queries_are_cut_at_the_time_of_the_last_event() -> None:
     events = pa.table({"ts_ms": [10, 20, 30, 40]})
     queries = pa.table({"ts_ms": [31, 30, 5], "query_id": [3, 2, 1]})
     first, asked = cut(events, queries, 3)
     assert first.num_rows == 3
     assert asked["query_id"].to_pylist() == [1, 2]
-
-
-def test_predictions_are_matched_by_query():
-    queries = pa.table({"query_id": [7, 8], "candidates": [["a", "b"], ["c", "d"]], "item": ["b", "c"]})
-    predictions = pa.table({"query_id": [8, 7], "scores": [[0.1, 0.2], [0.3, 0.4]]})
-    np.testing.assert_allclose(aligned(predictions, queries), [[0.3, 0.4], [0.1, 0.2]])
-    assert true_columns(queries).tolist() == [1, 0]
-    with pytest.raises(KeyError):
-        aligned(predictions.slice(0, 1), queries)

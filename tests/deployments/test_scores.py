@@ -60,7 +60,7 @@ class Everything:
         asked = Request(unpack(state, SCHEMA), request.context, NOW_MS, request.candidates)
         model = self.learner.model
         inputs = self.learner.encoder.encode(self.learner.table, [asked])
-        places = {field: torch.from_numpy(rows) for field, rows in model.look_up(inputs).items()}
+        places = model.rows_of(inputs)
         with torch.no_grad():
             values = {name: torch.from_numpy(table.weight) for name, table in model.tables.items()}
             embedded = model.embed(inputs, values, places)

@@ -10,7 +10,7 @@ import torch
 from features.encoding import Inputs, Request
 from features.state import unpack
 from learners.losses import ListwiseLoss
-from learners.model import TABLES, ModelConfig, RankingModel, mean_of_present
+from learners.model import ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -134,12 +134,7 @@ def in_tensors(model: RankingModel, inputs: Inputs) -> tuple[torch.Tensor, dict[
         name: torch.from_numpy(table.weight[: len(table)].copy()).requires_grad_()
         for name, table in model.tables.items()
     }
-    places = {
-        field: torch.from_numpy(model.tables[name].lookup(getattr(inputs, field)))
-        for name, fields in TABLES.items()
-        for field in fields
-    }
-    return model(inputs, model.embed(inputs, values, places)), values
+    return model(inputs, model.embed(inputs, values, model.rows_of(inputs))), values
 
 
 def awkward(learner: OnlineLearner, n_requests: int, n_candidates: int) -> Inputs:
