@@ -5,7 +5,8 @@ slot whose key is 0 is free. Key and row lie side by side, so that finding a row
 is not marked as gone: what was pushed behind it moves up (backward shift), so finding never slows down with age.
 
 When half of it is full, a larger `slots` takes new keys and the old one is emptied from its front, a few slots for
-every key that enters. Meanwhile both are asked. So no call waits for all keys to move.
+every key that enters. Meanwhile both are asked. The larger one is made before it is needed, and its memory taken from
+the machine bit by bit. So no call waits for all keys to move, nor for a hundred megabytes to be zeroed.
 
 The price is 32 to 64 bytes a key, half as much again while it moves. Compiled by numba at the first call.
 
@@ -15,17 +16,54 @@ Legend: N keys, S slots. `state` is (number of keys, slots of the old array that
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
 SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: any pattern of keys leaves one of places
+AHEAD: Final = 8  # keys or rows whose memory is asked for before they are needed
+LINE: Final = 64  # bytes
 N_KEYS: Final = 0
 N_MOVED: Final = 1
 PACE: Final = 4  # old slots emptied for each key that enters: twice what must be, before the new array is half full
 PACE_AT_LEAST: Final = 64
+READY_PACE: Final = 32  # slots made ready for each key: twice what must be between three eighths full and half
+
+
+def _prefetch(context: Any, address: Any) -> Any:
+    """Ask for a line of memory without waiting for it; as numba wants its intrinsics, by type and by code."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer_type, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer_type, word, word, word])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        how = (ir.Constant(word, value) for value in (0, 3, 1))  # to read, and to keep; data
+        builder.call(prefetch, [builder.inttoptr(args[0], pointer_type), *how])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), build
+
+
+_fetch: Any = intrinsic(_prefetch)
+
+
+@njit(cache=True)
+def fetch_row(array: Any, row: Any) -> None:
+    """Ask for a row of an array, without waiting for it."""
+    start = array.ctypes.data + np.int64(row) * array.strides[0]
+    for at in range(0, array.strides[0], LINE):
+        _fetch(start + at)
+
+
+@njit(cache=True)
+def fetch_slot(slots: Any, key: Any) -> None:
+    """Ask for the slot where a key would be, without waiting for it."""
+    _fetch(slots.ctypes.data + np.int64(_home_of(key, np.uint64(len(slots) - 1))) * 16)
 
 
 @njit(cache=True, inline="always")
@@ -155,7 +193,8 @@ class KeyIndex:
 
     def __init__(self, n_expected: int) -> None:
         self.slots = self._slots_for(n_expected)
-        self.old = NOTHING
+        self.old = self._next = NOTHING
+        self._n_ready = 0
         self.state = np.zeros(2, dtype=np.int64)
         self._n_before = 0
 
@@ -180,12 +219,22 @@ class KeyIndex:
 
     def reserve(self, n_more: int) -> None:
         """Have room for this many keys more; moves some of what is still to move."""
-        n_entered, self._n_before = len(self) - self._n_before, len(self)
-        self._move(PACE_AT_LEAST + PACE * max(n_entered, 0))
-        if 2 * (len(self) + n_more) > len(self.slots):
+        n_entered, self._n_before = max(len(self) - self._n_before, 0), len(self)
+        n_wanted = len(self) + n_more
+        self._move(PACE_AT_LEAST + PACE * n_entered)
+        if not len(self.old) and 8 * n_wanted > 3 * len(self.slots):
+            self._prepare(PACE_AT_LEAST + READY_PACE * n_entered)
+        if 2 * n_wanted > len(self.slots):
             self._move(2 * len(self.old))  # all of it: only where more keys come at once than there were
-            self.old, self.slots = self.slots, self._slots_for(max(len(self.slots), len(self) + n_more))
-            self.state[N_MOVED] = 0
+            is_enough = len(self._next) >= 2 * n_wanted
+            self.old, self.slots = self.slots, self._next if is_enough else self._slots_for(n_wanted)
+            self._next, self._n_ready, self.state[N_MOVED] = NOTHING, 0, 0
+
+    def _prepare(self, n_slots: int) -> None:
+        if not len(self._next):
+            self._next = self._slots_for(len(self.slots))
+        self._next[self._n_ready : self._n_ready + n_slots] = 0
+        self._n_ready += n_slots
 
     def _move(self, n_steps: int) -> None:
         if len(self.old):

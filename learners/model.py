@@ -407,7 +407,8 @@ def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
     n_rows = 1
     for part in keys:
         n_rows = kernels.collect(table.arrays, part.ravel(), slots, rows, n_rows)
-    values = table.arrays[2][rows[:n_rows]]
+    values = np.empty((n_rows, table.n_embedding), dtype=np.float32)
+    kernels.gather(table.weight, rows[:n_rows], values)
     return BatchTable(rows[:n_rows], (slots, NOTHING, values), np.zeros_like(values))
 
 

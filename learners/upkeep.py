@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from learners.index import enter, find, leave, place_of
+from learners.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
 
 NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
 EPSILON: Final = np.float32(1e-8)
@@ -50,6 +50,9 @@ def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> N
     """One step of row-wise Adagrad; each row at most once."""
     weight_ND, accumulator_N = rows[0], rows[2]
     for n in range(len(row_N)):
+        if n + AHEAD < len(row_N):
+            fetch_row(weight_ND, row_N[n + AHEAD])
+            fetch_row(accumulator_N, row_N[n + AHEAD])
         row, square = row_N[n], np.float32(0.0)
         gradient_D, weight_D = gradient_ND[n], weight_ND[row]
         for d in range(len(gradient_D)):
@@ -96,7 +99,12 @@ def meet(
     row_N = np.zeros(len(key_N), dtype=np.int64)
     n_counted = 0
     for n in range(len(key_N)):
+        if n + AHEAD < len(key_N):
+            fetch_slot(slots, key_N[n + AHEAD])
         row_N[n] = find(slots, old, key_N[n])
+    for n in range(len(key_N)):
+        if n + AHEAD < len(key_N):
+            fetch_row(rows[1], row_N[n + AHEAD])
         if row_N[n]:
             _count(rows, state, row_N[n], now_s)
     for n in range(len(key_N)):
