@@ -48,7 +48,7 @@ def forward(model: RankingModel, inputs: Inputs) -> Any:
     """Scores by the operators that are learned with, without gradients."""
     with torch.inference_mode():
         places = model.rows_of(inputs)
-        weights = {name: table.weight for name, table in model.tables.items()}
+        weights = {name: torch.from_numpy(table.weight) for name, table in model.tables.items()}
         return model(inputs, model.embed(inputs, weights, places))
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         for body in bodies
     ]
     everything = encoder.encode(table, requests)
-    model.grow(everything, np.ones_like(everything.mask))
+    model.meet([(everything, np.ones_like(everything.mask))], 0)
     rows = []
     for size in BATCH_SIZES:
         some = requests[:size]

@@ -180,7 +180,7 @@ class _Model:
         self.model.flat.copy_(live.flat)
         for name, table in live.tables.items():
             rows, self._seen[name] = self._changes[name].since(self._seen[name])
-            self.model.tables[name].load(rows, table.key[rows], table.weight.numpy()[rows], None)
+            self.model.tables[name].load(rows, table.key[rows], table.weight[rows])
 
 
 class _Table:

@@ -1,176 +1,209 @@
-"""Embedding tables without collisions that grow with the stream.
+"""Embedding tables without collisions that live for ever: they grow with the stream, and forget what nobody meets.
 
-A table maps 64-bit keys to rows. Row 0 is the *fallback*: it stands for every key the table has not met, and is trained
+A table maps 64-bit keys to rows. Row 0 is the *fallback*: it stands for every key that has no row, and is trained
 whenever such a key is. A new row starts as a copy of it plus a little noise that is a function of the key alone; so a
 score hardly changes at the moment its item becomes known, and rows do not depend on the order in which keys arrive.
 
-Rows are trained by row-wise Adagrad: one accumulator a row, the mean square of its gradients. The price of a row is
-4 D + 13 bytes and 32 to 64 more in the index that finds it. Nothing is ever dropped here; memory grows with the keys.
+A key gets a row at its n-th meeting (`TableConfig`). A row not met for long is freed by a hand that goes round the
+table, a bounded number of rows a step; when all rows are taken, the least useful of a few under the hand makes room. A
+key that no row is free for stays on the fallback. All of it follows from the keys and the time of the log.
+
+Rows are trained by row-wise Adagrad: one accumulator a row, the mean square of its gradients.
+
+Memory for `max_rows` is reserved at once and taken from the machine by the page as rows are used; so no row ever moves.
+The price of a row is 4 D + 24 bytes, 4 more once it is touched, and 32 to 64 in the index that finds it.
 
 The table knows neither what keys mean nor where gradients come from.
 
-Legend: N rows, D embedding.
+Legend: N rows, D embedding, C counters.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from learners import kernels
+from learners import upkeep
+from learners.index import I64, U64, KeyIndex
 
 F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
+U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
 
 FALLBACK: Final = 0
-NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
-EPSILON: Final = 1e-8
 SLICE: Final = 2048  # rows loaded at once: under half a millisecond with their keys
+N_COUNTERS: Final = 1 << 20  # of admission: a megabyte; halved when there is one meeting for every two
+META: Final = np.dtype([("key", "u8"), ("accumulator", "f4"), ("uses", "f4"), ("met_s", "u4"), ("flags", "u4")])
+"""Of a row, side by side: a step that meets a row reads one line of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableConfig:
+    """Who has a row, and for how long."""
+
+    max_rows: int = 10_000_000
+    """Rows of a table, the fallback among them; 1.6 GB with embeddings of 32 and the index, once all are used."""
+    expire_s: float = 90 * 86_400.0
+    """Log time after which a row that was not met is freed."""
+    admit_after: int = 1
+    """Meetings after which a key has a row."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("max_rows", 2, 2**31), ("expire_s", 1.0, 1e10), ("admit_after", 1, 255)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"table.{name}: expected {low} to {high}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What of a table goes on beside its rows: the hand, the free rows, and meetings of keys without a row."""
+
+    hand: int
+    n_free: int
+    free: int
+    """The first free row; each names the next one. 0 for none."""
+    n_counted: int
+    places: U32
+    """Of the counters that follow; none if these are all."""
+    counts: U8
 
 
 class EmbeddingTable:
-    """`lookup` rows, train them with `adagrad`, `take_touched` for what has changed."""
+    """`meet` keys and train rows with `adagrad` in every step; `take_touched` for what has changed.
 
-    def __init__(self, n_embedding: int, capacity: int = 1024) -> None:
+    Args:
+        n_expected: Keys that there is room for in the index from the start.
+    """
+
+    def __init__(self, n_embedding: int, config: TableConfig | None = None, n_expected: int = 512) -> None:
         self.n_embedding = n_embedding
-        self.clear(capacity)
+        self.config = config or TableConfig()
+        self.clear(n_expected)
 
     def __len__(self) -> int:
-        """Number of rows, the fallback among them."""
-        return self._n_rows
+        """Number of rows that were ever used, the fallback and free ones among them."""
+        return int(self._state[upkeep.N_ROWS])
 
-    def clear(self, capacity: int = 1024) -> None:
+    @property
+    def n_live(self) -> int:
+        """Number of rows with a key, and the fallback."""
+        return len(self) - int(self._state[upkeep.N_FREE])
+
+    @property
+    def arrays(self) -> tuple[U64, U64, F32]:
+        """The table as `learners.kernels` take it, by the same memory; the index may be another after a step."""
+        return self._index.slots, self._index.old, self.weight
+
+    def clear(self, n_expected: int = 512, max_rows: int | None = None) -> None:
         """Forget every key; what is left is the fallback row."""
-        self._index = KeyIndex(capacity)
-        self._n_rows = 1
-        self.weight = torch.zeros(capacity, self.n_embedding)
-        self.accumulator = torch.zeros(capacity)
-        self.key = np.zeros(capacity, dtype=np.uint64)
-        self._is_touched = np.zeros(capacity, dtype=bool)
-        self.arrays: tuple[U64, I64, F32] = (*self._index.slots, self.weight.numpy())
-        """The table as `learners.kernels` take it, by the same memory; another one once it has grown."""
-        self.weight[FALLBACK] = torch.from_numpy(noise(self.key[:1], self.n_embedding)[0])
-        self._is_touched[FALLBACK] = True
+        self.max_rows = max_rows or self.config.max_rows
+        self._index = KeyIndex(n_expected)
+        self.weight: F32 = np.zeros((self.max_rows, self.n_embedding), dtype=np.float32)
+        meta = np.zeros(self.max_rows, dtype=META)
+        self.key, self.accumulator, self.uses = meta["key"], meta["accumulator"], meta["uses"]
+        self.met_s, self._flags = meta["met_s"], meta["flags"]
+        self._touched = np.zeros(self.max_rows, dtype=np.uint32)
+        self._rows = (
+            *(self.weight, self.key, self.accumulator, self.uses, self.met_s, self._flags),
+            self._touched,
+        )
+        self._state = np.zeros(6, dtype=np.int64)
+        self._state[[upkeep.N_ROWS, upkeep.HAND]] = 1
+        self._counts = np.zeros(N_COUNTERS if self.config.admit_after > 1 else 0, dtype=np.uint8)
+        self._counted: list[I64] | None = []
+        self.weight[FALLBACK] = noise(self.key[:1], self.n_embedding)[0]
 
-    def lookup(self, keys: U64, grow: bool = False) -> I64:
-        """Rows of keys, in their shape; `FALLBACK` for absent (0) and unknown ones.
-
-        Args:
-            grow: Make rows for keys that have none.
-        """
-        if grow:
-            self._grow(keys)
+    def lookup(self, keys: U64) -> I64:
+        """Rows of keys, in their shape; `FALLBACK` for absent (0) and unknown ones."""
         return self._index.get(keys)
 
-    def adagrad(self, rows_N: Tensor, gradient_ND: Tensor, rate: float) -> None:
+    def meet(self, keys: U64, now_s: int) -> None:
+        """Take in the meetings of one step: rows for keys that earned one, and a turn of the hand.
+
+        Args:
+            now_s: Log time; never less than before.
+        """
+        self._index.reserve(keys.size)
+        index = self._index.slots, self._index.old, self._index.state
+        limits = self.max_rows, self.config.expire_s, self.config.admit_after
+        counted = np.empty(keys.size, dtype=np.int64)
+        n_counted = upkeep.meet(index, self._rows, self._state, self._counts, counted, limits, keys.ravel(), now_s)
+        if n_counted < 0:
+            self._counted = None
+        elif n_counted and self._counted is not None:
+            self._counted.append(counted[:n_counted])
+
+    def adagrad(self, rows_N: I64, gradient_ND: F32, rate: float) -> None:
         """One step of row-wise Adagrad; each row at most once.
 
         a_n += mean_d g_nd^2;  w_nd -= rate g_nd / sqrt(a_n)
         Source: Duchi et al., JMLR 2011; one accumulator a row as in Naumov et al., 2019 (DLRM).
         """
-        accumulated_N = self.accumulator[rows_N] + gradient_ND.square().mean(dim=1)
-        self.accumulator[rows_N] = accumulated_N
-        self.weight[rows_N] -= gradient_ND * (rate / (accumulated_N.sqrt() + EPSILON))[:, None]
-        self._is_touched[rows_N.numpy()] = True
+        upkeep.adagrad(self._rows, self._state, rows_N, gradient_ND, np.float32(rate))
 
     def take_touched(self) -> I64:
-        """Rows that are new or were trained since the last take, ascending."""
-        rows = np.flatnonzero(self._is_touched)
-        self._is_touched[rows] = False
+        """Rows that are new, were met, trained or freed since the last take, ascending."""
+        rows = np.sort(self._touched[: self._state[upkeep.N_TOUCHED]]).astype(np.int64)
+        self._flags[rows] &= ~upkeep.TOUCHED
+        self._state[upkeep.N_TOUCHED] = 0
         return rows
 
-    def load(self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32, accumulators_N: F32 | None) -> None:
+    def keeping(self) -> Keeping:
+        """What goes on beside the rows, all of it."""
+        return self._keeping(np.zeros(0, dtype=np.uint32), self._counts.copy())
+
+    def take_keeping(self) -> Keeping:
+        """The same, but of the counters only those that changed since the last take."""
+        counted, self._counted = self._counted, []
+        if counted is None or not len(self._counts):
+            return self.keeping()
+        places = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *counted]))
+        return self._keeping(places.astype(np.uint32), self._counts[places])
+
+    def load(self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32) -> None:
         """Put rows in their places at once; see `load_slices`."""
-        for _ in self.load_slices(rows_N, keys_N, values_ND, accumulators_N):
+        for _ in self.load_slices(rows_N, keys_N, values_ND):
             pass
 
-    def load_slices(
-        self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32, accumulators_N: F32 | None
-    ) -> Iterator[None]:
+    def load_slices(self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32) -> Iterator[None]:
         """Put rows in their places, a slice before each yield; they do not count as touched.
 
+        What a row held before is forgotten; a row without a key is free.
+
         Args:
-            rows_N: Without gaps: every row beyond the table's end is preceded by all rows in between.
-            accumulators_N: None where nobody trains.
+            rows_N: Ascending, without gaps: every row beyond the table's end is preceded by all rows in between.
         """
-        if len(rows_N):
-            yield from self._reserve(int(rows_N[-1]) + 1)
         for start in range(0, len(rows_N), SLICE):
             part = slice(start, start + SLICE)
-            rows, keys = rows_N[part], keys_N[part]
+            rows, keys = rows_N[part].astype(np.int64), keys_N[part]
+            before = self.key[rows]
+            # A key may have gone from one row to another in the same delta; only where it still is, is it forgotten.
+            is_gone = (before != keys) & (self.lookup(before) == rows)
+            self._index.drop(before[is_gone])
             self._index.put(keys, rows)
-            self.key[rows] = keys
-            at = torch.from_numpy(rows.astype(np.int64))
-            self.weight[at] = torch.from_numpy(values_ND[part].copy())
-            if accumulators_N is not None:
-                self.accumulator[at] = torch.from_numpy(accumulators_N[part].copy())
-            self._is_touched[rows] = False
-            self._n_rows = max(self._n_rows, int(rows[-1]) + 1)
+            self._state[upkeep.N_ROWS] = max(len(self), int(rows[-1]) + 1)
+            self.key[rows], self.weight[rows] = keys, values_ND[part]
             yield
 
-    def _grow(self, keys: U64) -> None:
-        unknown = keys[(self.lookup(keys) == FALLBACK) & (keys != 0)]
-        fresh = unknown[np.sort(np.unique(unknown, return_index=True)[1])]  # in order of appearance
-        if not len(fresh):
-            return
-        start, stop = self._n_rows, self._n_rows + len(fresh)
-        for _ in self._reserve(stop):
-            pass
-        self._index.put(fresh, np.arange(start, stop))
-        self.key[start:stop] = fresh
-        self.weight[start:stop] = self.weight[FALLBACK] + torch.from_numpy(
-            noise(self.key[start:stop], self.n_embedding)
+    def resume(self, accumulators_N: F32, uses_N: F32, met_s_N: U32, kept: Keeping) -> None:
+        """After `load` of all rows: go on as the table that they and this are from."""
+        n = len(self)
+        self.accumulator[:n], self.uses[:n], self.met_s[:n] = accumulators_N, uses_N, met_s_N
+        self._state[[upkeep.HAND, upkeep.N_FREE, upkeep.FREE]] = kept.hand, kept.n_free, kept.free
+        if len(kept.counts) == len(self._counts):
+            self._counts[:], self._state[upkeep.N_COUNTED] = kept.counts, kept.n_counted
+        self.take_touched()
+
+    def _keeping(self, places: U32, counts: U8) -> Keeping:
+        hand, n_free, free, n_counted = (
+            int(self._state[name]) for name in (upkeep.HAND, upkeep.N_FREE, upkeep.FREE, upkeep.N_COUNTED)
         )
-        self._is_touched[start:stop] = True
-        self._n_rows = stop
-
-    def _reserve(self, n_rows: int) -> Iterator[None]:
-        """Make room; what is there moves in slices."""
-        if n_rows <= len(self.key):
-            return
-        capacity = max(n_rows + n_rows // 8, 2 * len(self.key))
-        weight, accumulator = torch.zeros(capacity, self.n_embedding), torch.zeros(capacity)
-        key, is_touched = np.zeros(capacity, dtype=np.uint64), np.zeros(capacity, dtype=bool)
-        index = KeyIndex(capacity)
-        for start in range(0, self._n_rows, SLICE):
-            part = slice(start, min(start + SLICE, self._n_rows))
-            weight[part], accumulator[part] = self.weight[part], self.accumulator[part]
-            key[part], is_touched[part] = self.key[part], self._is_touched[part]
-            index.put(key[part], np.arange(part.start, part.stop))
-            yield
-        self._index = index
-        self.weight, self.accumulator, self.key, self._is_touched = weight, accumulator, key, is_touched
-        self.arrays = (*index.slots, weight.numpy())
-
-
-class KeyIndex:
-    """From 64-bit keys to rows; room for `capacity` keys."""
-
-    def __init__(self, capacity: int) -> None:
-        n_slots = 1 << (2 * capacity - 1).bit_length()
-        self.slots = np.zeros(n_slots, dtype=np.uint64), np.zeros(n_slots, dtype=np.int64)
-
-    def get(self, keys: U64) -> I64:
-        """Rows, in the shape of the keys; `FALLBACK` for absent and unknown ones."""
-        rows = np.empty(keys.size, dtype=np.int64)
-        kernels.get(*self.slots, keys.ravel(), rows)
-        return rows.reshape(keys.shape)
-
-    def put(self, keys_N: U64, rows_N: NDArray[np.integer]) -> None:
-        """Enter keys with their rows; absent ones are left out."""
-        kernels.put(*self.slots, keys_N, rows_N.astype(np.int64))
+        return Keeping(hand, n_free, free, n_counted, places, counts)
 
 
 def noise(keys_N: U64, n_embedding: int) -> F32:
-    """Uniform values [N, D] in ±`NOISE` that depend on the key and the place only (splitmix64)."""
-    places = np.arange(1, n_embedding + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = keys_N[:, None] + places
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    unit = (x ^ (x >> np.uint64(31))) / 2.0**64
-    values: F32 = (NOISE * (2.0 * unit - 1.0)).astype(np.float32)
+    """Uniform values [N, D] in ±`upkeep.NOISE` that depend on the key and the place only."""
+    values: F32 = np.array([[upkeep.noise_of(key, d) for d in range(n_embedding)] for key in keys_N], dtype=np.float32)
     return values

@@ -42,11 +42,12 @@ from features.schema import Schema
 from learners import kernels
 from learners.embeddings import EmbeddingTable
 from learners.errors import DivergedStep
+from learners.index import NOTHING
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-Table = tuple[U64, I64, F32]
+Table = tuple[U64, U64, F32]
 Loss = Callable[[F32, NDArray[np.bool_], F32], None]
 """From scores and their mask to the gradient of the scores, which it writes into its last argument."""
 
@@ -204,7 +205,7 @@ class RankingModel(nn.Module):
     def look_up(self, inputs: Inputs) -> dict[str, BatchTable]:
         """The rows that these inputs name, by table; unknown keys have the fallback row."""
         return {
-            name: _collected(self.tables[name], [getattr(inputs, field) for field in fields])
+            name: collected(self.tables[name], [getattr(inputs, field) for field in fields])
             for name, fields in TABLES.items()
         }
 
@@ -247,13 +248,17 @@ class RankingModel(nn.Module):
             variance.lerp_(found_variance + (1.0 - rate) * step * step, rate)
             mean.add_(step, alpha=rate)
 
-    def grow(self, inputs: Inputs, is_positive_BK: NDArray[np.bool_]) -> None:
-        """Make rows for every key of these inputs but for candidates that are not positive: those may not exist."""
-        self.tables["item"].lookup(inputs.item_key[is_positive_BK], grow=True)
+    def meet(self, named: Sequence[tuple[Inputs, NDArray[np.bool_]]], now_s: int) -> None:
+        """Take in what one step has met: every key, but candidates that are not known; those may not exist.
+
+        Args:
+            named: The inputs of the step, and [B, K] which candidates are known.
+        """
         for table, fields in TABLES.items():
-            for field in fields:
-                if field != "item_key":
-                    self.tables[table].lookup(np.unique(getattr(inputs, field)), grow=True)
+            keys = [getattr(inputs, field).ravel() for inputs, _ in named for field in fields if field != "item_key"]
+            if table == "item":
+                keys += [inputs.item_key[is_known_BK] for inputs, is_known_BK in named]
+            self.tables[table].meet(np.concatenate(keys), now_s)
 
     def _activate(self, inputs: Inputs, item: Table, attribute: Table, context: Table) -> Activations:
         n_requests, n_candidates, n_dense = inputs.dense.shape
@@ -393,16 +398,18 @@ class RankingModel(nn.Module):
         self._arrays = {name: tensor.detach().numpy() for name, tensor in named}
 
 
-def _collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+    """The rows that these keys name, each once; unknown keys have the fallback row."""
     n_keys = sum(part.size for part in keys)
     n_slots = 1 << (2 * n_keys + 2).bit_length()
-    slot_key, slot_row = np.zeros(n_slots, dtype=np.uint64), np.zeros(n_slots, dtype=np.int64)
+    slots = np.zeros((n_slots, 2), dtype=np.uint64)
     rows = np.zeros(n_keys + 1, dtype=np.int64)
     n_rows = 1
     for part in keys:
-        n_rows = kernels.collect(table.arrays, part.ravel(), slot_key, slot_row, rows, n_rows)
-    values = table.arrays[2][rows[:n_rows]]
-    return BatchTable(rows[:n_rows], (slot_key, slot_row, values), np.zeros_like(values))
+        n_rows = kernels.collect(table.arrays, part.ravel(), slots, rows, n_rows)
+    values = np.empty((n_rows, table.n_embedding), dtype=np.float32)
+    kernels.gather(table.weight, rows[:n_rows], values)
+    return BatchTable(rows[:n_rows], (slots, NOTHING, values), np.zeros_like(values))
 
 
 def _standard(values: F32, mean: Tensor, variance: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ No Ray, no store, no clock. The price is the item table (2.5 kB an item) beside 
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -43,15 +43,16 @@ from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
 from features.state import UserState, unpack
 from learners import snapshots
+from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.losses import ListwiseLoss
-from learners.model import ModelConfig, RankingModel
+from learners.model import TABLES, ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
 from learners.parts import Part, impressions, positives
 from learners.pending import PendingBatch
 from learners.progressive import Progressive
 from learners.sampling import NegativeSampler, SamplingConfig
-from learners.snapshots import Delta, Private, Progress, Rows
+from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
 
 I64 = NDArray[np.int64]
 AVERAGED: Final = 100  # steps whose mean serves
@@ -69,6 +70,7 @@ class LearnerConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     join: JoinConfig = field(default_factory=JoinConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
+    table: TableConfig = field(default_factory=TableConfig)
     embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
     clip_norm: float = 5.0
@@ -113,7 +115,8 @@ class OnlineLearner:
         self.schema = schema
         self.config = config
         self.table = ItemTable(schema)
-        self.model = RankingModel(schema, config.model)
+        tables = {name: EmbeddingTable(config.model.n_embedding, config.table) for name in TABLES}
+        self.model = RankingModel(schema, config.model, tables)
         self.encoder = Encoder(schema)
         self.positions: Positions = {}
         self.n_events = self.n_examples = self.n_skipped = 0
@@ -217,8 +220,8 @@ class OnlineLearner:
                 self._trained.observe(part.inputs, self._adam.n_steps + number)
             norm = self._learn(parts)
             logloss = self._note(parts)
-            for part in parts:
-                self.model.grow(part.inputs, part.is_known)
+            now_ms = max(at.ms for at in self.positions.values())
+            self.model.meet([(part.inputs, part.is_known) for part in parts], now_ms // 1000)
         except DivergedStep as error:
             self.n_skipped += 1
             logger.warning("a step is skipped: %s", error)
@@ -229,8 +232,10 @@ class OnlineLearner:
 
     def snapshot(self, version: int = 0) -> Delta:
         """Everything, as a full snapshot; takes nothing away from the next delta."""
-        rows = {name: np.arange(len(table)) for name, table in self.model.tables.items()}
-        return self._delta(version, None, rows, range(1, len(self.table) + 1))
+        tables = {
+            name: _rows(table, np.arange(len(table)), table.keeping()) for name, table in self.model.tables.items()
+        }
+        return self._delta(version, None, tables, range(1, len(self.table) + 1))
 
     def take_delta(self, version: int, base: int | None) -> Delta:
         """What changed since the last take; without a base, everything.
@@ -238,10 +243,12 @@ class OnlineLearner:
         Raises:
             RuntimeError: If something is pending: half a batch can't be committed.
         """
-        touched = {name: table.take_touched() for name, table in self.model.tables.items()}
+        tables = {
+            name: _rows(table, table.take_touched(), table.take_keeping()) for name, table in self.model.tables.items()
+        }
         items = sorted(self.table.touched)
         self.table.touched.clear()
-        return self.snapshot(version) if base is None else self._delta(version, base, touched, items)
+        return self.snapshot(version) if base is None else self._delta(version, base, tables, items)
 
     def restore(self, full: Delta) -> None:
         """Become the learner that took this full snapshot.
@@ -259,7 +266,7 @@ class OnlineLearner:
         fresh.model.flat.copy_(torch.from_numpy(full.weights.copy()))
         fresh._trained.flat.copy_(torch.from_numpy(private.weights.copy()))
         for name, part in full.tables.items():
-            fresh.model.tables[name].load(part.rows, part.keys, part.values, part.accumulators)
+            _resume(fresh.model.tables[name], part)
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state = private.progressive
@@ -319,9 +326,7 @@ class OnlineLearner:
         self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))))
         for rows in named:
             for name, found in rows.items():
-                self.model.tables[name].adagrad(
-                    torch.from_numpy(found.rows), torch.from_numpy(found.gradient), self.config.embedding_rate
-                )
+                self.model.tables[name].adagrad(found.rows, found.gradient, self.config.embedding_rate)
         self._average()
         return norm
 
@@ -342,12 +347,12 @@ class OnlineLearner:
         n = self._adam.n_steps
         self.model.flat.lerp_(self._trained.flat, max(1.0 / AVERAGED, WARM / (WARM + n)))
 
-    def _delta(self, version: int, base: int | None, rows: Mapping[str, I64], items: Iterable[int]) -> Delta:
+    def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
         if not self.is_settled:
             raise RuntimeError("a snapshot was asked for while examples are pending; wait until is_settled")
         self._pending.live_through()
-        adam, table = self._adam, self.table
-        packed = {table.ids[row]: table.pack(row) for row in items}
+        adam = self._adam
+        packed = {self.table.ids[row]: self.table.pack(row) for row in items}
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
         state = self._progressive.state
         return Delta(
@@ -356,7 +361,7 @@ class OnlineLearner:
             self.schema.fingerprint,
             asdict(self.config.model),
             self.model.flat.numpy().copy(),
-            {name: _rows(self.model, name, at) for name, at in rows.items()},
+            tables,
             Progress(
                 {partition: (at.ms, at.seq) for partition, at in self.positions.items()},
                 self.trained_through_ms,
@@ -390,6 +395,15 @@ def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:
     return user.context if is_one_visit else event.context
 
 
-def _rows(model: RankingModel, name: str, at: I64) -> Rows:
-    table = model.tables[name]
-    return Rows(at.astype(np.uint32), table.key[at], table.weight.numpy()[at], table.accumulator.numpy()[at])
+def _rows(table: EmbeddingTable, at: I64, kept: Keeping) -> Rows:
+    upkeep = Upkeep(table.accumulator[at], table.uses[at], table.met_s[at], *astuple(kept))
+    return Rows(at.astype(np.uint32), table.key[at], table.weight[at], table.max_rows, upkeep)
+
+
+def _resume(table: EmbeddingTable, part: Rows) -> None:
+    if len(part.rows) > table.max_rows or part.upkeep is None:
+        raise ForeignSnapshot(f"{len(part.rows)} rows of a table: expected at most table.max_rows = {table.max_rows}")
+    up = part.upkeep
+    table.load(part.rows, part.keys, part.values)
+    kept = Keeping(up.hand, up.n_free, up.free, up.n_counted, up.places, up.counts)
+    table.resume(up.accumulators, up.uses, up.met_s, kept)

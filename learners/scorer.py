@@ -56,8 +56,8 @@ class Scorer:
     def _apply_rows(self, name: str, part: Rows, is_full: bool) -> Iterator[None]:
         table = self._model.tables[name]
         if is_full:
-            table.clear(len(part.rows) + len(part.rows) // 4 + 1)
-        yield from table.load_slices(part.rows, part.keys, part.values, None)
+            table.clear(len(part.rows) + len(part.rows) // 4 + 1, part.max_rows)
+        yield from table.load_slices(part.rows, part.keys, part.values)
 
     def _check(self, delta: Delta) -> None:
         snapshots.check_schema(delta, self._schema)

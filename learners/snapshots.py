@@ -4,13 +4,16 @@
 
 No pickle. Bytes that were cut or altered are refused as `CorruptSnapshot`; bytes of another schema by `check_schema`.
 A full snapshot is a delta whose `base` is None. `merge` lays a delta over a full one; `public` leaves out what only
-a learner needs (optimizer, accumulators, item rows, progressive state): about half of the bytes.
+a learner needs (optimizer, upkeep of the tables, item rows, progressive state): about half of the bytes.
+
+A row whose key is 0 is free. Who takes a delta forgets the key that a row had before.
 
 The module does not know what weights mean, nor how they travel.
 
 Legend: N rows, D embedding.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +24,9 @@ from numpy.typing import NDArray
 from features.schema import Schema
 from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
 
-MAGIC: Final = b"HRSNAP\x00\x03"
+MAGIC: Final = b"HRSNAP\x00\x04"
 F32 = NDArray[np.float32]
+U32 = NDArray[np.uint32]
 
 
 class Progress(msgspec.Struct, array_like=True):
@@ -37,13 +41,31 @@ class Progress(msgspec.Struct, array_like=True):
     """Progressive validation, by name."""
 
 
+class Upkeep(msgspec.Struct, array_like=True):
+    """What only a learner needs of an embedding table; see `learners.embeddings`."""
+
+    accumulators: F32  # [N]
+    uses: F32  # [N]
+    met_s: U32  # [N]
+    hand: int
+    n_free: int
+    free: int
+    n_counted: int
+    places: U32
+    """Of the counters that follow; none if these are all."""
+    counts: NDArray[np.uint8]
+
+
 class Rows(msgspec.Struct, array_like=True):
     """Rows of one embedding table, ascending."""
 
-    rows: NDArray[np.uint32]  # [N]
-    keys: NDArray[np.uint64]  # [N]
+    rows: U32  # [N]
+    keys: NDArray[np.uint64]  # [N]; 0 where a row is free, and of the fallback
     values: F32  # [N, D]
-    accumulators: F32 | None  # [N]; None in what is public
+    max_rows: int
+    """Of the table."""
+    upkeep: Upkeep | None
+    """None in what is public."""
 
 
 class Private(msgspec.Struct, array_like=True):
@@ -133,7 +155,7 @@ def check_schema(delta: Delta, schema: Schema) -> None:
 
 def public(delta: Delta) -> Delta:
     """The same without what only a learner needs."""
-    tables = {name: Rows(part.rows, part.keys, part.values, None) for name, part in delta.tables.items()}
+    tables = {name: msgspec.structs.replace(part, upkeep=None) for name, part in delta.tables.items()}
     return msgspec.structs.replace(delta, tables=tables, private=None)
 
 
@@ -170,15 +192,37 @@ def _merge_private(full: Private | None, delta: Private | None) -> Private | Non
 
 
 def _merge_rows(full: Rows, part: Rows) -> Rows:
+    """A row that was freed, or has another key now, has nothing left of before."""
     at = part.rows.astype(np.int64)
     n_rows = max(len(full.rows), int(at[-1]) + 1 if len(at) else 0)
-    rows, keys, values = (_grown(array, n_rows) for array in (full.rows, full.keys, full.values))
-    rows[at], keys[at], values[at] = part.rows, part.keys, part.values
-    if full.accumulators is None or part.accumulators is None:
-        return Rows(rows, keys, values, None)
-    accumulators = _grown(full.accumulators, n_rows)
-    accumulators[at] = part.accumulators
-    return Rows(rows, keys, values, accumulators)
+    laid = partial(_laid, n_rows=n_rows, at=at)
+    upkeep = None
+    if full.upkeep is not None and part.upkeep is not None:
+        before, after = full.upkeep, part.upkeep
+        upkeep = msgspec.structs.replace(
+            after,
+            accumulators=laid(before.accumulators, part=after.accumulators),
+            uses=laid(before.uses, part=after.uses),
+            met_s=laid(before.met_s, part=after.met_s),
+            places=before.places,
+            counts=_merge_counts(before, after),
+        )
+    rows, keys = laid(full.rows, part=part.rows), laid(full.keys, part=part.keys)
+    return Rows(rows, keys, laid(full.values, part=part.values), part.max_rows, upkeep)
+
+
+def _merge_counts(full: Upkeep, part: Upkeep) -> NDArray[np.uint8]:
+    if len(part.counts) == len(full.counts):
+        return part.counts
+    counts = _grown(full.counts, len(full.counts))
+    counts[part.places] = part.counts
+    return counts
+
+
+def _laid(array: NDArray[Any], *, part: NDArray[Any], n_rows: int, at: NDArray[np.int64]) -> NDArray[Any]:
+    array = _grown(array, n_rows)
+    array[at] = part
+    return array
 
 
 def _grown(array: NDArray[Any], n_rows: int) -> NDArray[Any]:

@@ -62,7 +62,8 @@ class Everything:
         inputs = self.learner.encoder.encode(self.learner.table, [asked])
         places = model.rows_of(inputs)
         with torch.no_grad():
-            embedded = model.embed(inputs, {name: table.weight for name, table in model.tables.items()}, places)
+            values = {name: torch.from_numpy(table.weight) for name, table in model.tables.items()}
+            embedded = model.embed(inputs, values, places)
             scores = model(inputs, embedded)[0].tolist()
         return dict(zip(request.candidates, scores, strict=True))
 

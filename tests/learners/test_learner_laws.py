@@ -14,6 +14,7 @@ from features.joiner import JoinConfig
 from features.schema import Schema
 from features.state import unpack
 from learners import snapshots
+from learners.embeddings import TableConfig
 from learners.errors import ForeignSnapshot
 from learners.online import OnlineLearner, known_context
 from learners.snapshots import Delta
@@ -192,6 +193,38 @@ def test_merged_deltas_equal_a_snapshot() -> None:
             delta = snapshots.unpack(snapshots.pack(learner.take_delta(version + 1, version or None)))
             full = snapshots.merge(full, delta) if full else delta
             assert same(full, learner.snapshot(full.version))
+
+
+FORGETFUL = replace(CONFIG, table=TableConfig(max_rows=90, expire_s=25.0, admit_after=2))
+MANY = log(stream(900, n_items=300))  # with so few rows some are freed, taken over, and refused all the time
+
+
+def test_a_learner_that_forgets_goes_on_bit_for_bit_from_merged_deltas() -> None:
+    """Killed after every tenth version; what replaces it stands on what was committed."""
+    straight = learned(MANY, OnlineLearner(SCHEMA, FORGETFUL))
+    learner, full, n_forgotten = OnlineLearner(SCHEMA, FORGETFUL), None, 0
+    for entry in MANY:
+        learner.read(entry)
+        if not learner.is_settled:
+            continue
+        version = full.version if full else 0
+        before = set(full.tables["item"].keys.tolist()) if full else set()
+        delta = snapshots.unpack(snapshots.pack(learner.take_delta(version + 1, version or None)))
+        full = snapshots.merge(full, delta) if full else delta
+        n_forgotten += len(before - set(full.tables["item"].keys.tolist()))
+        assert same(full, learner.snapshot(full.version))
+        if full.version % 10 == 0:
+            learner = OnlineLearner(SCHEMA, FORGETFUL)
+            learner.restore(snapshots.unpack(snapshots.pack(full)))
+    learner.close_tick(MANY[-1].id.ms + 3_600_000)
+    assert full is not None and full.version > 20 and n_forgotten > 40
+    assert len(learner.model.tables["item"]) == 90
+    assert same(learner.snapshot(), straight.snapshot())
+
+
+def test_more_rows_than_the_cap_are_refused_by_name(straight: OnlineLearner) -> None:
+    with pytest.raises(ForeignSnapshot, match=r"at most table.max_rows = 20"):
+        OnlineLearner(SCHEMA, replace(CONFIG, table=TableConfig(max_rows=20))).restore(straight.snapshot(1))
 
 
 def test_every_positive_is_counted_once_and_positions_are_the_newest(straight: OnlineLearner) -> None:

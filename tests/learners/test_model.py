@@ -130,7 +130,10 @@ def test_the_gate_is_learned_and_weighs_what_is_seen_of_candidates(learner: Onli
 
 def in_tensors(model: RankingModel, inputs: Inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Scores by `forward`, and the tables' rows as leaves."""
-    values = {name: table.weight[: len(table)].clone().requires_grad_() for name, table in model.tables.items()}
+    values = {
+        name: torch.from_numpy(table.weight[: len(table)].copy()).requires_grad_()
+        for name, table in model.tables.items()
+    }
     return model(inputs, model.embed(inputs, values, model.rows_of(inputs))), values
 
 

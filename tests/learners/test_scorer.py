@@ -1,15 +1,18 @@
 """A replica's scorer follows the learner exactly, in small slices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from features.schema import Schema
 from learners import snapshots
+from learners.embeddings import TableConfig
 from learners.errors import ForeignSnapshot, StaleSnapshot
-from learners.online import OnlineLearner
+from learners.online import LearnerConfig, OnlineLearner
 from learners.scorer import Scorer
 from learners.snapshots import Delta
-from tests.learners.examples import CONFIG, SCHEMA, inputs_of, learned, log, stream
+from tests.learners.examples import CONFIG, SCHEMA, T0_MS, inputs_of, learned, log, stream
 
 
 def applied(scorer: Scorer, delta: Delta) -> int:
@@ -17,8 +20,12 @@ def applied(scorer: Scorer, delta: Delta) -> int:
     return sum(1 for _ in scorer.apply(snapshots.public(snapshots.unpack(snapshots.pack(delta)))))
 
 
-def test_a_scorer_equals_the_learner_after_every_version() -> None:
-    learner, scorer, version = OnlineLearner(SCHEMA, CONFIG), Scorer(SCHEMA), 0
+FORGETFUL = replace(CONFIG, table=TableConfig(max_rows=20, expire_s=15.0))
+
+
+@pytest.mark.parametrize("config", [CONFIG, FORGETFUL])
+def test_a_scorer_equals_the_learner_after_every_version(config: LearnerConfig) -> None:
+    learner, scorer, version = OnlineLearner(SCHEMA, config), Scorer(SCHEMA), 0
     for entry in log(stream(600)):
         learner.read(entry)
         if learner.is_settled:
@@ -70,7 +77,7 @@ def test_a_stale_or_foreign_version_changes_nothing() -> None:
 
 def test_a_large_version_comes_in_many_slices() -> None:
     learner = learned(log(stream(100)))
-    learner.model.tables["item"].lookup(np.arange(1, 50_000, dtype=np.uint64), grow=True)
+    learner.model.tables["item"].meet(np.arange(1, 50_000, dtype=np.uint64), T0_MS // 1000)
     assert applied(Scorer(SCHEMA), learner.snapshot(1)) > 20
 
 

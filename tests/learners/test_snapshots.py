@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from features.schema import Schema
 from learners import snapshots
 from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
-from learners.snapshots import Delta, Private, Progress, Rows
+from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
 from tests.learners.examples import SCHEMA
 
 D = 3
@@ -17,7 +17,10 @@ D = 3
 def rows_of(numbers: list[int], value: float) -> Rows:
     at = np.array(numbers, dtype=np.uint32)
     values = np.full((len(at), D), value, dtype=np.float32) + at[:, None]
-    return Rows(at, at.astype(np.uint64) + 100, values.astype(np.float32), at.astype(np.float32) * 2)
+    none = np.zeros(0, dtype=np.uint32)
+    accumulators = at.astype(np.float32) * 2
+    upkeep = Upkeep(accumulators, accumulators + 1, at * 3, 1, 0, 0, 0, none, none.astype(np.uint8))
+    return Rows(at, at.astype(np.uint64) + 100, values.astype(np.float32), 1000, upkeep)
 
 
 def delta_of(version: int, base: int | None, numbers: list[int], items: dict[str, bytes] | None = None) -> Delta:
@@ -69,10 +72,35 @@ def test_merging_lays_rows_and_items_over_and_appends() -> None:
     assert (full.version, full.base) == (2, None)
     assert full.tables["item"].rows.tolist() == [0, 1, 2, 3, 4]
     assert full.tables["item"].values[:, 0].tolist() == [1.0, 3.0, 3.0, 5.0, 6.0]
-    assert full.tables["item"].accumulators is not None
-    assert full.tables["item"].accumulators.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+    assert full.tables["item"].upkeep is not None
+    assert full.tables["item"].upkeep.accumulators.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
     assert full.private is not None and list(full.private.items.items()) == [("a", b"1"), ("b", b"3"), ("c", b"4")]
     np.testing.assert_array_equal(full.weights, delta_of(2, 1, []).weights)
+
+
+def test_merging_forgets_the_key_of_a_row_that_was_freed_or_taken_over() -> None:
+    delta = delta_of(2, 1, [1, 2])
+    delta.tables["item"].keys[:] = [0, 777]
+    full = snapshots.merge(snapshots.unpack(FULL), delta)
+    assert full.tables["item"].keys.tolist() == [100, 0, 777]
+
+
+def test_merging_lays_counters_over_or_takes_all_of_them() -> None:
+    def with_counts(delta: Delta, places: list[int], counts: list[int]) -> Delta:
+        upkeep = delta.tables["item"].upkeep
+        assert upkeep is not None
+        upkeep.places, upkeep.counts = np.array(places, dtype=np.uint32), np.array(counts, dtype=np.uint8)
+        return delta
+
+    full = snapshots.unpack(snapshots.pack(with_counts(delta_of(1, None, [0]), [], [1, 2, 3])))
+    for version, places, counts, expected in (
+        (2, [2], [9], [1, 2, 9]),
+        (3, [], [], [1, 2, 9]),
+        (4, [], [4] * 3, [4] * 3),
+    ):
+        full = snapshots.merge(full, with_counts(delta_of(version, version - 1, [0]), places, counts))
+        assert full.tables["item"].upkeep is not None
+        assert full.tables["item"].upkeep.counts.tolist() == expected
 
 
 def test_many_merges_move_a_growing_table_only_now_and_then() -> None:
@@ -104,7 +132,7 @@ def test_another_schema_is_refused_by_name() -> None:
 
 def test_what_is_public_holds_no_private_part() -> None:
     public = snapshots.public(snapshots.unpack(FULL))
-    assert public.private is None and public.tables["item"].accumulators is None
+    assert public.private is None and public.tables["item"].upkeep is None
     again = snapshots.unpack(snapshots.pack(public))
     np.testing.assert_array_equal(again.tables["item"].values, public.tables["item"].values)
     assert snapshots.merge(again, snapshots.public(delta_of(2, 1, [1, 3]))).version == 2
