@@ -38,11 +38,15 @@ def plot_latency(curves: Curves, title: str, caption: str, path: Path) -> None:
     _save(figure, caption, path)
 
 
-def plot_series(panels: Sequence[Mapping[str, Any]], title: str, caption: str, path: Path) -> None:
+def plot_series(
+    panels: Sequence[Mapping[str, Any]], title: str, caption: str, path: Path, *, along: str = "seconds"
+) -> None:
     """Panels over time, one below the other.
 
     Args:
-        panels: Each with `label` of the y axis, `times_s`, `series` (values by name) and optionally `is_log`.
+        panels: Each with `label` of the y axis, `times_s`, `series` (values by name) and optionally `is_log`,
+            `is_log_time`.
+        along: Label of the x axis.
     """
     figure, axes = _figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -53,10 +57,12 @@ def plot_series(panels: Sequence[Mapping[str, Any]], title: str, caption: str, p
             _plain_ticks(axis)
         else:
             axis.set_ylim(0, 1.1 * max(1e-9, axis.dataLim.intervaly[1]))
+        if panel.get("is_log_time"):
+            axis.set_xscale("log")
         axis.set_ylabel(panel["label"])
         if len(panel["series"]) > 1:
             axis.legend(fontsize=9, loc="upper right")
-    axes[-1].set_xlabel("seconds")
+    axes[-1].set_xlabel(along)
     axes[0].set_title(title, loc="left", fontsize=11)
     _save(figure, caption, path)
 
