@@ -1,4 +1,4 @@
-"""Fixtures that more than one package needs: a server for the whole session, and a fresh store on it."""
+"""Fixtures that more than one package needs: compiled loops, a server for the whole session, a fresh store on it."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,6 +9,14 @@ from features.embedded import EmbeddedServer
 from features.keys import Keys
 from features.redis_store import RedisStore
 from features.schema import Schema
+from learners.online import OnlineLearner
+from tests.learners.examples import CONFIG, SCHEMA, inputs_of, learned, log, shown, stream
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """On a fresh machine the loops take half a minute to compile, later they are read from disk: no test waits."""
+    learned([*log(stream(40)), *shown(40)]).model.score(inputs_of(OnlineLearner(SCHEMA, CONFIG)))
 
 
 @pytest.fixture(scope="session")
