@@ -32,11 +32,13 @@ import numpy as np
 
 import benchmarks
 from benchmarks import machine, plotting
-from benchmarks.popularity import popularity_scores
+from benchmarks.rankers.popularity import popularity_scores
+from benchmarks.rankers.stream import as_stream
 from benchmarks.refreshing import LIVE, Every, Line, Until, scores_of
-from benchmarks.scoring import F64, reciprocal_ranks, true_columns
 from benchmarks.simulator import CHANGES, Change, SimulatorConfig, simulate
 from deployments.config import Config, load_config
+from learners.answers import true_columns
+from learners.metrics import F64, reciprocal_ranks
 
 LIVE_NAME: Final = "everything live"
 POPULARITY: Final = "popularity, no network"
@@ -69,10 +71,8 @@ def live_through(change: Change, world: SimulatorConfig, config: Config, seed: i
     true = true_columns(stream.queries)
     scores = scores_of(lines_of(world.change_ms), stream.events, stream.queries, config)
     ranks = {name: reciprocal_ranks(found, true) for name, found in scores.items()}
-    alone = [
-        reciprocal_ranks(popularity_scores(stream.events, stream.queries, half_life_s), true)
-        for half_life_s in HALF_LIVES_S
-    ]
+    numbered = as_stream(stream.events, stream.queries)
+    alone = [reciprocal_ranks(popularity_scores(numbered, half_life_s), true) for half_life_s in HALF_LIVES_S]
     since_s = (stream.queries["ts_ms"].to_numpy() - world.change_ms) / 1000.0
     ranks[POPULARITY] = max(alone, key=lambda found: float(found[since_s >= 0].mean()))
     return Outcome(since_s, ranks)

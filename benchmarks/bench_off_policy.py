@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks import machine
-from benchmarks.scoring import F64, I64, interval
+from learners.metrics import F64, I64, People
 from learners.off_policy import NORMAL_95, Estimate, ips, snips
 from learners.policies import plackett_luce_propensities
 
@@ -200,7 +200,7 @@ def _covered(name: str, evaluated_K: F64, rate: float, n_times: int, rng: np.ran
         held["ours"] += found.low <= truth <= found.high
         held["SNIPS, ours"] += normalised.low <= truth <= normalised.high
         held["plain ±"] += abs(found.value - truth) <= NORMAL_95 * error
-        _, low, high = interval(earned, person, seed=int(rng.integers(2**31)))
+        _, low, high = People(person, seed=int(rng.integers(2**31))).interval(earned)
         held["bootstrap"] += low <= truth <= high
         n_rewarded += found.n_rewarded
     shares = {way: int(times) / n_times for way, times in held.items()}

@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from benchmarks import machine, plotting
 from benchmarks.bench_quality import cut
 from benchmarks.refreshing import LIVE, Every, Line, scores_of
-from benchmarks.scoring import F64, interval, reciprocal_ranks, true_columns
 from deployments.config import load_config
 from deployments.replay import read_events
+from learners.answers import true_columns
+from learners.metrics import F64, People, reciprocal_ranks
 
 PARTS: Final = ("weights", "counters", "person")
 PERIODS: Final = {"1 s": 1, "10 s": 10, "1 min": 60, "10 min": 600, "1 h": 3600, "6 h": 21600, "24 h": 86400}
@@ -65,11 +66,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def judged(scores: dict[str, F64], queries: pa.Table) -> dict[str, Any]:
     """MRR@10 by line, and its difference to everything live in pairs; each with its interval."""
-    true, people = true_columns(queries), queries["user"].to_numpy()
+    true, people = true_columns(queries), People(queries["user"].to_numpy())
     ranks = {name: reciprocal_ranks(found, true) for name, found in scores.items()}
     return {
-        "mrr": {name: interval(found, people) for name, found in ranks.items()},
-        "difference": {name: interval(found - ranks[ALWAYS], people) for name, found in ranks.items()},
+        "mrr": {name: people.interval(found) for name, found in ranks.items()},
+        "difference": {name: people.interval(found - ranks[ALWAYS]) for name, found in ranks.items()},
     }
 
 

@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.scoring import F64, I64
 from deployments.config import Config
 from features.encoding import Request
 from features.item_table import ItemTable
 from features.state import UserState
 from learners.evaluation import Evaluation, Progress, in_time_order, one_thread
+from learners.metrics import F64, I64
 from learners.model import RankingModel
 
 Schedule = Callable[[int], int]
