@@ -44,7 +44,7 @@ class TableConfig:
     """Who has a row, and for how long."""
 
     max_rows: int = 10_000_000
-    """Rows of a table, the fallback among them; 1.6 GB with embeddings of 32 and the index, once all are used."""
+    """Rows of a table, the fallback among them; 2.4 GB with embeddings of 32 and the index, once all are used."""
     expire_s: float = 90 * 86_400.0
     """Log time after which a row that was not met is freed."""
     admit_after: int = 1
