@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners import upkeep
-from learners.index import I64, U64, KeyIndex
+from learners.index import I64, LINE, U64, KeyIndex
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
@@ -44,7 +44,7 @@ class TableConfig:
     """Who has a row, and for how long."""
 
     max_rows: int = 10_000_000
-    """Rows of a table, the fallback among them; 1.6 GB with embeddings of 32 and the index, once all are used."""
+    """Rows of a table, the fallback among them; 2.4 GB with embeddings of 32 and the index, once all are used."""
     expire_s: float = 90 * 86_400.0
     """Log time after which a row that was not met is freed."""
     admit_after: int = 1
@@ -100,7 +100,7 @@ class EmbeddingTable:
         """Forget every key; what is left is the fallback row."""
         self.max_rows = max_rows or self.config.max_rows
         self._index = KeyIndex(n_expected)
-        self.weight: F32 = np.zeros((self.max_rows, self.n_embedding), dtype=np.float32)
+        self.weight = _lined_up(self.max_rows, self.n_embedding)
         meta = np.zeros(self.max_rows, dtype=META)
         self.key, self.accumulator, self.uses = meta["key"], meta["accumulator"], meta["uses"]
         self.met_s, self._flags = meta["met_s"], meta["flags"]
@@ -201,6 +201,14 @@ class EmbeddingTable:
             int(self._state[name]) for name in (upkeep.HAND, upkeep.N_FREE, upkeep.FREE, upkeep.N_COUNTED)
         )
         return Keeping(hand, n_free, free, n_counted, places, counts)
+
+
+def _lined_up(n_rows: int, n_embedding: int) -> F32:
+    """Zeros [N, D] that begin with a line of memory: a row of 32 then fills two lines, and not parts of three."""
+    memory = np.zeros(4 * n_rows * n_embedding + LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % LINE
+    values: F32 = memory[start : start + 4 * n_rows * n_embedding].view(np.float32).reshape(n_rows, n_embedding)
+    return values
 
 
 def noise(keys_N: U64, n_embedding: int) -> F32:
