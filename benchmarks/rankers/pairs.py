@@ -6,13 +6,13 @@ Legend: P places, H half-lives.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from learners.kernels import place_of
+SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: any pattern of keys leaves one of places
 
 
 class Pairs(NamedTuple):
@@ -30,6 +30,16 @@ def pairs(n_most: int, half_lives_s: Sequence[float]) -> Pairs:
     rates = np.log(2.0) / (1000.0 * np.array(half_lives_s, dtype=np.float64))
     zeros_ms = np.zeros(n_places, np.int64)
     return Pairs(np.zeros(n_places, np.uint64), np.zeros((n_places, len(rates)), np.float32), zeros_ms, rates)
+
+
+@njit(cache=True)
+def place_of(slot_key: Any, key: Any) -> Any:
+    """Where a key is among slots whose number is a power of two, or the free slot (0) where it would be."""
+    last = np.uint64(len(slot_key) - 1)
+    at = (key * SPREAD >> np.uint64(32)) & last
+    while slot_key[at] != 0 and slot_key[at] != key:
+        at = (at + np.uint64(1)) & last
+    return at
 
 
 @njit(cache=True)
