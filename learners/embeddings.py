@@ -143,6 +143,10 @@ class EmbeddingTable:
         """
         upkeep.adagrad(self._rows, self._state, rows_N, gradient_ND, np.float32(rate))
 
+    def add(self, rows_N: I64, change_ND: F32, squares_N: F32) -> None:
+        """Add what somebody else's steps did to rows and accumulators; each row at most once."""
+        upkeep.add(self._rows, self._state, rows_N, change_ND, squares_N)
+
     def take_touched(self) -> I64:
         """Rows that are new, were met, trained or freed since the last take, ascending."""
         rows = np.sort(self._touched[: self._state[upkeep.N_TOUCHED]]).astype(np.int64)

@@ -40,6 +40,7 @@ from features.store import Record, event_record
 from features.ticks import TICK_MS
 from learners.model import RankingModel
 from learners.online import LearnerConfig, OnlineLearner
+from learners.team import Team
 
 CHUNK: Final = 1024  # events between two reports, and rows turned into Python objects at once
 READ_COUNT: Final = 1 << 30
@@ -115,7 +116,7 @@ class Evaluation:
         self.rows = ItemTable(schema)
         """What serving knows of items."""
         self.encoder = Encoder(schema)
-        self._learner = OnlineLearner(schema, config)
+        self._learner = OnlineLearner(schema, config) if config.rounds.n_learners == 1 else Team(schema, config)
         self._store = MemoryStore(schema, clock="event")
         self._waiting: list[Record] = []
         self._held: list[Entry] = []

@@ -116,6 +116,11 @@ class BatchTable:
     """As `learners.kernels` take it: index and values [N, D] of the batch."""
     gradient: F32  # [N, D]
 
+    @property
+    def values(self) -> F32:
+        """[N, D] as they were looked up."""
+        return self.table[2]
+
 
 class RankingModel(nn.Module):
     """`score` for serving; for learning `look_up`, then `learn_from`; `observe` keeps the statistics.
@@ -248,17 +253,19 @@ class RankingModel(nn.Module):
             variance.lerp_(found_variance + (1.0 - rate) * step * step, rate)
             mean.add_(step, alpha=rate)
 
-    def meet(self, named: Sequence[tuple[Inputs, NDArray[np.bool_]]], now_s: int) -> None:
-        """Take in what one step has met: every key, but candidates that are not known; those may not exist.
+    def met(self, named: Sequence[tuple[Inputs, NDArray[np.bool_]]]) -> dict[str, U64]:
+        """What one step has met, by table: every key, but candidates that are not known; those may not exist.
 
         Args:
             named: The inputs of the step, and [B, K] which candidates are known.
         """
+        found = {}
         for table, fields in TABLES.items():
             keys = [getattr(inputs, field).ravel() for inputs, _ in named for field in fields if field != "item_key"]
             if table == "item":
                 keys += [inputs.item_key[is_known_BK] for inputs, is_known_BK in named]
-            self.tables[table].meet(np.concatenate(keys), now_s)
+            found[table] = np.concatenate(keys)
+        return found
 
     def _activate(self, inputs: Inputs, item: Table, attribute: Table, context: Table) -> Activations:
         n_requests, n_candidates, n_dense = inputs.dense.shape

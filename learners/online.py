@@ -51,10 +51,12 @@ from learners.optimizer import Adam, AdamConfig
 from learners.parts import Part, impressions, positives
 from learners.pending import PendingBatch
 from learners.progressive import Progressive
+from learners.rounds import Round, RoundConfig, Share, lay_table
 from learners.sampling import NegativeSampler, SamplingConfig
 from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
 
 I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
 AVERAGED: Final = 100  # steps whose mean serves
 WARM: Final = 4  # steps after which the mean begins to count more than the newest
 VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
@@ -71,6 +73,7 @@ class LearnerConfig:
     join: JoinConfig = field(default_factory=JoinConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
     table: TableConfig = field(default_factory=TableConfig)
+    rounds: RoundConfig = field(default_factory=RoundConfig)
     embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
     clip_norm: float = 5.0
@@ -109,11 +112,18 @@ class OnlineLearner:
     """`read` entries in log order and `close_tick` after each tick; `take_delta` when `is_settled`.
 
     `model` is what serves: its dense weights are the running mean of the trained ones.
+
+    One of several learns from its own partitions only, and `end_round` takes the place of `is_settled`: see
+    `learners.rounds`.
+
+    Args:
+        seat: Which one of `config.rounds.n_learners` it is.
     """
 
-    def __init__(self, schema: Schema, config: LearnerConfig) -> None:
+    def __init__(self, schema: Schema, config: LearnerConfig, seat: int = 0) -> None:
         self.schema = schema
         self.config = config
+        self.seat = seat
         self.table = ItemTable(schema)
         tables = {name: EmbeddingTable(config.model.n_embedding, config.table) for name in TABLES}
         self.model = RankingModel(schema, config.model, tables)
@@ -123,11 +133,14 @@ class OnlineLearner:
         self.last_step: StepMetrics | None = None
         self._trained = RankingModel(schema, config.model, self.model.tables)
         self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
-        self._sampler = NegativeSampler(schema, config.sampling, config.seed)
+        # None draws what another draws.
+        self._sampler = NegativeSampler(schema, config.sampling, config.seed + seat)
         self._pending = PendingBatch(self.encoder, self.table, self._sampler)
         self._joiner = Joiner(config.join, len(self.encoder.dense_names))
         self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
+        self._round = Round(self._trained) if config.rounds.n_learners > 1 else None
+        self._n_before = self._counts()
         self._first_ms = 0
         self._tick_end_ms = 0
 
@@ -155,7 +168,7 @@ class OnlineLearner:
         try:
             if entry.kind == EVENT:
                 self._read_event(entry)
-            elif entry.kind == DECISION:
+            elif entry.kind == DECISION and self._is_mine(entry):
                 unpack(entry.state, self.schema)  # or it is refused here, not in the middle of a step
                 self._joiner.add_decision(decode_decision(entry.body), entry.state)
             elif entry.kind == ITEM:
@@ -198,7 +211,7 @@ class OnlineLearner:
 
         Nothing is learned; later feedback finds its decision.
         """
-        for entry in entries:
+        for entry in filter(self._is_mine, entries):
             try:
                 if entry.kind == DECISION:
                     self._joiner.add_decision(decode_decision(entry.body), entry.state)
@@ -220,8 +233,7 @@ class OnlineLearner:
                 self._trained.observe(part.inputs, self._adam.n_steps + number)
             norm = self._learn(parts)
             logloss = self._note(parts)
-            now_ms = max(at.ms for at in self.positions.values())
-            self.model.meet([(part.inputs, part.is_known) for part in parts], now_ms // 1000)
+            self._meet(self.model.met([(part.inputs, part.is_known) for part in parts]))
         except DivergedStep as error:
             self.n_skipped += 1
             logger.warning("a step is skipped: %s", error)
@@ -229,6 +241,61 @@ class OnlineLearner:
         self.n_examples += n
         self.last_step = StepMetrics(self._adam.n_steps, n, logloss, norm, not np.isfinite(norm))
         return self.last_step
+
+    def end_round(self, end_ms: int) -> Share:
+        """Learn from what is still pending; what this round has done, for `lay`.
+
+        The rows are those from before the round again, until `lay`.
+
+        Args:
+            end_ms: All log time before this is read.
+        """
+        assert self._round is not None
+        self.close_tick(end_ms)
+        if not self.is_settled:
+            self.step()
+        self._pending.live_through()
+        change, path = self._round.changes()
+        n_examples, n_skipped, n_drawn = (
+            now - before for now, before in zip(self._counts(), self._n_before, strict=True)
+        )
+        return Share(
+            self.seat,
+            {partition: (at.ms, at.seq) for partition, at in self.positions.items()},
+            change,
+            path,
+            self._adam.mean.numpy().copy(),
+            self._adam.square.numpy().copy(),
+            self._round.n_steps,
+            n_examples,
+            n_skipped,
+            n_drawn,
+            self._sampler.met.tolist(),
+            self._round.take_tables(),
+        )
+
+    def lay(self, shares: Sequence[Share]) -> None:
+        """After `end_round`: become what the shares of all, by seat, make of where they began."""
+        assert self._round is not None
+        n_steps, n_before = sum(share.n_steps for share in shares), self._adam.n_steps - self._round.n_steps
+        self._round.lay_dense(shares, self._adam, self.model.flat, pace_of(n_before, n_steps))
+        now_s = self._now_s()
+        for name, table in self.model.tables.items():
+            lay_table(table, [share.tables[name] for share in shares], now_s)
+        n_examples, n_skipped, n_drawn = self._n_before
+        self.n_examples = n_examples + sum(share.n_examples for share in shares)
+        self.n_skipped = n_skipped + sum(share.n_skipped for share in shares)
+        self._pending.n_drawn = n_drawn + sum(share.n_drawn for share in shares)
+        self._sampler.met = np.array(shares[0].sampled)
+        self._n_before = self._counts()
+        self._round.start()
+
+    def drop_delta(self) -> None:
+        """What changed since the last take is offered by somebody else."""
+        for table in self.model.tables.values():
+            table.take_touched()
+            table.take_keeping()
+        self.table.touched.clear()
 
     def snapshot(self, version: int = 0) -> Delta:
         """Everything, as a full snapshot; takes nothing away from the next delta."""
@@ -261,7 +328,7 @@ class OnlineLearner:
             raise ForeignSnapshot(f"version {full.version}: expected a learner's full snapshot of {self.config.model}")
         private, progress = full.private, full.progress
         # Made anew, so that no row and no position of before is left.
-        fresh = OnlineLearner(self.schema, self.config)
+        fresh = OnlineLearner(self.schema, self.config, self.seat)
         fresh.table.load(list(private.items), list(private.items.values()))
         fresh.model.flat.copy_(torch.from_numpy(full.weights.copy()))
         fresh._trained.flat.copy_(torch.from_numpy(private.weights.copy()))
@@ -274,6 +341,9 @@ class OnlineLearner:
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
         fresh.n_events, fresh.n_examples = progress.n_events, progress.n_examples
+        fresh._n_before = fresh._counts()
+        if fresh._round is not None:
+            fresh._round.start()
         self.__dict__.update(fresh.__dict__)
 
     @property
@@ -291,9 +361,19 @@ class OnlineLearner:
         self.step()
         return True
 
+    def _is_mine(self, entry: Entry) -> bool:
+        return entry.partition % self.config.rounds.n_learners == self.seat
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self.n_examples, self.n_skipped, self._pending.n_drawn
+
+    def _now_s(self) -> int:
+        return max(at.ms for at in self.positions.values()) // 1000
+
     def _read_event(self, entry: Entry) -> None:
         event, user = decode_event(entry.body), unpack(entry.state, self.schema)
-        context = None if self._joiner.add_feedback(event) else known_context(event, user)
+        is_learned = self._is_mine(entry) and not self._joiner.add_feedback(event)
+        context = known_context(event, user) if is_learned else None
         if context is not None and not len(self._pending):
             if self.is_settled:
                 self._first_ms = entry.id.ms
@@ -325,10 +405,22 @@ class OnlineLearner:
             raise DivergedStep(f"gradient norms are {norm} and {of_rows**0.5}")
         self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))))
         for rows in named:
+            if self._round is not None:
+                self._round.note_rows(rows)
             for name, found in rows.items():
                 self.model.tables[name].adagrad(found.rows, found.gradient, self.config.embedding_rate)
-        self._average()
+        if self._round is not None:
+            self._round.note_step()
+        else:
+            self.model.flat.lerp_(self._trained.flat, pace_of(self._adam.n_steps - 1, 1))
         return norm
+
+    def _meet(self, keys: dict[str, U64]) -> None:
+        if self._round is not None:
+            self._round.note_met(keys)
+            return
+        for name, met in keys.items():
+            self.model.tables[name].meet(met, self._now_s())
 
     def _note(self, parts: Sequence[Part]) -> float:
         """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""
@@ -341,11 +433,6 @@ class OnlineLearner:
                 rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
                 self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
         return logloss
-
-    def _average(self) -> None:
-        """Move what serves towards what is trained: steps are noisy, their mean is less so."""
-        n = self._adam.n_steps
-        self.model.flat.lerp_(self._trained.flat, max(1.0 / AVERAGED, WARM / (WARM + n)))
 
     def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
         if not self.is_settled:
@@ -383,6 +470,18 @@ class OnlineLearner:
                 )
             ),
         )
+
+
+def pace_of(n_before: int, n_steps: int) -> float:
+    """How far what serves moves towards what is trained: steps are noisy, their mean is less so.
+
+    Args:
+        n_before: Steps there were before these.
+    """
+    kept = 1.0
+    for n in range(n_before + 1, n_before + n_steps + 1):
+        kept *= 1.0 - max(1.0 / AVERAGED, WARM / (WARM + n))
+    return 1.0 - kept
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

@@ -64,6 +64,18 @@ def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> N
         touch(rows, state, row)
 
 
+@njit(cache=True)
+def add(rows: Any, state: Any, row_N: Any, change_ND: Any, square_N: Any) -> None:
+    """Add changes to rows and their accumulators; each row at most once."""
+    weight_ND, accumulator_N = rows[0], rows[2]
+    for n in range(len(row_N)):
+        row = row_N[n]
+        accumulator_N[row] += square_N[n]
+        for d in range(weight_ND.shape[1]):
+            weight_ND[row, d] += change_ND[n, d]
+        touch(rows, state, row)
+
+
 @njit(cache=True, error_model="numpy")
 def noise_of(key: Any, place: int) -> Any:
     """Uniform in ±`NOISE`; depends on key and place only (splitmix64)."""

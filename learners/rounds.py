@@ -1,0 +1,209 @@
+"""Several learners become one model, again and again.
+
+    learner 0   ─ reads all, learns from partitions 0, 2, … ─► share ─┐            ┌─► lay ─► offers the version
+    learner 1   ─ reads all, learns from partitions 1, 3, … ─► share ─┴─ gathered ─┴─► lay
+
+Every learner folds the whole log into item rows, but learns from its own partitions only. At the end of a *round* it
+settles and hands out its *share*: what it has changed since the round began. Each lays the shares of all, in one order,
+over what all of them began with. So they go on from the same weights, bit for bit, whoever of them is looked at.
+
+Where a round ends follows from the log alone, and so does everything that is learned, given the number of learners. A
+learner that comes back in the middle of a round reads that round again, and hands out its share of it.
+
+Shares are added up, as if the steps of all had been taken one after the other: what each found is kept, and the price
+is that in one round nobody reacts to what the others do. Of statistics and of the optimizer's state the mean is taken.
+
+Keys get rows only between rounds, all of them at once; in a round the number of a row means the same to everybody, and
+a new key stands on the fallback until its first round is over.
+
+No Ray, no log. Legend: W flat parameters, T trained ones, N rows, D embedding, M keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learners.embeddings import EmbeddingTable
+from learners.model import BatchTable, RankingModel
+from learners.optimizer import Adam
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundConfig:
+    """How many learn, and how often they meet."""
+
+    n_learners: int = 1
+    """Learner actors that the partitions are divided among; one alone needs no rounds."""
+    span_s: float = 1.0
+    """Log time after which a round ends."""
+    max_entries: int = 4096
+    """Entries of the log after which it ends before."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("n_learners", 1, 256), ("span_s", 0.05, 86400.0), ("max_entries", 1, 1_000_000)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"rounds.{name}: expected {low} to {high}, got {getattr(self, name)}")
+
+
+class RoundClock:
+    """Where a round ends: `is_over` before each entry, `count` after it.
+
+    Rounds begin with an entry and end with the span of log time that it lies in, or when they are full.
+    """
+
+    def __init__(self, config: RoundConfig) -> None:
+        self._span_ms = round(1000 * config.span_s)
+        self._max_entries = config.max_entries
+        self.start()
+
+    def start(self) -> None:
+        """Begin the next round."""
+        self.n_entries = 0
+        self.end_ms = 0
+        """All of the round lies before this."""
+
+    def count(self, ms: int) -> None:
+        """Note an entry of this round."""
+        if not self.n_entries:
+            self.end_ms = (ms // self._span_ms + 1) * self._span_ms
+        self.n_entries += 1
+        if self.n_entries == self._max_entries:
+            self.end_ms = ms  # of this instant more may come, in the next one
+
+    def is_over(self, ms: int) -> bool:
+        """Whether what happens at an instant belongs to the next round."""
+        return self.n_entries > 0 and ms >= self.end_ms
+
+
+@dataclass(frozen=True, slots=True)
+class TableShare:
+    """What a round did to an embedding table."""
+
+    rows: I64  # [N] trained, ascending
+    change: F32  # [N, D]
+    squares: F32  # [N] growth of the accumulators
+    met: U64  # [M] keys, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one learner made of a round."""
+
+    seat: int
+    positions: dict[int, tuple[int, int]]
+    """Where the round ends; the same for all."""
+    change: F32  # [W] of the trained parameters and the statistics
+    path: F32  # [W] mean over the steps of how far they were from where they began
+    mean: F32  # [T] of the optimizer
+    square: F32  # [T]
+    n_steps: int
+    n_examples: int
+    n_skipped: int
+    n_drawn: int
+    sampled: list[float]
+    """What the sampler has met."""
+    tables: dict[str, TableShare]
+
+
+class Round:
+    """What a learner notes in a round, for its share.
+
+    Args:
+        trained: The network that learns.
+    """
+
+    def __init__(self, trained: RankingModel) -> None:
+        self._trained = trained
+        self._n_trained = trained.n_trained
+        self.start()
+
+    def start(self) -> None:
+        """Begin the next round with the weights as they are."""
+        self._base = self._trained.flat.clone()
+        self._path = torch.zeros_like(self._base)
+        self.n_steps = 0
+        self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in self._trained.tables}
+        self._met: dict[str, list[U64]] = {name: [] for name in self._trained.tables}
+
+    def note_rows(self, named: Mapping[str, BatchTable]) -> None:
+        """Note rows that are about to be trained, as they are."""
+        for name, found in named.items():
+            accumulators = self._trained.tables[name].accumulator[found.rows]
+            self._before[name].append((found.rows, found.values, accumulators))
+
+    def note_step(self) -> None:
+        """Note where a step has led."""
+        self.n_steps += 1
+        self._path += self._trained.flat - self._base
+
+    def note_met(self, keys: Mapping[str, U64]) -> None:
+        """Note the keys that a step has met, by table."""
+        for name, met in keys.items():
+            self._met[name].append(met)
+
+    def changes(self) -> tuple[F32, F32]:
+        """`change` and `path` of a share."""
+        return (self._trained.flat - self._base).numpy(), (self._path / max(self.n_steps, 1)).numpy()
+
+    def take_tables(self) -> dict[str, TableShare]:
+        """What the round did to every table; the rows are set back to what they were."""
+        return {name: self._take_table(name, table) for name, table in self._trained.tables.items()}
+
+    def lay_dense(self, shares: Sequence[Share], adam: Adam, served: Tensor, pace: float) -> None:
+        """Parameters, statistics and optimizer after the shares of all.
+
+        Args:
+            served: The running mean of the parameters, which moves by `pace` towards where they were on the average.
+        """
+        n_steps = np.array([share.n_steps for share in shares])
+        if not n_steps.any():
+            return
+        weights = n_steps / n_steps.sum()
+        change, path = (_added(self._base, parts, weights, self._n_trained) for parts in _columns(shares))
+        self._trained.flat.copy_(self._base + change)
+        served.lerp_(self._base + path, pace)
+        mean, square = (
+            sum(float(w) * torch.from_numpy(getattr(share, name)) for w, share in zip(weights, shares, strict=True))
+            for name in ("mean", "square")
+        )
+        adam.load(mean, square, adam.n_steps - self.n_steps + int(n_steps.max()))  # type: ignore[arg-type]
+
+    def _take_table(self, name: str, table: EmbeddingTable) -> TableShare:
+        met = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *self._met[name]]))
+        if not self._before[name]:
+            none = np.zeros(0, dtype=np.int64)
+            return TableShare(none, table.weight[none], table.accumulator[none], met[met != 0])
+        rows, values, accumulators = (np.concatenate(parts) for parts in zip(*self._before[name], strict=True))
+        rows, first = np.unique(rows, return_index=True)
+        values, accumulators = values[first], accumulators[first]
+        share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met[met != 0])
+        table.weight[rows], table.accumulator[rows] = values, accumulators
+        return share
+
+
+def lay_table(table: EmbeddingTable, shares: Sequence[TableShare], now_s: int) -> None:
+    """Rows after the shares of all, then rows for the keys that they met."""
+    for share in shares:
+        table.add(share.rows, share.change, share.squares)
+    table.meet(np.concatenate([share.met for share in shares]), now_s)
+
+
+def _columns(shares: Sequence[Share]) -> tuple[list[F32], list[F32]]:
+    return [share.change for share in shares], [share.path for share in shares]
+
+
+def _added(base: Tensor, parts: Sequence[F32], weights: NDArray[np.float64], n_trained: int) -> Tensor:
+    """The sum of all changes of parameters, the mean over steps of those of statistics."""
+    total = torch.zeros_like(base)
+    for weight, part in zip(weights, parts, strict=True):
+        total[:n_trained] += torch.from_numpy(part[:n_trained])
+        total[n_trained:] += float(weight) * torch.from_numpy(part[n_trained:])
+    return total
