@@ -1,8 +1,10 @@
-"""The learner as a Ray actor: read the log in ticks, learn, offer a version every second. And the pipelines' door.
+"""A learner as a Ray actor: read the log in ticks, learn, offer a version every second. And the pipelines' door.
 
     committed version ─► OnlineLearner ◄─ ticks ◄─ log
             ▲                  │ settled, a second has passed
             └──── hub ◄── offer (weights, optimizer, item rows, positions)
+
+Several of them divide the partitions; when they offer is told in `learners.offers`.
 
 Whatever goes wrong in the loop, the answer is the same: go back to what the hub has committed and read on from its
 positions. So an offer whose acknowledgement was lost is found again, and one that was lost is learned again.
@@ -13,7 +15,6 @@ Training and the door share one event loop: a push waits for at most one trainin
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -29,13 +30,14 @@ from features.schema import Schema
 from features.ticks import READ_COUNT, Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
+from learners.offers import Alone, InRounds, Offers
 from learners.online import LearnerConfig, OnlineLearner
 
 LEARNER_NAME: Final = "headrace-learner"
+"""Of the first one; see `learner_name`."""
 RETRY_S: Final = 0.5
 READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes; going back costs more than waiting
 IDLE_S: Final = 0.02  # between looks at an idle log; ticks last 0.2 s
-IDLE_OFFER_S: Final = 5.0  # entries without examples (decisions) move the positions this often
 N_BETWEEN: Final = 32  # entries read before the door gets its turn
 
 logger = logging.getLogger(__name__)
@@ -43,25 +45,32 @@ logger = logging.getLogger(__name__)
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class Learner:
-    """Learns from the whole log; restarts from the hub's commit.
+    """Learns from the log, or its part of it; restarts from the hub's commit.
 
     Args:
+        seat: Which one of `config.rounds.n_learners` it is.
         offer_s: Seconds between offered versions.
         niceness: Added to the process's own; see `step_back`.
     """
 
     def __init__(
-        self, store: StoreConfig, schema: Schema, config: LearnerConfig, offer_s: float = 1.0, niceness: int = 10
+        self,
+        store: StoreConfig,
+        schema: Schema,
+        config: LearnerConfig,
+        offer_s: float = 1.0,
+        niceness: int = 10,
+        seat: int = 0,
     ) -> None:
         step_back(niceness, entirely=store.clock == "wall")
         threadpool_limits(1)
         self._schema = schema
         self._config = config
+        self._seat = seat
         self._offer_s = offer_s
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
         self._version = 0
-        self._offered_s, self._n_offered = 0.0, 0
         self._lag: dict[str, Any] = {}
         self._loop = asyncio.get_running_loop().create_task(self._live())
 
@@ -71,7 +80,7 @@ class Learner:
 
     async def status(self) -> dict[str, Any]:
         """How far this learner is, by its own account."""
-        return {"pid": os.getpid(), "version": self._version, **self._lag}
+        return {"pid": os.getpid(), "seat": self._seat, "version": self._version, **self._lag}
 
     async def _live(self) -> None:
         while True:
@@ -85,9 +94,9 @@ class Learner:
         hub = get_hub()
         await self._store.open()
         learner, self._version = await self._restore(hub)
+        kind = Alone if self._config.rounds.n_learners == 1 else InRounds
+        offers: Offers = kind(hub, learner, self._version, self._offer_s)
         reader = TickReader(self._store, learner.positions)
-        self._offered_s = -self._offer_s  # what is learned first is offered at once
-        self._n_offered = learner.n_examples
         while True:
             tick = await reader.next(wait_s=IDLE_S)
             if tick is None:
@@ -95,24 +104,15 @@ class Learner:
                 continue
             for entries in _slices(tick):
                 for entry in entries:
-                    for _ in learner.advance(entry.id.ms):
-                        await self._offer_what_is_new(hub, learner)
+                    await offers.before(entry.id.ms)
                     learner.read(entry)
-                    await self._offer_what_is_new(hub, learner)
+                    await offers.after(entry.id.ms)
                 await asyncio.sleep(0)
-            for _ in learner.advance(tick.end_ms):
-                await self._offer_what_is_new(hub, learner)
-            await self._offer_what_is_new(hub, learner)
-            waited_s = time.monotonic() - self._offered_s
-            if learner.is_settled and self._version and waited_s >= self._offer_s:
-                if tick.entries and waited_s >= IDLE_OFFER_S:
-                    await self._offer(hub, learner)
-                else:
-                    await hub.advance.remote(self._version, learner.trained_through_ms)
-            self._note(learner, tick)
+            await offers.close(tick)
+            self._note(learner, tick, offers.version)
 
     async def _restore(self, hub: Any) -> tuple[OnlineLearner, int]:
-        learner = OnlineLearner(self._schema, self._config)
+        learner = OnlineLearner(self._schema, self._config, self._seat)
         packed = await hub.committed.remote()
         if packed is None:
             return learner, 0
@@ -134,18 +134,8 @@ class Learner:
             learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
             read.update({entry.partition: entry.id for entry in entries})
 
-    async def _offer_what_is_new(self, hub: Any, learner: OnlineLearner) -> None:
-        is_due = time.monotonic() - self._offered_s >= self._offer_s
-        if is_due and learner.is_settled and learner.n_examples > self._n_offered:
-            await self._offer(hub, learner)
-
-    async def _offer(self, hub: Any, learner: OnlineLearner) -> None:
-        base = self._version or None
-        delta = learner.take_delta(self._version + 1, base)
-        self._version = await hub.offer.remote(snapshots.pack(delta))
-        self._offered_s, self._n_offered = time.monotonic(), learner.n_examples
-
-    def _note(self, learner: OnlineLearner, tick: Tick) -> None:
+    def _note(self, learner: OnlineLearner, tick: Tick, version: int) -> None:
+        self._version = version
         self._lag = {
             "events": learner.n_events,
             "trained_through_ms": learner.trained_through_ms,
@@ -155,3 +145,8 @@ class Learner:
 
 def _slices(tick: Tick) -> list[list[Any]]:
     return [tick.entries[at : at + N_BETWEEN] for at in range(0, len(tick.entries), N_BETWEEN)]
+
+
+def learner_name(seat: int) -> str:
+    """Name of an actor in the cluster."""
+    return f"{LEARNER_NAME}-{seat}" if seat else LEARNER_NAME

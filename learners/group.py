@@ -1,4 +1,4 @@
-"""Starting the learning side: hub, projector and learner, by name, once per cluster.
+"""Starting the learning side: hub, projector and learners, by name, once per cluster.
 
 The actors are detached and restart by themselves for ever; whoever starts a second time gets the running ones.
 """
@@ -10,7 +10,7 @@ import ray
 
 from features.connect import StoreConfig
 from features.schema import Schema
-from learners.actor import LEARNER_NAME, Learner
+from learners.actor import Learner, learner_name
 from learners.hub import HUB_NAME, ModelHub
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
@@ -30,30 +30,24 @@ class GroupConfig:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Handles of the three actors."""
+    """Handles of the actors."""
 
     hub: Any
     projector: Any
-    learner: Any
+    learners: list[Any]
 
 
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet."""
     hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder, store.clock == "wall")
     projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
-    actor = _named(Learner, LEARNER_NAME).remote(store, schema, learner, config.offer_s)
-    ray.get([hub.status.remote(), projector.status.remote(), actor.status.remote()])
-    return Group(hub, projector, actor)
+    learners = [
+        _named(Learner, learner_name(seat)).remote(store, schema, learner, config.offer_s, seat=seat)
+        for seat in range(learner.rounds.n_learners)
+    ]
+    ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
+    return Group(hub, projector, learners)
 
 
 def _named(actor: Any, name: str) -> Any:
     return actor.options(name=name, lifetime="detached", get_if_exists=True)
-
-
-def stop_group() -> None:
-    """End the actors of this cluster, learner first; what is committed stays."""
-    for name in (LEARNER_NAME, PROJECTOR_NAME, HUB_NAME):
-        try:
-            ray.kill(ray.get_actor(name))
-        except ValueError:
-            continue

@@ -8,6 +8,9 @@ killed comes back with exactly what it had acknowledged. Nothing is learned twic
 Replicas long-poll `follow`. They get the deltas since their version while the hub still holds them, else a snapshot.
 What is handed out is put into the object store once and shared by every replica of a node.
 
+Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
+what they make of them.
+
 `hold` keeps what is committed from the replicas until `release`: to see what publishing costs, or to keep a version in
 place. It is not durable: a hub that restarts publishes again.
 
@@ -28,6 +31,8 @@ from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints
 from learners.errors import StaleSnapshot
+from learners.meetings import Meetings
+from learners.rounds import Share
 from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"
@@ -55,6 +60,7 @@ class ModelHub:
         self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
         self._trained_through_ms = self._full.progress.trained_through_ms if self._full else 0
         self._changed = asyncio.Event()
+        self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._is_held = False
         self._unpublished: deque[Delta] = deque(maxlen=N_DELTAS)
 
@@ -82,12 +88,31 @@ class ModelHub:
         self._checkpoints.write(packed, delta.version)
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
         self._checkpoints.compact(self._full)
+        self._meetings.commit(delta.version)
         self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
         if self._is_held:
             self._unpublished.append(delta)
         else:
             self._publish(delta)
         return delta.version
+
+    async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
+        """Hand in a learner's share of the round that becomes `version`; returns those of all once they are there.
+
+        They are the hub's own: a learner that is lost does not take its share along.
+
+        Raises:
+            StaleSnapshot: If the learner stands on what is not known here, or read another log than the others; it goes
+                back to `committed`.
+        """
+        if not await self.stands(version - 1):
+            raise StaleSnapshot(f"share of version {version}: expected one on {await self.version()}")
+        return await self._meetings.hand_in(version, share.seat, n_learners, share.positions, ray.put(share))
+
+    async def stands(self, version: int) -> bool:
+        """Whether this is the current version, or will be as soon as the first learner offers what is gathered."""
+        current = await self.version()
+        return version == current or (version == current + 1 and self._meetings.is_complete(version))
 
     async def advance(self, version: int, trained_through_ms: int) -> bool:
         """Note that the current version answers for the log up to here, though nothing new was learned.

@@ -48,7 +48,7 @@ class RoundConfig:
     """Entries of the log after which it ends before."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("n_learners", 1, 256), ("span_s", 0.05, 86400.0), ("max_entries", 1, 1_000_000)):
+        for name, low, high in (("n_learners", 1, 256), ("span_s", 0.05, 1e7), ("max_entries", 1, 1_000_000)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"rounds.{name}: expected {low} to {high}, got {getattr(self, name)}")
 

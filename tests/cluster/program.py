@@ -20,7 +20,12 @@ from deployments.app import Run
 from deployments.config import config_from_dict
 from deployments.processes import termination
 
-ACTORS = {"learner": "headrace-learner", "projector": "headrace-projector", "hub": "headrace-hub"}
+ACTORS = {
+    "learner": "headrace-learner",
+    "learner-1": "headrace-learner-1",
+    "projector": "headrace-projector",
+    "hub": "headrace-hub",
+}
 
 
 class Commands:
