@@ -1,19 +1,26 @@
 """How many events does a learner take a second on one core, from log entries to the optimizer's step?
 
-    python -m benchmarks.bench_learning [--events 30000] [--rounds 5] [--json FILE]
+    python -m benchmarks.bench_learning [--events 30000] [--rounds 5] [--learners 2] [--json FILE]
 
 One process, no Ray, no store: entries of a small shop's log, each with its user's packed state, read by `OnlineLearner`
 under the default schema. Before what is timed everybody has done enough for a full history of 20 items; each event is a
 slate of itself and 24 negatives. BLAS and torch have one thread. Time is that of the process on its
 core: what others take of the core is not counted. Rounds follow one another with a fresh learner each,
 warmed up on as many events as a history takes; medians and extremes.
+
+With `--learners` as many processes divide the same log, in rounds as they are configured by default; this process hands
+their shares round, as the hub does. A round takes as long as the slowest of them; the time is that of the
+processes on their cores, and beside it that of the wall, which is the same where nobody else is on the machine.
 """
 
 import argparse
 import statistics
 import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import machine
@@ -23,6 +30,7 @@ from features.events import EVENT, Entry, LoggedEvent, StreamId, encode_body
 from features.schema import Schema
 from features.state import apply_update, unpack, update_for
 from learners.online import LearnerConfig, OnlineLearner
+from learners.rounds import RoundClock, RoundConfig
 
 START_MS: Final = 1_764_000_000_000
 N_USERS: Final = 500
@@ -51,11 +59,71 @@ def events_per_s(schema: Schema, warm_up: list[Entry], entries: list[Entry]) -> 
     return len(entries) / (time.process_time() - began_s)
 
 
+def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) -> None:
+    """One of several: reads the log, meets the others at the end of each round; tells the seconds of every timed round.
+
+    Runs in a process of its own. Waits for a word before what is timed.
+    """
+    schema, log, n_before = _log(n_events)
+    config = LearnerConfig(rounds=RoundConfig(n_learners=n_learners))
+    learner, clock = OnlineLearner(schema, config, seat), RoundClock(config.rounds)
+    seconds: list[float] = []
+
+    def meet() -> None:
+        hub.send(learner.end_round(clock.end_ms))
+        seconds.append(time.process_time())
+        shares = hub.recv()
+        learner.lay(shares)
+        learner.take_delta(1, 0) if not seat else learner.drop_delta()
+        clock.start()
+
+    with threadpool_limits(1):
+        for number, entry in enumerate(log):
+            if number == n_before:
+                if clock.n_entries:
+                    meet()
+                hub.send("ready")
+                hub.recv()
+                seconds = [time.process_time()]
+            if clock.is_over(entry.id.ms):
+                meet()
+            learner.read(entry)
+            clock.count(entry.id.ms)
+        meet()
+    hub.send(np.diff(seconds))
+
+
+def rates_of(n_learners: int, n_events: int) -> tuple[float, float]:
+    """Events per second of several learners, two or more: on their cores, and by the wall."""
+    context = get_context("spawn")
+    ends = [context.Pipe() for _ in range(n_learners)]
+    processes = [
+        context.Process(target=learn_in_rounds, args=(seat, n_learners, n_events, theirs))
+        for seat, (_, theirs) in enumerate(ends)
+    ]
+    for process, (_, theirs) in zip(processes, ends, strict=True):
+        process.start()
+        theirs.close()  # so that the end of a process is noticed
+    hubs = [ours for ours, _ in ends]
+    began_s = ended_s = 0.0
+    while True:
+        said = [hub.recv() for hub in hubs]
+        if isinstance(said[0], np.ndarray):
+            break
+        ended_s = time.perf_counter()
+        if said[0] == "ready":
+            began_s = ended_s
+        for hub in hubs:
+            hub.send(said)
+    for process in processes:
+        process.join()
+    on_cores_s = float(np.max(said, axis=0).sum())
+    return n_events / on_cores_s, n_events / (ended_s - began_s)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; returns everything that is reported."""
-    schema, world = Schema(), World(WorldConfig(n_users=N_USERS))
-    n_before = 2 * N_RECENT * N_USERS  # a person's share of these is hardly ever below half
-    log = log_of(world, schema, n_before + options.events)
+    schema, log, n_before = _log(options.events)
     entries = log[n_before:]
     n_recent = statistics.mean(min(len(unpack(entry.state, schema).recent), N_RECENT) for entry in entries[:1000])
     with threadpool_limits(1):
@@ -67,7 +135,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "n_recent": n_recent,
         "n_negatives": LearnerConfig().sampling.n_negatives,
         "events_per_s": rates,
+        "n_learners": options.learners,
+        "together": [
+            rates_of(options.learners, options.events) for _ in range(options.rounds if options.learners else 0)
+        ],
     }
+
+
+def _log(n_events: int) -> tuple[Schema, list[Entry], int]:
+    """A schema, a log, and how many of its entries are before what is timed."""
+    schema, world = Schema(), World(WorldConfig(n_users=N_USERS))
+    n_before = 2 * N_RECENT * N_USERS  # a person's share of these is hardly ever below half
+    return schema, log_of(world, schema, n_before + n_events), n_before
 
 
 def report(found: dict[str, Any]) -> None:
@@ -77,6 +156,16 @@ def report(found: dict[str, Any]) -> None:
     print(f"slates of 1 + {found['n_negatives']}, histories of {found['n_recent']:.1f} items\n")
     rows = [[f"{statistics.median(rates):,.0f}", f"{rates[0]:,.0f}", f"{rates[-1]:,.0f}"]]
     print(machine.table(("events/s, median", "slowest round", "fastest"), rows))
+    if found["together"]:
+        alone = statistics.median(rates)
+        rows = [
+            [name, f"{statistics.median(column):,.0f}", f"{statistics.median(column) / alone:.2f}"]
+            for name, column in zip(
+                ("on their cores", "by the wall"), zip(*found["together"], strict=True), strict=True
+            )
+        ]
+        print()
+        print(machine.table((f"{found['n_learners']} learners", "events/s, median", "of one"), rows))
 
 
 def main() -> None:
@@ -84,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_learning", description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=int, default=30_000, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--learners", type=int, default=0, metavar="N", help="compare N of them with one")
     parser.add_argument("--json", nargs="?", const="-", help="write everything to a file, or to standard output")
     options = parser.parse_args()
     found = run(options)
