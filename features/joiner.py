@@ -123,6 +123,14 @@ class Joiner:
         """When there may be something to learn without anything new."""
         return self._due[0][0] if self._due else None
 
+    def has_news(self, now_ms: int) -> bool:
+        """Whether `pop_ready` has anything to do."""
+        return bool(
+            self._ready
+            or (self._due and self._due[0][0] <= now_ms)
+            or (self._orphans_due and self._orphans_due[0][0] <= now_ms)
+        )
+
     def add_decision(self, decision: LoggedDecision, state: bytes) -> None:
         """Remember what was shown, and to whom.
 

@@ -8,6 +8,8 @@ Three invariants. The slate of an event is gathered before the event is folded, 
 Batches are cut by the log alone, never by when somebody happened to look; so reading the same entries again gives the
 same weights, bit for bit, on one thread. A batch that is not finite is skipped and counted, never learned.
 
+An example weighs the same in every batch: one that is not full when its time is over makes a step that much shorter.
+
 `restore` goes on from a snapshot as if there had been no interruption: a snapshot is only taken when nothing is
 pending, and holds everything that a later step depends on.
 
@@ -226,12 +228,13 @@ class OnlineLearner:
 
         A step whose loss or gradient is not finite changes no weight.
         """
+        fullness = min(1.0, self._n_pending / self.config.batch_size)
         parts = self._parts()
         norm, logloss = float("nan"), float("nan")
         try:
             for number, part in enumerate(parts):
                 self._trained.observe(part.inputs, self._adam.n_steps + number)
-            norm = self._learn(parts)
+            norm = self._learn(parts, fullness)
             logloss = self._note(parts)
             self._meet(self.model.met([(part.inputs, part.is_known) for part in parts]))
         except DivergedStep as error:
@@ -267,6 +270,7 @@ class OnlineLearner:
             self._adam.mean.numpy().copy(),
             self._adam.square.numpy().copy(),
             self._round.n_steps,
+            self._round.weight,
             n_examples,
             n_skipped,
             n_drawn,
@@ -277,8 +281,8 @@ class OnlineLearner:
     def lay(self, shares: Sequence[Share]) -> None:
         """After `end_round`: become what the shares of all, by seat, make of where they began."""
         assert self._round is not None
-        n_steps, n_before = sum(share.n_steps for share in shares), self._adam.n_steps - self._round.n_steps
-        self._round.lay_dense(shares, self._adam, self.model.flat, pace_of(n_before, n_steps))
+        pace = pace_of(self._adam.n_steps - self._round.n_steps, sum(share.weight for share in shares))
+        self._round.lay_dense(shares, self._adam, self.model.flat, pace)
         now_s = self._now_s()
         for name, table in self.model.tables.items():
             lay_table(table, [share.tables[name] for share in shares], now_s)
@@ -352,6 +356,8 @@ class OnlineLearner:
 
     def _take_outcomes(self, now_ms: int) -> bool:
         """Take in what the join has to tell by now; True if that filled a batch, which is learned from."""
+        if self._n_pending < self.config.batch_size and not self._joiner.has_news(now_ms):
+            return False
         outcomes = self._joiner.pop_ready(now_ms)
         if outcomes and self.is_settled:
             self._first_ms = now_ms
@@ -385,16 +391,16 @@ class OnlineLearner:
     def _parts(self) -> list[Part]:
         """What is pending: positives, slates shown, single rewards."""
         inputs = self._pending.take()
-        found = [] if inputs is None else [positives(inputs)]
-        outcomes, self._outcomes = self._outcomes, []
         shift, share = self.config.join.log_odds_shift, 1.0 / self.config.batch_size
+        found = [] if inputs is None else [positives(inputs, share)]
+        outcomes, self._outcomes = self._outcomes, []
         for some in ([o for o in outcomes if len(o.places) > 1], [o for o in outcomes if len(o.places) == 1]):
             if some:
                 shown_at = self._trained.arrays_of("shown_at")
                 found.append(impressions(some, self.encoder, self.table, shift, share, shown_at))
         return found
 
-    def _learn(self, parts: Sequence[Part]) -> float:
+    def _learn(self, parts: Sequence[Part], fullness: float) -> float:
         gradient = self._trained.flat_gradient.zero_()
         named = [self._trained.look_up(part.inputs) for part in parts]
         for part, rows in zip(parts, named, strict=True):
@@ -403,16 +409,16 @@ class OnlineLearner:
         of_rows = sum(float(np.square(found.gradient).sum()) for rows in named for found in rows.values())
         if not np.isfinite(norm + of_rows):
             raise DivergedStep(f"gradient norms are {norm} and {of_rows**0.5}")
-        self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))))
+        self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))), fullness)
         for rows in named:
             if self._round is not None:
                 self._round.note_rows(rows)
             for name, found in rows.items():
                 self.model.tables[name].adagrad(found.rows, found.gradient, self.config.embedding_rate)
         if self._round is not None:
-            self._round.note_step()
+            self._round.note_step(fullness)
         else:
-            self.model.flat.lerp_(self._trained.flat, pace_of(self._adam.n_steps - 1, 1))
+            self.model.flat.lerp_(self._trained.flat, pace_of(self._adam.n_steps - 1, fullness))
         return norm
 
     def _meet(self, keys: dict[str, U64]) -> None:
@@ -472,16 +478,15 @@ class OnlineLearner:
         )
 
 
-def pace_of(n_before: int, n_steps: int) -> float:
+def pace_of(n_before: int, n_steps: float) -> float:
     """How far what serves moves towards what is trained: steps are noisy, their mean is less so.
 
     Args:
-        n_before: Steps there were before these.
+        n_before: Steps there were before.
+        n_steps: Full steps that are taken; of a batch that is not full a part of one.
     """
-    kept = 1.0
-    for n in range(n_before + 1, n_before + n_steps + 1):
-        kept *= 1.0 - max(1.0 / AVERAGED, WARM / (WARM + n))
-    return 1.0 - kept
+    rate = max(1.0 / AVERAGED, WARM / (WARM + n_before + 1))
+    return 1.0 - math.pow(1.0 - rate, n_steps)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

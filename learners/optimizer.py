@@ -38,15 +38,16 @@ class Adam:
         self.square = torch.zeros_like(weights)
         self.n_steps = 0
 
-    def step(self, gradient: Tensor) -> None:
-        """Move the weights against the gradient."""
+    def step(self, gradient: Tensor, share: float = 1.0) -> None:
+        """Move the weights against the gradient, by this share of a full step."""
         config = self._config
+        rate = config.rate * share
         self.n_steps += 1
         self.mean.lerp_(gradient, 1 - config.memory)
         self.square.mul_(config.square_memory).addcmul_(gradient, gradient, value=1 - config.square_memory)
         spread = (self.square / (1 - config.square_memory**self.n_steps)).sqrt_().add_(1e-8)
-        self._weights.mul_(1 - config.rate * config.decay)
-        self._weights.addcdiv_(self.mean, spread, value=-config.rate / (1 - config.memory**self.n_steps))
+        self._weights.mul_(1 - rate * config.decay)
+        self._weights.addcdiv_(self.mean, spread, value=-rate / (1 - config.memory**self.n_steps))
 
     def load(self, mean: Tensor, square: Tensor, n_steps: int) -> None:
         """Go on from a saved state."""

@@ -32,11 +32,15 @@ class Part:
     """[B, K] from before the step."""
 
 
-def positives(inputs: Inputs) -> Part:
-    """Slates whose first candidate is what was taken."""
+def positives(inputs: Inputs, share: float) -> Part:
+    """Slates whose first candidate is what was taken.
+
+    Args:
+        share: Weight of a slate.
+    """
     is_positive = np.zeros(inputs.mask.shape, dtype=bool)
     is_positive[:, 0] = True
-    return Part(inputs, ListwiseLoss(1.0 / len(is_positive)), is_positive, len(is_positive))
+    return Part(inputs, ListwiseLoss(share), is_positive, len(is_positive))
 
 
 def impressions(

@@ -36,12 +36,13 @@ class PendingBatch:
         """Number of each event's slate among those that wait; -1: it has none."""
         self._requests: list[Request] = []
         self._lived: list[Inputs] = []
+        self._n_slates = 0
         self.n_drawn = 0
         """Slates that negatives were drawn for, ever: draws depend on it."""
 
     def __len__(self) -> int:
         """Number of slates."""
-        return sum(len(inputs.mask) for inputs in self._lived) + len(self._requests)
+        return self._n_slates
 
     def add(self, event: LoggedEvent, user: UserState, context: dict[str, Any] | None) -> None:
         """Take in the next event.
@@ -54,6 +55,7 @@ class PendingBatch:
         self._slates.append(-1 if context is None else len(self._requests))
         if context is not None:
             self._requests.append(Request(user, context, event.ts_ms, ()))
+            self._n_slates += 1
 
     def live_through(self) -> None:
         """Encode the slates of the events that wait, and fold the events."""
@@ -80,6 +82,7 @@ class PendingBatch:
         """Inputs of all slates, the positive as candidate 0; None if there are none. All events are folded."""
         self.live_through()
         lived, self._lived = self._lived, []
+        self._n_slates = 0
         return joined(lived) if lived else None
 
 

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learners import upkeep
 from learners.embeddings import EmbeddingTable
 from learners.model import BatchTable, RankingModel
 from learners.optimizer import Adam
@@ -101,10 +102,12 @@ class Share:
     positions: dict[int, tuple[int, int]]
     """Where the round ends; the same for all."""
     change: F32  # [W] of the trained parameters and the statistics
-    path: F32  # [W] mean over the steps of how far they were from where they began
+    path: F32  # [W] how far they were from where they began, as the mean over the steps
     mean: F32  # [T] of the optimizer
     square: F32  # [T]
     n_steps: int
+    weight: float
+    """The steps that these are, were all batches full."""
     n_examples: int
     n_skipped: int
     n_drawn: int
@@ -129,7 +132,7 @@ class Round:
         """Begin the next round with the weights as they are."""
         self._base = self._trained.flat.clone()
         self._path = torch.zeros_like(self._base)
-        self.n_steps = 0
+        self.n_steps, self.weight = 0, 0.0
         self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in self._trained.tables}
         self._met: dict[str, list[U64]] = {name: [] for name in self._trained.tables}
 
@@ -139,10 +142,11 @@ class Round:
             accumulators = self._trained.tables[name].accumulator[found.rows]
             self._before[name].append((found.rows, found.values, accumulators))
 
-    def note_step(self) -> None:
-        """Note where a step has led."""
+    def note_step(self, fullness: float) -> None:
+        """Note where a step has led, by a batch of this fullness."""
         self.n_steps += 1
-        self._path += self._trained.flat - self._base
+        self.weight += fullness
+        self._path += fullness * (self._trained.flat - self._base)
 
     def note_met(self, keys: Mapping[str, U64]) -> None:
         """Note the keys that a step has met, by table."""
@@ -151,7 +155,7 @@ class Round:
 
     def changes(self) -> tuple[F32, F32]:
         """`change` and `path` of a share."""
-        return (self._trained.flat - self._base).numpy(), (self._path / max(self.n_steps, 1)).numpy()
+        return (self._trained.flat - self._base).numpy(), (self._path / max(self.weight, 1e-9)).numpy()
 
     def take_tables(self) -> dict[str, TableShare]:
         """What the round did to every table; the rows are set back to what they were."""
@@ -163,10 +167,10 @@ class Round:
         Args:
             served: The running mean of the parameters, which moves by `pace` towards where they were on the average.
         """
-        n_steps = np.array([share.n_steps for share in shares])
-        if not n_steps.any():
+        if not any(share.n_steps for share in shares):
             return
-        weights = n_steps / n_steps.sum()
+        weights = np.array([share.weight for share in shares])
+        weights /= weights.sum()
         change, path = (_added(self._base, parts, weights, self._n_trained) for parts in _columns(shares))
         self._trained.flat.copy_(self._base + change)
         served.lerp_(self._base + path, pace)
@@ -174,17 +178,17 @@ class Round:
             sum(float(w) * torch.from_numpy(getattr(share, name)) for w, share in zip(weights, shares, strict=True))
             for name in ("mean", "square")
         )
-        adam.load(mean, square, adam.n_steps - self.n_steps + int(n_steps.max()))  # type: ignore[arg-type]
+        adam.load(mean, square, adam.n_steps - self.n_steps + max(share.n_steps for share in shares))  # type: ignore[arg-type]
 
     def _take_table(self, name: str, table: EmbeddingTable) -> TableShare:
-        met = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *self._met[name]]))
+        met = np.sort(upkeep.distinct(np.concatenate([np.zeros(0, dtype=np.uint64), *self._met[name]])))
         if not self._before[name]:
             none = np.zeros(0, dtype=np.int64)
-            return TableShare(none, table.weight[none], table.accumulator[none], met[met != 0])
+            return TableShare(none, table.weight[none], table.accumulator[none], met)
         rows, values, accumulators = (np.concatenate(parts) for parts in zip(*self._before[name], strict=True))
         rows, first = np.unique(rows, return_index=True)
         values, accumulators = values[first], accumulators[first]
-        share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met[met != 0])
+        share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met)
         table.weight[rows], table.accumulator[rows] = values, accumulators
         return share
 

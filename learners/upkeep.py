@@ -107,7 +107,7 @@ def meet(
     """
     slots, old, index_state = index
     max_rows, expire_s, admit_after = limits
-    key_N = _distinct(key_N)
+    key_N = distinct(key_N)
     row_N = np.zeros(len(key_N), dtype=np.int64)
     n_counted = 0
     for n in range(len(key_N)):
@@ -143,7 +143,7 @@ def meet(
 
 
 @njit(cache=True)
-def _distinct(key_N: Any) -> Any:
+def distinct(key_N: Any) -> Any:
     """Present keys in order of appearance, each once."""
     n_slots = 4
     while n_slots < 2 * len(key_N):

@@ -167,7 +167,7 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
 
 
 def assert_same(one: Share, other: Share) -> None:
-    for name in ("seat", "positions", "n_steps", "n_examples", "n_skipped", "n_drawn", "sampled"):
+    for name in ("seat", "positions", "n_steps", "weight", "n_examples", "n_skipped", "n_drawn", "sampled"):
         assert getattr(one, name) == getattr(other, name), name
     for name in ("change", "path", "mean", "square"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
