@@ -39,7 +39,7 @@ def live_through(world: World, schema: Schema) -> tuple[ItemTable, dict[str, byt
     for row in world.events(N_EVENTS, start_ms=START_MS):
         event = LoggedEvent(row["type"], row["user"], row["item"], row["ts_ms"], 1.0, row["context"], None, None)
         state = states.get(event.user, b"")
-        table.fold_events([(event, unpack(state, schema).recent)])
+        table.fold_events([(event, unpack(state, schema).history)])
         states[event.user] = apply_update(state, update_for(event, schema), schema)
     return table, states
 

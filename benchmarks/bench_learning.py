@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; returns everything that is reported."""
     schema, log, n_before = _log(options.events)
     entries = log[n_before:]
-    n_recent = statistics.mean(min(len(unpack(entry.state, schema).recent), N_RECENT) for entry in entries[:1000])
+    n_recent = statistics.mean(min(len(unpack(entry.state, schema).history), N_RECENT) for entry in entries[:1000])
     with threadpool_limits(1):
         rates = [events_per_s(schema, log[:n_before], entries) for _ in range(options.rounds)]
     return {

@@ -259,7 +259,7 @@ class Ranking:
         wanted: set[str] = set()
         now_ms = self._now_ms()
         for user, request in zip(users, requests, strict=True):
-            wanted.update(self._rows.table.predecessors(user.state.recent, request.now_ms or now_ms))
+            wanted.update(self._rows.table.predecessors(user.state.history, request.now_ms or now_ms))
         names = list(wanted)
         is_stale = self._rows.is_stale(self._rows.table.find(names), self._config.recent_cache_s)
         if is_stale.any():

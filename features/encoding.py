@@ -13,16 +13,16 @@ F dense features, U user features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features import kernels
+from features.history import Arrays, arrays_of
 from features.item_table import UNKNOWN, ItemTable, attribute_inputs
 from features.schema import Group, Schema, bucket, duration, hash64, known_hash64
-from features.state import Recent, UserState
+from features.state import UserState
 
 N_RECENT: Final = 20  # recent items the model attends to; more cost time and were not seen to help
 F32 = NDArray[np.float32]
@@ -54,15 +54,6 @@ class Inputs:
     recent_age: F32  # [B, R] log(1 + seconds) / 10
     context_key: U64  # [B, C]
     user_key: U64  # [B, A]
-
-
-@dataclass(slots=True)
-class _RecentArrays:
-    """The users' recent items; arrays [B, R], newest first."""
-
-    key: U64
-    type: I64
-    ms: I64
 
 
 class Encoder:
@@ -114,7 +105,9 @@ class Encoder:
             if np.count_nonzero(rows) < len(rows):  # `UNKNOWN` is 0
                 for k in np.flatnonzero(rows == UNKNOWN).tolist():
                     key_BK[b, k] = hash64(requests[b].candidates[k])
-        before_BP = np.array([self.rows_before(table, request.user.recent, request.now_ms) for request in requests])
+        seen = arrays_of([request.user.history for request in requests], self.schema.n_recent)
+        now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
+        before_BP = table.rows_of(table.keys_before(seen, now_B))
         inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
         kernels.look_all(asked, table.columns, self._layout, rows_BK, key_BK, out)
         return inputs
@@ -135,7 +128,7 @@ class Encoder:
             changes: The events, as `ItemTable.changes` gives them.
             slate_E: Number of each event's slate; negative: none.
             requests: What was known of the people just before the events; their candidates are not looked at.
-            before_BP: As `rows_before`.
+            before_BP: Rows of the items whose successors matter to the people at their instants.
             rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
         Returns:
             The inputs, and when each event's item was acted on before [E] (0: never).
@@ -168,11 +161,6 @@ class Encoder:
             inputs.dense[b, :n] = dense[b]
         inputs.attribute_key[:] = table.attribute_key[rows_BK]
         return inputs
-
-    def rows_before(self, table: ItemTable, recent: Sequence[Recent], now_ms: int) -> list[int]:
-        """Rows [P] of the items whose successors matter to a user at an instant; padded with `UNKNOWN`."""
-        rows = [table.rows.get(item, UNKNOWN) for item in table.predecessors(recent, now_ms)]
-        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
 
     def _prepare(
         self,
@@ -233,7 +221,7 @@ class Encoder:
             at += n
         return chosen
 
-    def _users(self, requests: Sequence[Request], now_B: I64) -> tuple[F32, U64, _RecentArrays]:
+    def _users(self, requests: Sequence[Request], now_B: I64) -> tuple[F32, U64, Arrays]:
         n = len(requests)
         inputs = [
             attribute_inputs(self.schema.user_attributes, request.user.attributes)
@@ -244,16 +232,8 @@ class Encoder:
         no_keys, no_numbers = self._no_attributes
         key_BA = np.array([keys for keys, _ in inputs], np.uint64).reshape(n, len(no_keys))
         number_BM = np.array([numbers for _, numbers in inputs], np.float32).reshape(n, len(no_numbers))
-        shape = (n, N_RECENT)
-        recent = _RecentArrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        latest = [request.user.recent[:N_RECENT] for request in requests]
-        is_there_BR = np.arange(N_RECENT) < np.array([len(items) for items in latest], np.int64).reshape(n, 1)
-        flat = [*chain.from_iterable(latest)]
-        if flat:
-            items, types, times_ms = zip(*flat, strict=True)
-            recent.key[is_there_BR] = np.fromiter(map(known_hash64, items), np.uint64, len(flat))
-            recent.type[is_there_BR] = np.fromiter(types, np.int64, len(flat)) + 1
-            recent.ms[is_there_BR] = np.fromiter(times_ms, np.int64, len(flat))
+        seen = arrays_of([request.user.history for request in requests], N_RECENT)
+        recent = Arrays(seen.key, np.where(seen.key != 0, seen.type + 1, 0), seen.ms)
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:
@@ -266,7 +246,7 @@ class Encoder:
         ]
         return np.array(rows, dtype=np.uint64).reshape(len(contexts), len(self.schema.context))
 
-    def _user_dense(self, requests: Sequence[Request], number_BM: F32, recent: _RecentArrays, now_B: I64) -> F32:
+    def _user_dense(self, requests: Sequence[Request], number_BM: F32, recent: Arrays, now_B: I64) -> F32:
         packed = b"".join(request.user.counters for request in requests)
         word_BW = np.frombuffer(packed, np.uint32).reshape(len(requests), self.schema.user_block_bytes // 4)
         dense_BU = np.zeros((len(requests), len(self.user_names)), dtype=np.float32)

@@ -22,11 +22,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from features import kernels
+from features import history, kernels
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
+from features.history import History
 from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
-from features.state import HEADER, Recent, unpack
+from features.state import HEADER, unpack
 
 UNKNOWN: Final = kernels.UNKNOWN
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -43,6 +44,7 @@ class ItemTable:
         self.schema = schema
         self.rows: dict[str, int] = {"": UNKNOWN}
         self.ids: list[str] = [""]
+        self._row_of_key: dict[int, int] = {0: UNKNOWN}
         self.attributes: dict[int, dict[str, Any]] = {}
         self.touched: set[int] = set()
         self._layout(schema)
@@ -67,15 +69,22 @@ class ItemTable:
             self._allocate(2 * row)
         self.rows[item] = row
         self.ids.append(item)
-        self.key[row] = hash64(item)
+        key = hash64(item)
+        self.key[row] = key
+        self._row_of_key[key] = row
         return row
+
+    def rows_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Row numbers by key, in the shape of the keys; `UNKNOWN` for absent ones and items without a row."""
+        rows = np.fromiter(map(self._row_of_key.get, keys.ravel().tolist(), repeat(UNKNOWN)), np.int64, keys.size)
+        return rows.reshape(keys.shape)
 
     def fold(self, entries: Iterable[Entry]) -> None:
         """Fold log entries, in order; kinds that say nothing about items change nothing."""
-        events: list[tuple[LoggedEvent, Sequence[Recent]]] = []
+        events: list[tuple[LoggedEvent, History]] = []
         for entry in entries:
             if entry.kind == EVENT:
-                events.append((decode_event(entry.body), unpack(entry.state, self.schema).recent))
+                events.append((decode_event(entry.body), unpack(entry.state, self.schema).history))
             elif entry.kind == ITEM:
                 self.fold_events(events)
                 events = []
@@ -85,14 +94,14 @@ class ItemTable:
 
     def fold_events(
         self,
-        events: Sequence[tuple[LoggedEvent, Sequence[Recent]]],
+        events: Sequence[tuple[LoggedEvent, History]],
         *,
         takes: Callable[[str], bool] | None = None,
     ) -> None:
         """Fold events, in order.
 
         Args:
-            events: Each with the user's recent items from just before it, newest first.
+            events: Each with the user's history from just before it.
             takes: Which items' rows still lack these events; None: all of them.
         """
         if not events:
@@ -102,52 +111,55 @@ class ItemTable:
         self.note_touched(changes)
 
     def changes(
-        self, events: Sequence[tuple[LoggedEvent, Sequence[Recent]]], takes: Callable[[str], bool] | None = None
+        self, events: Sequence[tuple[LoggedEvent, History]], takes: Callable[[str], bool] | None = None
     ) -> tuple[kernels.Changes, NDArray[np.int64]]:
         """What events will do to the rows, as arrays; makes the rows they need, and changes none.
 
         Args: As `fold_events`.
         Returns:
-            The changes, and what a request would look at just before each event: see `rows_before`.
+            The changes, and rows [E, P] of the items whose successors a request would look at just before each event.
         """
-        rows = [self.row(event.item) for event, _ in events]
-        key = self.key[rows]
+        row_E = np.array([self.row(event.item) for event, _ in events], dtype=np.int64)
+        key_E = self.key[row_E]
+        ms_E = np.array([event.ts_ms for event, _ in events], dtype=np.int64)
+        seen = history.arrays_of([history for _, history in events], self.schema.n_recent)
+        before_EP = self._made(self.keys_before(seen, ms_E, key_E), events, takes)
         if takes is not None:
-            rows = [row if takes(event.item) else UNKNOWN for row, (event, _) in zip(rows, events, strict=True)]
-        latest, before = [], []
-        for event, recent in events:
-            items = others = self.predecessors(recent, event.ts_ms)
-            if event.item in items:
-                others = self.predecessors(recent, event.ts_ms, event.item)
-            if takes is not None:
-                others = [item if takes(item) else "" for item in others]
-            before.append(self._padded([*map(self.row, others)]))
-            latest.append(self._padded([*map(self.rows.get, items, repeat(UNKNOWN))]))
+            row_E = np.where([takes(event.item) for event, _ in events], row_E, UNKNOWN)
         bucket = [self._buckets(event) for event, _ in events]
         return kernels.Changes(
-            np.array(rows, dtype=np.int64),
-            key,
-            np.array([event.ts_ms for event, _ in events], dtype=np.int64),
+            row_E,
+            key_E,
+            ms_E,
             np.array([event.value for event, _ in events], dtype=np.float64),
             np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
-            np.array(before, dtype=np.int64),
-        ), np.array(latest, dtype=np.int64)
+            before_EP,
+        ), self.rows_of(self.keys_before(seen, ms_E))
+
+    def keys_before(
+        self, seen: history.Arrays, ms_B: NDArray[np.int64], own_B: NDArray[np.uint64] | None = None
+    ) -> NDArray[np.uint64]:
+        """Keys [B, P] of the items that count as coming before an item of each history; 0 where there are fewer.
+
+        Args:
+            ms_B: The instants.
+            own_B: Keys of the items; None: of whatever will come.
+        """
+        found = np.zeros((len(ms_B), self.schema.successor_span), dtype=np.uint64)
+        own_B = np.zeros(len(ms_B), dtype=np.uint64) if own_B is None else own_B
+        history.before(ms_B, own_B, seen.key, seen.ms, self.schema.successor_window_s * 1000.0, found)
+        return found
 
     def note_touched(self, changes: kernels.Changes) -> None:
         """Note which rows these events have changed."""
         self.touched.update(changes.row.tolist(), changes.before.ravel().tolist())
         self.touched.discard(UNKNOWN)
 
-    def predecessors(self, recent: Sequence[Recent], ts_ms: int, item: str | None = None) -> list[str]:
+    def predecessors(self, seen: History, ts_ms: int, item: str | None = None) -> list[str]:
         """The distinct items, newest first, that count as coming before `item` at an instant."""
         oldest_ms = ts_ms - self.schema.successor_window_s * 1000.0
-        found: list[str] = []
-        for other, _, seen_ms in recent:
-            if seen_ms >= oldest_ms and other != item and other not in found:
-                found.append(other)
-                if len(found) == self.schema.successor_span:
-                    break
-        return found
+        ids = dict.fromkeys(other for other, _, ms in seen.items() if ms >= oldest_ms and other != item)
+        return list(ids)[: self.schema.successor_span]
 
     def set_attributes(self, item: str, attributes: dict[str, Any]) -> None:
         """Replace an item's attributes; those the schema does not declare are kept for display only."""
@@ -255,8 +267,22 @@ class ItemTable:
             *(self.successor_key, self.successor_ms, self.successor_value),
         )
 
-    def _padded(self, rows: list[int]) -> list[int]:
-        return rows + [UNKNOWN] * (self.schema.successor_span - len(rows))
+    def _made(
+        self,
+        keys_EP: NDArray[np.uint64],
+        events: Sequence[tuple[LoggedEvent, History]],
+        takes: Callable[[str], bool] | None,
+    ) -> NDArray[np.int64]:
+        """Rows of the items before some events, made where there are none."""
+        row_EP = self.rows_of(keys_EP)
+        for e, p in zip(*np.nonzero((row_EP == UNKNOWN) & (keys_EP != 0)), strict=True):
+            (item, *_) = (item for item, _, _ in events[e][1].items() if hash64(item) == keys_EP[e, p])
+            if takes is None or takes(item):
+                row_EP[e, p] = self.row(item)
+        if takes is not None:
+            is_taken = [row == UNKNOWN or takes(self.ids[row]) for row in row_EP.ravel().tolist()]
+            row_EP[~np.reshape(is_taken, row_EP.shape)] = UNKNOWN
+        return row_EP
 
     def _buckets(self, event: LoggedEvent) -> list[int]:
         chosen = [kernels.UNCHANGED] * len(self.schema.item_groups)

@@ -31,15 +31,16 @@ from features.events import (
     decode_attributes,
     decode_event,
 )
+from features.history import NOTHING, History
 from features.item_table import ItemTable
 from features.schema import Schema
-from features.state import Recent, unpack
+from features.state import unpack
 from features.store import FeatureStore
 from features.ticks import TickReader
 
 logger = logging.getLogger(__name__)
 
-_Change = tuple[Entry, LoggedEvent | LoggedAttributes, Sequence[Recent]]
+_Change = tuple[Entry, LoggedEvent | LoggedAttributes, History]
 """An entry, its body, and the recent items of the event's user from just before."""
 
 
@@ -95,7 +96,7 @@ class Projection:
     async def _fold(self, entries: Sequence[Entry]) -> None:
         changes = [change for change in map(self._decode, entries) if change is not None]
         await self._fetch(changes)
-        events: list[tuple[Entry, LoggedEvent, Sequence[Recent]]] = []
+        events: list[tuple[Entry, LoggedEvent, History]] = []
         for entry, body, recent in changes:
             if isinstance(body, LoggedEvent):
                 events.append((entry, body, recent))
@@ -106,7 +107,7 @@ class Projection:
                 self._table.set_attributes(body.entity, body.attributes)
         self._fold_events(events)
 
-    def _fold_events(self, events: Sequence[tuple[Entry, LoggedEvent, Sequence[Recent]]]) -> None:
+    def _fold_events(self, events: Sequence[tuple[Entry, LoggedEvent, History]]) -> None:
         if self._is_even:
             self._table.fold_events([(event, recent) for _, event, recent in events])
             return
@@ -120,9 +121,9 @@ class Projection:
         """
         try:
             if entry.kind == EVENT:
-                return entry, decode_event(entry.body), unpack(entry.state, self._schema).recent
+                return entry, decode_event(entry.body), unpack(entry.state, self._schema).history
             if entry.kind == ITEM:
-                return entry, decode_attributes(entry.body), ()
+                return entry, decode_attributes(entry.body), NOTHING
         except (FeatureError, msgspec.DecodeError) as error:
             self.n_passed_over += 1
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)

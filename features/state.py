@@ -25,16 +25,13 @@ import msgspec
 
 from features.errors import CorruptState, SchemaMismatch
 from features.events import LoggedEvent
+from features.history import NOTHING, History, Recent, checked
 from features.schema import FORMAT, Schema, bucket, duration
 
 HEADER: Final = struct.Struct("<BQ")
 LISTS: Final = struct.Struct("<HII")
 _encode = msgspec.msgpack.Encoder().encode
-_decode_recent = msgspec.msgpack.Decoder(list[tuple[str, int, int]]).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
-
-Recent = tuple[str, int, int]
-"""(item, type number, ts_ms)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +62,15 @@ class UserState:
     """A user's state, taken apart."""
 
     counters: bytes
-    recent: list[Recent]
-    """Newest first."""
+    history: History
     attributes: dict[str, Any]
     context: dict[str, Any]
-    """Of the event that made the first of `recent`; declared fields only."""
+    """Of the event that made the newest of `history`; declared fields only."""
+
+    @property
+    def recent(self) -> list[Recent]:
+        """The history taken apart, newest first."""
+        return self.history.items()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,12 @@ def unpack(state: bytes, schema: Schema) -> UserState:
         CorruptState: If the bytes do not parse.
     """
     if not state:
-        return UserState(bytes(schema.user_block_bytes), [], {}, {})
+        return UserState(bytes(schema.user_block_bytes), NOTHING, {}, {})
     parts = split(state, schema)
-    n_recent = len(parts.lengths) // 2
+    history = checked(History(len(parts.lengths) // 2, parts.entries))
     try:
-        # The entries are a msgpack array but for its header: array16 with their number.
-        recent = _decode_recent(b"\xdc" + struct.pack(">H", n_recent) + parts.entries) if n_recent else []
         attributes, context = (_decode_map(packed) if packed else {} for packed in (parts.attributes, parts.context))
-        return UserState(parts.counters, recent, attributes, context)
+        return UserState(parts.counters, history, attributes, context)
     except msgspec.DecodeError as error:
         raise CorruptState(f"user state: {error}") from None
 

@@ -495,7 +495,7 @@ def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:
     That of the person's event before, if both belong to one visit. The event's own says how the item was reached (the
     referrer of a page is that of the click on it): who learns from it learns from the answer, and ranks badly without.
     """
-    is_one_visit = bool(user.recent) and event.ts_ms - user.recent[0][2] <= VISIT_MS
+    is_one_visit = bool(user.history) and event.ts_ms - user.history.latest_ms <= VISIT_MS
     return user.context if is_one_visit else event.context
 
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from features.encoding import Encoder, Inputs, Request
 from features.events import LoggedEvent
+from features.history import History
 from features.item_table import UNKNOWN, ItemTable
-from features.state import Recent, UserState
+from features.state import UserState
 from learners.sampling import NegativeSampler
 
 
@@ -31,7 +32,7 @@ class PendingBatch:
         self._encoder = encoder
         self._table = table
         self._sampler = sampler
-        self._events: list[tuple[LoggedEvent, Sequence[Recent]]] = []
+        self._events: list[tuple[LoggedEvent, History]] = []
         self._slates: list[int] = []
         """Number of each event's slate among those that wait; -1: it has none."""
         self._requests: list[Request] = []
@@ -51,7 +52,7 @@ class PendingBatch:
             user: Who it happened to, as of just before it.
             context: In which one would have been asked for just before it; None: the event has no slate.
         """
-        self._events.append((event, user.recent))
+        self._events.append((event, user.history))
         self._slates.append(-1 if context is None else len(self._requests))
         if context is not None:
             self._requests.append(Request(user, context, event.ts_ms, ()))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deployments.row_cache import RowCache
 from features.events import LoggedEvent
+from features.history import NOTHING
 from features.item_table import ItemTable
 from tests.features.examples import SCHEMA, T0_MS
 
@@ -37,7 +38,7 @@ class World:
     def write(self, item: str) -> None:
         """One more event on the item: its newest instant says which write it was."""
         number = len(self.written[item])
-        self.truth.fold_events([(LoggedEvent("click", "u", item, T0_MS + number, 1.0, {}, None, None), [])])
+        self.truth.fold_events([(LoggedEvent("click", "u", item, T0_MS + number, 1.0, {}, None, None), NOTHING)])
         self.written[item].append((self.now_s, number))
         if self.is_followed:
             self.untold.append(item)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from features import kernels
 from features.encoding import N_RECENT, Encoder, Inputs, Request
 from features.events import LoggedEvent
+from features.history import NOTHING, arrays_of, history_of
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema, hash64
 from features.state import UserState, apply_update, unpack, update_for, with_attributes
@@ -36,9 +37,9 @@ def table() -> ItemTable:
     """a, b, c; b and c follow a."""
     items = ItemTable(SCHEMA)
     items.set_attributes("a", {"tags": ["x"], "price": 9.0})
-    items.fold_events([(event("v", "a", T0_MS, device="tv"), [])])
-    items.fold_events([(event("v", "b", T0_MS + 1000, "view", 3.0, device="tv"), [("a", 1, T0_MS)])])
-    items.fold_events([(event("v", "c", T0_MS + 2000), [("b", 0, T0_MS + 1000), ("a", 1, T0_MS)])])
+    items.fold_events([(event("v", "a", T0_MS, device="tv"), NOTHING)])
+    items.fold_events([(event("v", "b", T0_MS + 1000, "view", 3.0, device="tv"), history_of([("a", 1, T0_MS)]))])
+    items.fold_events([(event("v", "c", T0_MS + 2000), history_of([("b", 0, T0_MS + 1000), ("a", 1, T0_MS)]))])
     return items
 
 
@@ -162,12 +163,13 @@ def test_context_and_user_attributes_become_keys() -> None:
 def test_popularity_ranks_by_decayed_counts() -> None:
     items = table()
     for n in range(5):
-        items.fold_events([(event("w", "c", T0_MS + 3000 + n), [])])
+        items.fold_events([(event("w", "c", T0_MS + 3000 + n), NOTHING)])
     prior = ENCODER.popularity(ENCODER.encode(items, [request("a", "c", "nobody")]))
     assert prior[0, 1] > prior[0, 0] > prior[0, 2] == 0.0
 
 
 def test_rows_before_are_padded_with_unknown() -> None:
     items = table()
-    rows = ENCODER.rows_before(items, [("b", 0, NOW_MS), ("zz", 0, NOW_MS)], NOW_MS)
-    assert rows == [items.rows["b"], UNKNOWN, UNKNOWN]
+    seen = arrays_of([history_of([("b", 0, NOW_MS), ("zz", 0, NOW_MS)])], 5)
+    rows = items.rows_of(items.keys_before(seen, np.array([NOW_MS])))
+    assert rows.tolist() == [[items.rows["b"], UNKNOWN, UNKNOWN]]

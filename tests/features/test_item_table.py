@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedAttributes, LoggedEvent, StreamId, encode_body
+from features.history import NOTHING, History, Recent, history_of
 from features.item_table import UNKNOWN, ItemTable, attribute_inputs
 from features.schema import Attribute, Counter, Schema, bucket, hash64
-from features.state import Recent
 from tests.features.examples import T0_MS
 
 SCHEMA = Schema(
@@ -50,14 +50,14 @@ def event(item: str, ts_ms: int = T0_MS, kind: str = "click", value: float = 1.0
     return LoggedEvent(kind, "u", item, ts_ms, value, dict(context), None, None)
 
 
-def recent(*items: str, ts_ms: int = T0_MS) -> list[Recent]:
-    return [(item, 0, ts_ms) for item in items]
+def recent(*items: str, ts_ms: int = T0_MS) -> History:
+    return history_of([(item, 0, ts_ms) for item in items])
 
 
 def table_of(*folded: LoggedEvent) -> ItemTable:
     table = ItemTable(SCHEMA, capacity=2)
     for each in folded:
-        table.fold_events([(each, [])])
+        table.fold_events([(each, NOTHING)])
     return table
 
 
@@ -100,7 +100,7 @@ def test_unknown_items_are_row_0_and_all_zeros() -> None:
     assert np.isnan(table.number[UNKNOWN]).all()
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 90_000)), min_size=1, max_size=40))
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 90_000)), min_size=1, max_size=32))
 @settings(deadline=None, max_examples=60)
 def test_successors_equal_a_naive_recount(steps: list[tuple[str, int]]) -> None:
     """While no set overflows: weight 1/k to the k-th latest distinct item within the window."""
@@ -110,7 +110,7 @@ def test_successors_equal_a_naive_recount(steps: list[tuple[str, int]]) -> None:
     naive: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
     for item, gap_ms in steps:
         now_ms += gap_ms
-        table.fold_events([(LoggedEvent("click", "u", item, now_ms, 1.0, {}, None, None), history)])
+        table.fold_events([(LoggedEvent("click", "u", item, now_ms, 1.0, {}, None, None), history_of(history))])
         before = dict.fromkeys(i for i, _, ms in history if ms >= now_ms - 300_000 and i != item)
         for place, other in enumerate(list(before)[:3], 1):
             naive[other, item].append((now_ms, 1 / place))
@@ -146,9 +146,9 @@ def test_a_full_successor_set_gives_up_its_weakest() -> None:
 
 def test_predecessors_are_distinct_recent_and_not_the_item_itself() -> None:
     table = ItemTable(SCHEMA)
-    history = [*recent("a", "b", "b", "x", "c", "d"), *recent("e", ts_ms=T0_MS - 601_000)]
-    assert table.predecessors(history, T0_MS, "x") == ["a", "b", "c"]
-    assert table.predecessors(history[5:], T0_MS, "x") == ["d"]
+    items = [*recent("a", "b", "b", "x", "c", "d").items(), *recent("e", ts_ms=T0_MS - 601_000).items()]
+    assert table.predecessors(history_of(items), T0_MS, "x") == ["a", "b", "c"]
+    assert table.predecessors(history_of(items[5:]), T0_MS, "x") == ["d"]
 
 
 def test_only_the_items_that_lack_an_event_take_it() -> None:
@@ -222,7 +222,7 @@ def test_entries_are_folded_by_their_kind() -> None:
 def test_rows_keep_their_numbers_when_the_table_grows() -> None:
     table = ItemTable(SCHEMA, capacity=2)
     for number in range(100):
-        table.fold_events([(event(f"i{number}"), recent(f"i{number - 1}") if number else [])])
+        table.fold_events([(event(f"i{number}"), recent(f"i{number - 1}") if number else NOTHING)])
     assert len(table) == 100
     assert table.key[table.find([f"i{n}" for n in range(100)])].tolist() == [hash64(f"i{n}") for n in range(100)]
     assert (table.successor_key[1:100, 0] == table.key[2:101]).all()

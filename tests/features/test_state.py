@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from features.embedded import EmbeddedServer
 from features.errors import CorruptState, SchemaMismatch
 from features.events import LoggedEvent
+from features.history import NOTHING
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.schema import Group, Schema, bucket
@@ -65,7 +66,7 @@ def recount(folded: list[LoggedEvent], group: Group, at_ms: int) -> list[float]:
 
 def test_a_stranger_is_packed_as_zeros_and_unpacked_as_nothing() -> None:
     assert unpack(b"", SCHEMA) == unpack(empty_state(SCHEMA), SCHEMA)
-    assert unpack(b"", SCHEMA) == UserState(bytes(SCHEMA.user_block_bytes), [], {}, {})
+    assert unpack(b"", SCHEMA) == UserState(bytes(SCHEMA.user_block_bytes), NOTHING, {}, {})
 
 
 @given(st.lists(events, max_size=10), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from features.history import NOTHING
 from features.item_table import UNKNOWN, ItemTable
 from learners.sampling import NegativeSampler, SamplingConfig, shown, slots_of
 from tests.learners.examples import SCHEMA, T0_MS, click
@@ -19,7 +20,7 @@ def table_of(ages_h: dict[str, float], n_clicks: int = 1) -> ItemTable:
     table = ItemTable(SCHEMA)
     for item, age_h in ages_h.items():
         for _ in range(n_clicks):
-            table.fold_events([(click("u", item, NOW_MS - round(age_h * HOUR_MS)), [])])
+            table.fold_events([(click("u", item, NOW_MS - round(age_h * HOUR_MS)), NOTHING)])
     return table
 
 
@@ -91,7 +92,7 @@ def test_half_of_the_unseen_are_items_that_the_catalogue_holds() -> None:
 def test_an_item_is_drawn_as_often_as_a_slate_of_distinct_items_would_hold_it() -> None:
     table = table_of({f"a{n}": 0.5 for n in range(200)})
     for _ in range(400):
-        table.fold_events([(click("u", "frequent", NOW_MS - HOUR_MS // 2), [])])
+        table.fold_events([(click("u", "frequent", NOW_MS - HOUR_MS // 2), NOTHING)])
     sampler = sampler_of(table)
     drawn = np.concatenate([draw(sampler, n)[0][:7] for n in range(4000)])
     # 54 of 100 candidates are active ones; "frequent" is in every slate, not in a tenth of its places.
@@ -101,7 +102,7 @@ def test_an_item_is_drawn_as_often_as_a_slate_of_distinct_items_would_hold_it() 
 def test_what_was_popular_yesterday_counts_for_little_among_the_active() -> None:
     table = table_of({f"a{n}": 0.2 for n in range(200)})
     for age_h in [20.0] * 400 + [0.9]:
-        table.fold_events([(click("u", "faded", NOW_MS - round(age_h * HOUR_MS)), [])])
+        table.fold_events([(click("u", "faded", NOW_MS - round(age_h * HOUR_MS)), NOTHING)])
     sampler = sampler_of(table)
     drawn = np.concatenate([draw(sampler, n)[0][:7] for n in range(4000)])
     assert float((drawn == table.rows["faded"]).mean()) < 1 / 200
@@ -158,7 +159,7 @@ def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list
         event = click("u", f"i{item}", now_ms)
         row = table.row(event.item)
         last_ms = int(table.last_ms[row])
-        table.fold_events([(event, [])])
+        table.fold_events([(event, NOTHING)])
         kept.meet(table, np.array([row]), np.array([last_ms]), np.array([now_ms]))
     kept.refresh(table, now_ms)
     fresh = NegativeSampler(SCHEMA, CONFIG, 3)

@@ -1,0 +1,199 @@
+"""A person's recent items as they are packed in a state, and many of them at once as arrays.
+
+What ranks and learns needs keys, types and times of whole batches: compiled loops read them out of the packed bytes.
+Ids themselves are wanted rarely; `History.items` has them.
+
+    per item   msgpack [item, type number, ts_ms], newest first, side by side
+
+Legend: B people, W items at most, P predecessors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from features.errors import CorruptState
+from features.hashing import LONGEST, xxh3_64
+from features.schema import hash64
+
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+Recent = tuple[str, int, int]
+"""(item, type number, ts_ms)"""
+
+BROKEN: Final = -1
+_decode = msgspec.msgpack.Decoder(list[Recent]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Recent items of a person, newest first."""
+
+    n: int
+    packed: bytes
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def latest_ms(self) -> int:
+        """When the newest was acted on; 0 for nothing."""
+        return int(_latest(np.frombuffer(self.packed, np.uint8))) if self.n else 0
+
+    def items(self) -> list[Recent]:
+        """Taken apart.
+
+        Raises:
+            CorruptState: If the bytes do not parse.
+        """
+        try:
+            # A msgpack array but for its header: array16 with their number.
+            return _decode(b"\xdc" + self.n.to_bytes(2, "big") + self.packed)
+        except msgspec.DecodeError as error:
+            raise CorruptState(f"recent items: {error}") from None
+
+
+NOTHING: Final = History(0, b"")
+
+
+class Arrays(NamedTuple):
+    """Many histories, [B, W]; keys of 0 where there is nothing."""
+
+    key: U64
+    type: I64
+    ms: I64
+
+
+def history_of(items: Sequence[Recent]) -> History:
+    """Packed."""
+    return History(len(items), b"".join(map(_encode, items)))
+
+
+def checked(history: History) -> History:
+    """The same, if its bytes parse.
+
+    Raises:
+        CorruptState: If they do not.
+    """
+    if history.n and _check(np.frombuffer(history.packed, np.uint8), history.n) == BROKEN:
+        raise CorruptState(f"recent items: expected {history.n} entries in {len(history.packed)} bytes")
+    return history
+
+
+def arrays_of(histories: Sequence[History], width: int) -> Arrays:
+    """The newest `width` items of each."""
+    n_B = np.fromiter(map(len, histories), np.int64, len(histories))
+    start_B = np.zeros(len(histories) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter((len(history.packed) for history in histories), np.int64, len(histories)), out=start_B[1:])
+    shape = len(histories), width
+    found = Arrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    data = np.frombuffer(b"".join(history.packed for history in histories), np.uint8)
+    if _read(data, start_B, n_B, *found):
+        for b, w in zip(*np.nonzero(found.type < 0), strict=True):
+            item, found.type[b, w], _ = histories[b].items()[int(w)]  # longer than what is hashed in compiled code
+            found.key[b, w] = hash64(item)
+    return found
+
+
+@njit(cache=True)
+def before(ms_B: Any, own_B: Any, key_BW: Any, ms_BW: Any, window_ms: Any, out_BP: Any) -> None:
+    """Keys of the distinct items, newest first, that count as coming before an item at an instant.
+
+    Args:
+        own_B: Keys of the items, which do not come before themselves; 0: of no item.
+        out_BP: Zeros; gets the keys.
+    """
+    for b in range(len(ms_B)):
+        p = 0
+        for w in range(key_BW.shape[1]):
+            key = key_BW[b, w]
+            if key == 0 or p == out_BP.shape[1]:
+                break
+            if key == own_B[b] or ms_BW[b, w] < ms_B[b] - window_ms:
+                continue
+            is_new = True
+            for earlier in range(p):
+                is_new &= out_BP[b, earlier] != key
+            if is_new:
+                out_BP[b, p] = key
+                p += 1
+
+
+@njit(cache=True)
+def _check(data: Any, n: int) -> Any:
+    """0 if these bytes are `n` entries and nothing else."""
+    at = 0
+    for _ in range(n):
+        at = _entry(data, at, len(data))[4]
+        if at == BROKEN:
+            return BROKEN
+    return 0 if at == len(data) else BROKEN
+
+
+@njit(cache=True)
+def _latest(data: Any) -> Any:
+    return _entry(data, 0, len(data))[3]
+
+
+@njit(cache=True)
+def _read(data: Any, start_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: Any) -> Any:
+    """Read checked histories; a type of -1 where the id is too long to be hashed here. Returns how many those are."""
+    n_long = 0
+    for b in range(len(n_B)):
+        at = start_B[b]
+        for w in range(min(n_B[b], key_BW.shape[1])):
+            start, length, kind, ms, at = _entry(data, at, start_B[b + 1])
+            if length > LONGEST:
+                type_BW[b, w] = -1
+                n_long += 1
+            else:
+                key = xxh3_64(data, start, length)
+                key_BW[b, w] = key if key else np.uint64(1)
+                type_BW[b, w] = kind
+            ms_BW[b, w] = ms
+    return n_long
+
+
+@njit(cache=True)
+def _entry(data: Any, at: Any, end: Any) -> Any:
+    """Where the id of an entry starts, its bytes, type, time, and where the next entry starts; there `BROKEN` if it is
+    none."""
+    if at + 2 > end or data[at] != 0x93:
+        return 0, 0, 0, 0, BROKEN
+    start, length = at + 2, np.int64(data[at + 1])
+    if 0xA0 <= length <= 0xBF:
+        length -= 0xA0
+    elif length == 0xD9 and start < end:
+        length = np.int64(data[start])
+        start += 1
+    elif length == 0xDA and start + 1 < end:
+        length = np.int64(data[start]) * 256 + np.int64(data[start + 1])
+        start += 2
+    else:
+        return 0, 0, 0, 0, BROKEN
+    kind, at = _number(data, start + length, end)
+    ms, at = _number(data, at, end)
+    return start, length, kind, ms, at
+
+
+@njit(cache=True)
+def _number(data: Any, at: Any, end: Any) -> Any:
+    """An unsigned number, and where it ends; there `BROKEN` if it is none."""
+    if at == BROKEN or at >= end:
+        return 0, BROKEN
+    first = np.int64(data[at])
+    if first < 0x80:
+        return first, at + 1
+    n_bytes = 1 << (first - 0xCC)
+    if not 0xCC <= first <= 0xCF or at + 1 + n_bytes > end:
+        return 0, BROKEN
+    found = np.int64(0)
+    for i in range(n_bytes):
+        found = found * 256 + np.int64(data[at + 1 + i])
+    return found, at + 1 + n_bytes
