@@ -27,9 +27,10 @@ from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
 from features.history import History
 from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
-from features.state import HEADER, unpack
+from features.state import HEADER, history_in
 
 UNKNOWN: Final = kernels.UNKNOWN
+N_KNOWN: Final = 1 << 14  # contexts whose buckets are remembered: those of the last minutes are few
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
@@ -84,7 +85,7 @@ class ItemTable:
         events: list[tuple[LoggedEvent, History]] = []
         for entry in entries:
             if entry.kind == EVENT:
-                events.append((decode_event(entry.body), unpack(entry.state, self.schema).history))
+                events.append((decode_event(entry.body), history_in(entry.state, self.schema)))
             elif entry.kind == ITEM:
                 self.fold_events(events)
                 events = []
@@ -126,7 +127,7 @@ class ItemTable:
         before_EP = self._made(self.keys_before(seen, ms_E, key_E), events, takes)
         if takes is not None:
             row_E = np.where([takes(event.item) for event, _ in events], row_E, UNKNOWN)
-        bucket = [self._buckets(event) for event, _ in events]
+        bucket = [self._buckets(event.type, event.context) for event, _ in events]
         return kernels.Changes(
             row_E,
             key_E,
@@ -226,6 +227,8 @@ class ItemTable:
         self.half_life_ms = np.array([ms for row in half_lives for ms in row], dtype=np.float64)
         self.group_of_value = np.repeat(np.arange(len(groups)), [group.n_values for group in groups])
         self._groups_of = {name: [g for g in groups if name in g.counter.types] for name in schema.event_types}
+        self._split_fields = sorted({g.counter.split for g in groups if g.counter.split is not None})
+        self._known_buckets: dict[tuple[Any, ...], list[int]] = {}
         self.groups = kernels.Groups(
             np.array([g.start for g in groups] + [len(self.half_life_ms)], dtype=np.int64),
             np.array([len(g.half_lives_ms) for g in groups], dtype=np.int64),
@@ -284,12 +287,19 @@ class ItemTable:
             row_EP[~np.reshape(is_taken, row_EP.shape)] = UNKNOWN
         return row_EP
 
-    def _buckets(self, event: LoggedEvent) -> list[int]:
-        chosen = [kernels.UNCHANGED] * len(self.schema.item_groups)
-        for group in self._groups_of[event.type]:
-            found = bucket(group, event.context)
-            chosen[group.index] = kernels.NO_BUCKET if found is None else found
-        return chosen
+    def _buckets(self, kind: str, context: dict[str, Any]) -> list[int]:
+        """Per group the bucket that an event adds to."""
+        values = kind, *map(context.get, self._split_fields)
+        known = self._known_buckets.get(values)
+        if known is None:
+            known = [kernels.UNCHANGED] * len(self.schema.item_groups)
+            for group in self._groups_of[kind]:
+                found = bucket(group, context)
+                known[group.index] = kernels.NO_BUCKET if found is None else found
+            if len(self._known_buckets) == N_KNOWN:
+                self._known_buckets.clear()
+            self._known_buckets[values] = known
+        return known
 
     def _check(self, data: bytes) -> None:
         least = HEADER.size + self.fixed.itemsize + 2

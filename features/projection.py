@@ -34,7 +34,7 @@ from features.events import (
 from features.history import NOTHING, History
 from features.item_table import ItemTable
 from features.schema import Schema
-from features.state import unpack
+from features.state import history_in
 from features.store import FeatureStore
 from features.ticks import TickReader
 
@@ -121,7 +121,7 @@ class Projection:
         """
         try:
             if entry.kind == EVENT:
-                return entry, decode_event(entry.body), unpack(entry.state, self._schema).history
+                return entry, decode_event(entry.body), history_in(entry.state, self._schema)
             if entry.kind == ITEM:
                 return entry, decode_attributes(entry.body), NOTHING
         except (FeatureError, msgspec.DecodeError) as error:

@@ -120,13 +120,24 @@ def unpack(state: bytes, schema: Schema) -> UserState:
     """
     if not state:
         return UserState(bytes(schema.user_block_bytes), NOTHING, {}, {})
-    parts = split(state, schema)
-    history = checked(History(len(parts.lengths) // 2, parts.entries))
+    lists, lengths, entries, context, end = _cuts(state, schema)
     try:
-        attributes, context = (_decode_map(packed) if packed else {} for packed in (parts.attributes, parts.context))
-        return UserState(parts.counters, history, attributes, context)
+        return UserState(
+            state[HEADER.size : lists],
+            checked(History((entries - lengths) // 2, state[entries:context])),
+            _decode_map(state[end:]) if end < len(state) else {},
+            _decode_map(state[context:end]) if context < end else {},
+        )
     except msgspec.DecodeError as error:
         raise CorruptState(f"user state: {error}") from None
+
+
+def history_in(state: bytes, schema: Schema) -> History:
+    """The history alone of what `unpack` takes apart."""
+    if not state:
+        return NOTHING
+    _, lengths, entries, context, _ = _cuts(state, schema)
+    return checked(History((entries - lengths) // 2, state[entries:context]))
 
 
 def split(state: bytes, schema: Schema) -> Parts:
@@ -136,6 +147,14 @@ def split(state: bytes, schema: Schema) -> Parts:
         SchemaMismatch: If it was written under another schema.
         CorruptState: If it is too short.
     """
+    lists, lengths, entries, context, end = _cuts(state, schema)
+    return Parts(
+        state[HEADER.size : lists], state[lengths:entries], state[entries:context], state[context:end], state[end:]
+    )
+
+
+def _cuts(state: bytes, schema: Schema) -> tuple[int, int, int, int, int]:
+    """Where the numbers of the lists, the lengths, the entries and the context begin, and the context ends."""
     lists = HEADER.size + schema.user_block_bytes
     if len(state) < lists + LISTS.size:
         raise CorruptState(f"user state: expected at least {lists + LISTS.size} bytes, got {len(state)}")
@@ -152,9 +171,7 @@ def split(state: bytes, schema: Schema) -> Parts:
     end = context + n_context
     if len(state) < end:
         raise CorruptState(f"user state: expected at least {end} bytes, got {len(state)}")
-    return Parts(
-        state[HEADER.size : lists], state[lengths:entries], state[entries:context], state[context:end], state[end:]
-    )
+    return lists, lengths, entries, context, end
 
 
 def apply_update(state: bytes, update: Update, schema: Schema) -> bytes:

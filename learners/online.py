@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from features.encoding import Encoder
+from features.encoding import Encoder, Request
 from features.errors import FeatureError
 from features.events import (
     DECISION,
@@ -43,7 +43,7 @@ from features.events import (
 from features.item_table import ItemTable
 from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
-from features.state import UserState, unpack
+from features.state import UserState, history_in, unpack
 from learners import snapshots
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
@@ -183,6 +183,9 @@ class OnlineLearner:
 
     def close_tick(self, end_ms: int) -> None:
         """Note that no entry before `end_ms` is still to come; learns what is due by then."""
+        if end_ms < self._due_ms:
+            self._tick_end_ms = max(self._tick_end_ms, end_ms)
+            return
         for _ in self.advance(end_ms):
             pass
 
@@ -194,7 +197,7 @@ class OnlineLearner:
         they come; so it does not matter in how many calls time passes.
         """
         while True:
-            over_ms = self._first_ms + self.config.batch_span_s * 1000.0 if self._n_pending else math.inf
+            over_ms = self._over_ms
             next_ms = self._joiner.next_ms
             if next_ms is not None and next_ms <= min(now_ms, over_ms):
                 has_learned, at_ms = self._take_outcomes(next_ms), next_ms
@@ -351,6 +354,17 @@ class OnlineLearner:
         self.__dict__.update(fresh.__dict__)
 
     @property
+    def _over_ms(self) -> float:
+        """When the span of what is pending is over."""
+        return self._first_ms + self.config.batch_span_s * 1000.0 if self._n_pending else math.inf
+
+    @property
+    def _due_ms(self) -> float:
+        """Before this nothing is learned but what comes."""
+        next_ms = self._joiner.next_ms
+        return self._over_ms if next_ms is None else min(next_ms, self._over_ms)
+
+    @property
     def _n_pending(self) -> int:
         return len(self._pending) + len(self._outcomes)
 
@@ -377,16 +391,23 @@ class OnlineLearner:
         return max(at.ms for at in self.positions.values()) // 1000
 
     def _read_event(self, entry: Entry) -> None:
-        event, user = decode_event(entry.body), unpack(entry.state, self.schema)
-        is_learned = self._is_mine(entry) and not self._joiner.add_feedback(event)
-        context = known_context(event, user) if is_learned else None
-        if context is not None and not len(self._pending):
+        event = decode_event(entry.body)
+        if self._is_mine(entry):
+            user = unpack(entry.state, self.schema)
+            is_joined = self._joiner.add_feedback(event)
+            self._pending.add(event, user.history, None if is_joined else self._request(event, user, entry.id.ms))
+        else:
+            self._pending.add(event, history_in(entry.state, self.schema))
+        self.n_events += 1
+
+    def _request(self, event: LoggedEvent, user: UserState, ms: int) -> Request:
+        """What would have been asked just before an event; the first of a batch begins it."""
+        if not len(self._pending):
             if self.is_settled:
-                self._first_ms = entry.id.ms
+                self._first_ms = ms
             self._pending.live_through()
             self._sampler.refresh(self.table, event.ts_ms)
-        self._pending.add(event, user, context)
-        self.n_events += 1
+        return Request(user, known_context(event, user), event.ts_ms, ())
 
     def _parts(self) -> list[Part]:
         """What is pending: positives, slates shown, single rewards."""

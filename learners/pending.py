@@ -12,7 +12,6 @@ Legend: B slates, E events, K candidates, N negatives.
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from features.encoding import Encoder, Inputs, Request
 from features.events import LoggedEvent
 from features.history import History
 from features.item_table import UNKNOWN, ItemTable
-from features.state import UserState
 from learners.sampling import NegativeSampler
 
 
@@ -45,18 +43,20 @@ class PendingBatch:
         """Number of slates."""
         return self._n_slates
 
-    def add(self, event: LoggedEvent, user: UserState, context: dict[str, Any] | None) -> None:
+    def add(self, event: LoggedEvent, history: History, request: Request | None = None) -> None:
         """Take in the next event.
 
         Args:
-            user: Who it happened to, as of just before it.
-            context: In which one would have been asked for just before it; None: the event has no slate.
+            history: Of who it happened to, from just before it.
+            request: What would have been asked just before it, whatever the candidates; None: the event has no slate.
         """
-        self._events.append((event, user.history))
-        self._slates.append(-1 if context is None else len(self._requests))
-        if context is not None:
-            self._requests.append(Request(user, context, event.ts_ms, ()))
-            self._n_slates += 1
+        self._events.append((event, history))
+        if request is None:
+            self._slates.append(-1)
+            return
+        self._slates.append(len(self._requests))
+        self._requests.append(request)
+        self._n_slates += 1
 
     def live_through(self) -> None:
         """Encode the slates of the events that wait, and fold the events."""
