@@ -43,6 +43,7 @@ from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
 from features.state import UserState, unpack
 from learners import snapshots
+from learners.drift import DriftConfig, DriftDetector
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.losses import ListwiseLoss
@@ -71,6 +72,7 @@ class LearnerConfig:
     join: JoinConfig = field(default_factory=JoinConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
     table: TableConfig = field(default_factory=TableConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
     clip_norm: float = 5.0
@@ -128,6 +130,7 @@ class OnlineLearner:
         self._joiner = Joiner(config.join, len(self.encoder.dense_names))
         self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
+        self._drift = DriftDetector(config.drift)
         self._first_ms = 0
         self._tick_end_ms = 0
 
@@ -143,8 +146,8 @@ class OnlineLearner:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Progressive validation so far; see `Progressive.metrics`."""
-        return {**self._progressive.metrics(), "skipped": float(self.n_skipped)}
+        """Progressive validation so far, and whether it tells of a change; see `Progressive` and `DriftDetector`."""
+        return {**self._progressive.metrics(), **self._drift.metrics(), "skipped": float(self.n_skipped)}
 
     def read(self, entry: Entry) -> None:
         """Take in the next entry of the log.
@@ -219,8 +222,8 @@ class OnlineLearner:
             for number, part in enumerate(parts):
                 self._trained.observe(part.inputs, self._adam.n_steps + number)
             norm = self._learn(parts)
-            logloss = self._note(parts)
             now_ms = max(at.ms for at in self.positions.values())
+            logloss = self._note(parts, now_ms)
             self.model.meet([(part.inputs, part.is_known) for part in parts], now_ms // 1000)
         except DivergedStep as error:
             self.n_skipped += 1
@@ -269,7 +272,7 @@ class OnlineLearner:
             _resume(fresh.model.tables[name], part)
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
-        fresh._progressive.state = private.progressive
+        fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
@@ -330,13 +333,15 @@ class OnlineLearner:
         self._average()
         return norm
 
-    def _note(self, parts: Sequence[Part]) -> float:
+    def _note(self, parts: Sequence[Part], now_ms: int) -> float:
         """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""
         logloss = float("nan")
         for part in parts:
             if isinstance(part.loss, ListwiseLoss):
                 logloss = float(part.loss.losses.mean())
-                self._progressive.add(part.scores, self.encoder.popularity(part.inputs), part.inputs.mask)
+                popularity = self.encoder.popularity(part.inputs)
+                excess = self._progressive.add(part.scores, popularity, part.inputs.mask)
+                self._drift.add(excess, now_ms)
             else:
                 rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
                 self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
@@ -354,7 +359,6 @@ class OnlineLearner:
         adam = self._adam
         packed = {self.table.ids[row]: self.table.pack(row) for row in items}
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
-        state = self._progressive.state
         return Delta(
             version,
             base,
@@ -376,7 +380,8 @@ class OnlineLearner:
                     square,
                     adam.n_steps,
                     self.n_skipped,
-                    state,
+                    self._progressive.state,
+                    self._drift.state,
                     self._sampler.met.tolist(),
                     self._pending.n_drawn,
                     packed,

@@ -4,6 +4,7 @@ import functools
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -354,6 +355,37 @@ def test_an_entry_that_cannot_be_read_is_passed_over(straight: OnlineLearner, ca
     assert learner.n_events == len(ENTRIES) - 2
     assert learner.positions == straight.positions
     assert "passed over" in caplog.text
+
+
+QUICK = replace(CONFIG, batch_size=8)
+
+
+def turned() -> list[Entry]:
+    """In the second half who clicked 2k goes on to 2k + 21: as popular an item as ever, but another."""
+    events = stream(3600)
+    before, after = events[:1800], events[1800:]
+    odd = {f"i{n}": f"i{(n + 20) % 40}" for n in range(1, 40, 2)}
+    return log([*before, *(msgspec.structs.replace(event, item=odd.get(event.item, event.item)) for event in after)])
+
+
+def test_a_pattern_that_turns_is_one_drift_and_a_learner_restored_at_any_time_tells_the_same() -> None:
+    entries = turned()
+    change_ms = entries[1800].id.ms
+    learner, taken = OnlineLearner(SCHEMA, QUICK), {}
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        if learner.is_settled and number // 1200 not in taken:
+            taken[number // 1200] = number, snapshots.pack(learner.snapshot(4))
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    metrics = learner.metrics
+    assert metrics["drifts"] == 1.0
+    assert change_ms < metrics["drifted_ms"] < change_ms + 300_000
+    assert len(taken) == 3
+    for number, packed in taken.values():
+        restored = OnlineLearner(SCHEMA, QUICK)
+        restored.restore(snapshots.unpack(packed))
+        assert same(learned(entries[number + 1 :], restored).snapshot(), learner.snapshot())
+        assert restored.metrics == metrics
 
 
 def test_a_planted_pattern_is_learned_better_than_popularity() -> None:
