@@ -16,7 +16,6 @@ Legend: N decisions, K items shown.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -33,21 +32,11 @@ from features.events import (
     encode_body,
 )
 from features.item_table import ItemTable
-from features.schema import Counter, Schema
+from features.schema import Schema
 from features.state import apply_update, unpack, update_for
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-SCHEMA: Final = Schema(
-    event_types=("click",),
-    context=("segment",),
-    attributes=(),
-    counters=(
-        Counter(name="click", entity="item", types=("click",), half_lives_s=(120.0, 600.0, 3600.0)),
-        Counter(name="click", entity="user", types=("click",), half_lives_s=(1800.0, 86400.0)),
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +108,8 @@ def _rates(config: ImpressionsConfig, rng: np.random.Generator, segment: I64, it
     return rate
 
 
-def entries_of(shown: Shown, schema: Schema = SCHEMA) -> Iterator[list[Entry]]:
-    """The log of it, second by second; a decision's id is its number."""
+def entries_of(shown: Shown, schema: Schema) -> Iterator[list[Entry]]:
+    """The log of it up to the last decision, second by second; a decision's id is its number."""
     encoder, table = Encoder(schema), ItemTable(schema)
     states: dict[str, bytes] = {}
     for _, moments in groupby(_moments(shown), key=lambda moment: moment[0] // 1000):
@@ -150,7 +139,7 @@ def _moments(shown: Shown) -> list[tuple[int, int, int]]:
     numbers = [np.arange(len(shown.at_ms)), number]
     places = [np.full(len(shown.at_ms), -1), place]
     columns = (np.concatenate(parts).tolist() for parts in (times_ms, numbers, places))
-    return sorted(zip(*columns, strict=True))
+    return sorted(moment for moment in zip(*columns, strict=True) if moment[0] <= shown.at_ms[-1])
 
 
 def _decision(shown: Shown, number: int) -> LoggedDecision:
