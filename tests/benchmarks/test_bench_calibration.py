@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks.bench_calibration import Bin, Student, bins, goals, judged, live_through, shifted, wilson
+from benchmarks.bench_calibration import WAYS, Student, goals, live_through, worth
+from benchmarks.calibration import Bin, bins, judged, shifted, wilson
 from benchmarks.impressions import ImpressionsConfig, entries_of, simulate
 from deployments.config import load_config
 from features.events import DECISION, EVENT, decode_decision, decode_event
@@ -51,8 +52,8 @@ def test_true_rates_are_judged_to_agree_and_uncorrected_ones_not() -> None:
     assert right["log_loss"] == right["log_loss_of_true_rates"] < wrong["log_loss"]
     inside = [one for one in right["deciles"] if one.low <= one.predicted <= one.high]
     assert len(inside) >= 8
-    verdicts = [goal.verdict for goal in goals({"keep_negatives": {"right": right, "wrong": wrong}})]
-    assert verdicts == ["met", "met", "MISSED", "MISSED", "MISSED"]
+    verdicts = [goal.verdict for goal in goals({"keep_negatives": {"1.0": {"ways": {"right": right, "wrong": wrong}}}})]
+    assert verdicts == ["met", "met", "MISSED", "MISSED"]
     assert isinstance(right["whole"], Bin)
 
 
@@ -103,10 +104,15 @@ def test_a_state_is_that_of_all_clicks_before() -> None:
 def test_a_small_world_is_predicted_before_it_is_learned_from() -> None:
     shown, config = simulate(WORLD, 1), load_config(Path(benchmarks.__file__).parent / "impressions.toml", {})
     all_of_it, thinned = Student(config, 1.0), Student(config, 0.1)
-    live_through(shown, config.schema, [all_of_it, thinned], WORLD.start_ms)
+    live_through(shown, config, [all_of_it, thinned], WORLD.start_ms)
     for student in (all_of_it, thinned):
-        rates_NK = np.concatenate(student.rates)
-        assert rates_NK.shape == shown.rate.shape
-        # Nothing is learned yet: a logit is 0, whatever share of the negatives the join keeps.
-        assert (student.rates[0] == 0.5).all() and (student.rates[-1] != 0.5).all()
+        for way in WAYS:
+            rates_NK = np.concatenate(student.rates[way])
+            assert way == "counted" or rates_NK.shape == shown.rate.shape
+            # Nothing is learned yet: a logit is 0, whatever share of the negatives the join keeps.
+            assert (student.rates[way][0] == 0.5).all() == (way != "counted")
+            assert (student.rates[way][-1] != 0.5).all()
+        found = worth(student, shown)
+        assert {seen["whole"].n_clicks for seen in found["ways"].values()} == {found["ways"]["shown"]["whole"].n_clicks}
+        assert 0 < found["ways"]["counted"]["whole"].n < shown.rate.size
     assert thinned.learner.n_examples < all_of_it.learner.n_examples
