@@ -131,6 +131,8 @@ class OnlineLearner:
         self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
         self._drift = DriftDetector(config.drift)
+        self._mean_since = 0
+        """Step with which the mean that serves began."""
         self._first_ms = 0
         self._tick_end_ms = 0
 
@@ -273,6 +275,7 @@ class OnlineLearner:
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
+        fresh._mean_since = private.mean_since
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
@@ -341,15 +344,19 @@ class OnlineLearner:
                 logloss = float(part.loss.losses.mean())
                 popularity = self.encoder.popularity(part.inputs)
                 excess = self._progressive.add(part.scores, popularity, part.inputs.mask)
-                self._drift.add(excess, now_ms)
+                if self._drift.add(excess, now_ms):
+                    self._mean_since = self._adam.n_steps
             else:
                 rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
                 self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
         return logloss
 
     def _average(self) -> None:
-        """Move what serves towards what is trained: steps are noisy, their mean is less so."""
-        n = self._adam.n_steps
+        """Move what serves towards what is trained: steps are noisy, their mean is less so.
+
+        After a drift the mean begins anew: what it holds is of a world that is no more.
+        """
+        n = self._adam.n_steps - self._mean_since
         self.model.flat.lerp_(self._trained.flat, max(1.0 / AVERAGED, WARM / (WARM + n)))
 
     def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
@@ -382,6 +389,7 @@ class OnlineLearner:
                     self.n_skipped,
                     self._progressive.state,
                     self._drift.state,
+                    self._mean_since,
                     self._sampler.met.tolist(),
                     self._pending.n_drawn,
                     packed,

@@ -79,6 +79,8 @@ class Private(msgspec.Struct, array_like=True):
     n_skipped: int
     progressive: list[float]
     drift: list[float]
+    mean_since: int
+    """Step with which the mean that serves began."""
     met: list[float]
     """Of the sampler."""
     n_drawn: int

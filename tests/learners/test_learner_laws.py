@@ -368,6 +368,27 @@ def turned() -> list[Entry]:
     return log([*before, *(msgspec.structs.replace(event, item=odd.get(event.item, event.item)) for event in after)])
 
 
+def test_after_a_drift_the_mean_that_serves_begins_anew() -> None:
+    """The step after it takes it four fifths of the way to what is trained; one without a drift, a fortieth."""
+
+    def share(entries: list[Entry], n_drifts: int) -> float:
+        learner, following = OnlineLearner(SCHEMA, QUICK), iter(entries)
+        for entry in following:
+            learner.read(entry)
+            if learner.metrics["drifts"] == n_drifts and learner._adam.n_steps > 150:
+                break
+        before, n_steps = learner.model.flat.clone(), learner._adam.n_steps
+        for entry in following:
+            learner.read(entry)
+            if learner._adam.n_steps > n_steps:
+                break
+        moved = (learner.model.flat - before).double() @ (learner._trained.flat - before).double()
+        return float(moved / (learner._trained.flat - before).double().square().sum())
+
+    assert share(turned(), 1) == pytest.approx(0.8, abs=1e-3)
+    assert share(turned()[:1800], 0) == pytest.approx(4 / 154, abs=5e-3)
+
+
 def test_a_pattern_that_turns_is_one_drift_and_a_learner_restored_at_any_time_tells_the_same() -> None:
     entries = turned()
     change_ms = entries[1800].id.ms
