@@ -15,7 +15,9 @@ of their time since then, first reaches
 
 where `after` is the mean of everything live over the first `WINDOW` queries, and `steady` its mean over the last ten
 minutes: one mark for all, so a way of ranking that is worse in the long run may never reach it. Intervals: seeds drawn
-with replacement. After a launch the item asked for is always the launched one.
+with replacement. After a launch the item asked for is always the launched one. Beside these, when the learner noticed
+that something had changed (`learners.drift`). In the first minutes popularity comes to know the items, and that is a
+change too.
 
 NOT shown: real changes, which are smaller; nor what a learner's lag adds to the period of publishing.
 """
@@ -57,6 +59,8 @@ class Outcome(NamedTuple):
     since_s: F64
     ranks: dict[str, F64]
     """Reciprocal ranks by way of ranking."""
+    alarms_s: Sequence[float] = ()
+    """When the learner noticed a drift, after the change."""
 
 
 def lines_of(change_ms: int) -> dict[str, Line]:
@@ -69,13 +73,18 @@ def live_through(change: Change, world: SimulatorConfig, config: Config, seed: i
     """One seed of one change."""
     stream = simulate(change, world, seed)
     true = true_columns(stream.queries)
-    scores = scores_of(lines_of(world.change_ms), stream.events, stream.queries, config)
+    alarmed_ms: set[float] = set()
+    scores = scores_of(
+        *(lines_of(world.change_ms), stream.events, stream.queries, config),
+        watch=lambda live: alarmed_ms.add(live.metrics["drifted_ms"]),
+    )
+    alarms_s = [(at_ms - world.change_ms) / 1000.0 for at_ms in sorted(alarmed_ms - {0.0})]
     ranks = {name: reciprocal_ranks(found, true) for name, found in scores.items()}
     numbered = as_stream(stream.events, stream.queries)
     alone = [reciprocal_ranks(popularity_scores(numbered, half_life_s), true) for half_life_s in HALF_LIVES_S]
     since_s = (stream.queries["ts_ms"].to_numpy() - world.change_ms) / 1000.0
     ranks[POPULARITY] = max(alone, key=lambda found: float(found[since_s >= 0].mean()))
-    return Outcome(since_s, ranks)
+    return Outcome(since_s, ranks, alarms_s)
 
 
 def judged(outcomes: Sequence[Outcome], n_window: int = WINDOW) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every change with every seed."""
     config, world = load_config(options.config), SimulatorConfig()
     began_s = time.monotonic()
-    found: dict[str, Any] = {"changes": {}, "curves": {}}
+    found: dict[str, Any] = {"changes": {}, "curves": {}, "alarms_s": {}}
     for change in options.changes:
         outcomes = []
         for seed in range(options.seeds):
@@ -157,6 +166,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             outcomes.append(live_through(change, world, config, seed))
         found["changes"][change] = judged(outcomes)
         found["curves"][change] = curves(outcomes)
+        found["alarms_s"][change] = [outcome.alarms_s for outcome in outcomes]
     return {
         "what": "recovery after a change",
         "machine": machine.facts(),
@@ -176,6 +186,11 @@ def report(found: dict[str, Any]) -> None:
             for name, row in rows.items()
         ]
         print(f"\n{machine.table(header, cells)}")
+        print(f"drifts noticed, seconds after the change, by seed: {_alarms(found['alarms_s'][change])}")
+
+
+def _alarms(by_seed: Sequence[Sequence[float]]) -> str:
+    return "; ".join(", ".join(f"{at_s:.0f}" for at_s in alarms_s) or "none" for alarms_s in by_seed)
 
 
 def _level(value: float) -> str:

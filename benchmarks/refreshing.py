@@ -80,20 +80,23 @@ def scores_of(
     queries: pa.Table,
     config: Config,
     on_progress: Progress | None = None,
+    watch: Callable[[Evaluation], None] = lambda _: None,
 ) -> dict[str, F64]:
     """Scores [Q, K] of every line by its name, in the time order of the queries.
 
     Args:
         queries: Each with as many candidates as the others.
+        watch: Is shown what is live at every query and refresh.
     """
-    run = _Run(lines, Evaluation(events, config.schema, config.learner, on_progress))
+    run = _Run(lines, Evaluation(events, config.schema, config.learner, on_progress), watch)
     with one_thread():
         asyncio.run(run.through([*in_time_order(queries)]))
     return {name: np.array(scores, dtype=np.float64) for name, scores in run.scores.items()}
 
 
 class _Run:
-    def __init__(self, lines: Mapping[str, Line], live: Evaluation) -> None:
+    def __init__(self, lines: Mapping[str, Line], live: Evaluation, watch: Callable[[Evaluation], None]) -> None:
+        self._watch = watch
         self.scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lines}
         self._lines = lines
         self._live = live
@@ -114,6 +117,7 @@ class _Run:
         # Of one instant refreshes come first; a query sees those of its own instant.
         for now_ms, do, what in heapq.merge(*refreshes, *seen, asked, key=itemgetter(0)):
             await self._live.advance(now_ms)
+            self._watch(self._live)
             await do(*what)
         self._live.report()
 

@@ -144,6 +144,11 @@ class Evaluation:
         """The network with the weights that are learned by now."""
         return self._learner.model
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the learner by now; see `OnlineLearner.metrics`."""
+        return self._learner.metrics
+
     async def request(self, query: dict[str, Any]) -> Request:
         """A query as it would be asked now: the person's state, and the context of the session's latest event."""
         user = str(query["user"])

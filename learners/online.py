@@ -45,6 +45,7 @@ from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
 from features.state import UserState, history_in, unpack
 from learners import snapshots
+from learners.drift import DriftConfig, DriftDetector
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.losses import ListwiseLoss
@@ -76,6 +77,7 @@ class LearnerConfig:
     adam: AdamConfig = field(default_factory=AdamConfig)
     table: TableConfig = field(default_factory=TableConfig)
     rounds: RoundConfig = field(default_factory=RoundConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     embedding_rate: float = 0.1
     """Step length of row-wise Adagrad."""
     clip_norm: float = 5.0
@@ -141,6 +143,9 @@ class OnlineLearner:
         self._joiner = Joiner(config.join, len(self.encoder.dense_names))
         self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
+        self._drift = DriftDetector(config.drift)
+        self._mean_since = 0
+        """Step with which the mean that serves began."""
         self._round = Round(self._trained) if config.rounds.n_learners > 1 else None
         self._n_before = self._counts()
         self._first_ms = 0
@@ -158,8 +163,8 @@ class OnlineLearner:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Progressive validation so far; see `Progressive.metrics`."""
-        return {**self._progressive.metrics(), "skipped": float(self.n_skipped)}
+        """Progressive validation so far, and whether it tells of a change; see `Progressive` and `DriftDetector`."""
+        return {**self._progressive.metrics(), **self._drift.metrics(), "skipped": float(self.n_skipped)}
 
     def read(self, entry: Entry) -> None:
         """Take in the next entry of the log.
@@ -277,6 +282,7 @@ class OnlineLearner:
             n_examples,
             n_skipped,
             n_drawn,
+            self._mean_since,
             self._sampler.met.tolist(),
             self._round.take_tables(),
         )
@@ -284,9 +290,10 @@ class OnlineLearner:
     def lay(self, shares: Sequence[Share]) -> None:
         """After `end_round`: become what the shares of all, by seat, make of where they began."""
         assert self._round is not None
-        pace = pace_of(self._adam.n_steps - self._round.n_steps, sum(share.weight for share in shares))
+        self._mean_since = shares[0].mean_since
+        pace = self._pace(self._adam.n_steps - self._round.n_steps, sum(share.weight for share in shares))
         self._round.lay_dense(shares, self._adam, self.model.flat, pace)
-        now_s = self._now_s()
+        now_s = self._now_ms() // 1000
         for name, table in self.model.tables.items():
             lay_table(table, [share.tables[name] for share in shares], now_s)
         n_examples, n_skipped, n_drawn = self._n_before
@@ -343,7 +350,8 @@ class OnlineLearner:
             _resume(fresh.model.tables[name], part)
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
-        fresh._progressive.state = private.progressive
+        fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
+        fresh._mean_since = private.mean_since
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
@@ -387,8 +395,8 @@ class OnlineLearner:
     def _counts(self) -> tuple[int, int, int]:
         return self.n_examples, self.n_skipped, self._pending.n_drawn
 
-    def _now_s(self) -> int:
-        return max(at.ms for at in self.positions.values()) // 1000
+    def _now_ms(self) -> int:
+        return max(at.ms for at in self.positions.values())
 
     def _read_event(self, entry: Entry) -> None:
         event = decode_event(entry.body)
@@ -439,7 +447,7 @@ class OnlineLearner:
         if self._round is not None:
             self._round.note_step(fullness)
         else:
-            self.model.flat.lerp_(self._trained.flat, pace_of(self._adam.n_steps - 1, fullness))
+            self.model.flat.lerp_(self._trained.flat, self._pace(self._adam.n_steps - 1, fullness))
         return norm
 
     def _meet(self, keys: dict[str, U64]) -> None:
@@ -447,7 +455,7 @@ class OnlineLearner:
             self._round.note_met(keys)
             return
         for name, met in keys.items():
-            self.model.tables[name].meet(met, self._now_s())
+            self.model.tables[name].meet(met, self._now_ms() // 1000)
 
     def _note(self, parts: Sequence[Part]) -> float:
         """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""
@@ -455,11 +463,25 @@ class OnlineLearner:
         for part in parts:
             if isinstance(part.loss, ListwiseLoss):
                 logloss = float(part.loss.losses.mean())
-                self._progressive.add(part.scores, self.encoder.popularity(part.inputs), part.inputs.mask)
+                popularity = self.encoder.popularity(part.inputs)
+                excess = self._progressive.add(part.scores, popularity, part.inputs.mask)
+                if self._drift.add(excess, self._now_ms()):
+                    # What the mean holds is of a world that is no more.
+                    self._mean_since = self._adam.n_steps
             else:
                 rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
                 self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
         return logloss
+
+    def _pace(self, n_before: int, n_steps: float) -> float:
+        """How far what serves moves towards what is trained: steps are noisy, their mean is less so.
+
+        Args:
+            n_before: Steps there were before.
+            n_steps: Full steps that are taken; of a batch that is not full a part of one.
+        """
+        rate = max(1.0 / AVERAGED, WARM / (WARM + max(n_before - self._mean_since, 0) + 1))
+        return 1.0 - math.pow(1.0 - rate, n_steps)
 
     def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
         if not self.is_settled:
@@ -468,7 +490,6 @@ class OnlineLearner:
         adam = self._adam
         packed = {self.table.ids[row]: self.table.pack(row) for row in items}
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
-        state = self._progressive.state
         return Delta(
             version,
             base,
@@ -490,24 +511,15 @@ class OnlineLearner:
                     square,
                     adam.n_steps,
                     self.n_skipped,
-                    state,
+                    self._progressive.state,
+                    self._drift.state,
+                    self._mean_since,
                     self._sampler.met.tolist(),
                     self._pending.n_drawn,
                     packed,
                 )
             ),
         )
-
-
-def pace_of(n_before: int, n_steps: float) -> float:
-    """How far what serves moves towards what is trained: steps are noisy, their mean is less so.
-
-    Args:
-        n_before: Steps there were before.
-        n_steps: Full steps that are taken; of a batch that is not full a part of one.
-    """
-    rate = max(1.0 / AVERAGED, WARM / (WARM + n_before + 1))
-    return 1.0 - math.pow(1.0 - rate, n_steps)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

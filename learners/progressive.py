@@ -38,14 +38,19 @@ class Progressive:
         self._total = np.zeros(n + 1)
         self._impressions = np.zeros(3)  # number, predicted rewards, rewards
 
-    def add(self, scores_BK: F32, popularity_BK: F32, mask_BK: NDArray[np.bool_]) -> None:
-        """Take in a batch's scores from before it was learned from."""
+    def add(self, scores_BK: F32, popularity_BK: F32, mask_BK: NDArray[np.bool_]) -> float:
+        """Take in a batch's scores from before it was learned from.
+
+        Returns:
+            By how much their mean log loss is above popularity's; a batch that is hard for both is nothing new.
+        """
         rows = np.concatenate([slate_metrics(scores_BK, mask_BK), slate_metrics(popularity_BK, mask_BK)], axis=1)
         rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
         keep = 1 - 1 / WINDOW
         powers = keep ** np.arange(len(rows) - 1, -1, -1)
         self._recent = self._recent * keep ** len(rows) + powers @ rows
         self._total += rows.sum(axis=0)
+        return float((rows[:, 0] - rows[:, len(NAMES)]).mean())
 
     def add_impressions(self, n: int, predicted: float, rewards: float) -> None:
         """Take in impressions, the sum of their predicted rates from before they were learned from, and rewards."""

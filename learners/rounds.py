@@ -111,6 +111,8 @@ class Share:
     n_examples: int
     n_skipped: int
     n_drawn: int
+    mean_since: int
+    """Step with which the mean that serves began; that of the first learner counts."""
     sampled: list[float]
     """What the sampler has met."""
     tables: dict[str, TableShare]

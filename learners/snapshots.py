@@ -4,7 +4,7 @@
 
 No pickle. Bytes that were cut or altered are refused as `CorruptSnapshot`; bytes of another schema by `check_schema`.
 A full snapshot is a delta whose `base` is None. `merge` lays a delta over a full one; `public` leaves out what only
-a learner needs (optimizer, upkeep of the tables, item rows, progressive state): about half of the bytes.
+a learner needs (optimizer, upkeep of the tables, item rows, progressive and drift state): about half of the bytes.
 
 A row whose key is 0 is free. Who takes a delta forgets the key that a row had before.
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from features.schema import Schema
 from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
 
-MAGIC: Final = b"HRSNAP\x00\x04"
+MAGIC: Final = b"HRSNAP\x00\x05"
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 
@@ -78,6 +78,9 @@ class Private(msgspec.Struct, array_like=True):
     n_steps: int
     n_skipped: int
     progressive: list[float]
+    drift: list[float]
+    mean_since: int
+    """Step with which the mean that serves began."""
     met: list[float]
     """Of the sampler."""
     n_drawn: int

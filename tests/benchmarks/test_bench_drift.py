@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.bench_drift import LIVE_NAME, POPULARITY, Outcome, curves, judged, lines_of, live_through, recovery
+from benchmarks import machine
+from benchmarks.bench_drift import (
+    LIVE_NAME,
+    POPULARITY,
+    Outcome,
+    curves,
+    judged,
+    lines_of,
+    live_through,
+    recovery,
+    report,
+)
 from benchmarks.simulator import SimulatorConfig
 from deployments.config import Config
 from tests.learners.examples import CONFIG, SCHEMA
@@ -39,6 +50,20 @@ def test_seeds_are_taken_together_in_the_order_of_time() -> None:
 def test_the_interval_lies_between_the_seeds() -> None:
     found = judged([outcome(live=float(at_s)) for at_s in (20, 30, 40)], n_window=10)[LIVE_NAME]
     assert 20 < found["recovered_low_s"] < found["recovered_s"] <= found["recovered_high_s"] < 50
+
+
+def test_drifts_are_told_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [outcome(live=20.0)._replace(alarms_s=alarms_s) for alarms_s in ((-40.0, 5.4), ())]
+    report(
+        {
+            "machine": machine.facts(),
+            "settings": {"seeds": 2},
+            "took_s": 1.0,
+            "changes": {"swap": judged(outcomes, n_window=10)},
+            "alarms_s": {"swap": [one.alarms_s for one in outcomes]},
+        }
+    )
+    assert "by seed: -40, 5; none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["swap", "launch"])

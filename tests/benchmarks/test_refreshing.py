@@ -59,6 +59,13 @@ def found() -> dict[str, np.ndarray]:
     return scores_of(lines, EVENTS, QUERIES, SETTINGS)
 
 
+def test_who_watches_is_shown_what_is_live_at_every_query() -> None:
+    seen: list[float] = []
+    lines = {"live": LIVE}
+    scores_of(lines, EVENTS, QUERIES, SETTINGS, watch=lambda live: seen.append(live.metrics["total_logloss"]))
+    assert len(seen) == QUERIES.num_rows and seen[0] > 0 and len(set(seen)) > 5
+
+
 def evaluated(events: pa.Table, queries: pa.Table) -> np.ndarray:
     """By `headrace evaluate`."""
     return np.array(evaluate(events, queries, SCHEMA, SETTINGS.learner)["scores"].to_pylist())

@@ -31,6 +31,7 @@ def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: P
         ("[schema]\nn_recent = 0", "n_recent"),
         ("[learner]\nbatch_size = 0", "learner"),
         ("[learner.sampling]\ncolour = 1", "learner.sampling.colour"),
+        ("[learner.drift]\ndelta = 0", "drift.delta"),
         ("n_rankers = 0", "n_rankers"),
         ("[rank]\ndeadline_ms = 0", "rank: deadline_ms"),
         ('[policy]\nname = "best"', "policy"),

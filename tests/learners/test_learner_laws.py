@@ -1,11 +1,14 @@
 """Laws of the online learner: what it has learned is a function of the log, and of nothing else."""
 
+import functools
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from features.encoding import Request
 from features.events import DECISION, EVENT, Entry, decode_event
@@ -157,23 +160,37 @@ def test_every_impression_is_an_example_once_and_feedback_that_is_joined_is_none
     assert learner.metrics["reward_rate"] == pytest.approx(len(clicks) / 1200, rel=1e-2)
 
 
-@pytest.mark.parametrize("keep_negatives", [1.0, 0.3])
-def test_what_is_learned_from_impressions_is_the_rate_of_reward(keep_negatives: float) -> None:
-    """Late clicks and thinned out negatives change nothing about it. The stream's rates are known."""
+SHOWN = shown(6000)
+
+
+@functools.cache
+def taught(keep_negatives: float) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Metrics, and mean rates of the items, after so much of the stream's negatives."""
     config = replace(CONFIG, join=JoinConfig(keep_negatives=keep_negatives), batch_size=64, embedding_rate=0.02)
-    entries = shown(6000)
-    learner = learned(entries, OnlineLearner(SCHEMA, config))
-    metrics = learner.metrics
-    assert metrics["predicted_reward_rate"] == pytest.approx(metrics["reward_rate"], rel=0.1)
+    learner = learned(SHOWN, OnlineLearner(SCHEMA, config))
     items = [f"i{n}" for n in range(12)]
     asked = [
         Request(unpack(entry.state, SCHEMA), {"device": "mobile"}, entry.id.ms, items)
-        for entry in entries[-400:]
+        for entry in SHOWN[-400:]
         if entry.kind == DECISION
     ]
-    logits_BK = learner.model.score(learner.encoder.encode(ItemTable(SCHEMA), asked))
-    rates_K = (1.0 / (1.0 + np.exp(-logits_BK))).mean(axis=0)
+    logits_BK = learner.model.score(learner.encoder.encode(ItemTable(SCHEMA), asked)).astype(np.float64)
+    return learner.metrics, (1.0 / (1.0 + np.exp(-logits_BK))).mean(axis=0)
+
+
+@pytest.mark.parametrize("keep_negatives", [1.0, 0.3])
+def test_what_is_learned_from_impressions_is_the_rate_of_reward(keep_negatives: float) -> None:
+    """Late clicks and thinned out negatives change nothing about it. The stream's rates are known."""
+    metrics, rates_K = taught(keep_negatives)
+    assert metrics["predicted_reward_rate"] == pytest.approx(metrics["reward_rate"], rel=0.1)
     np.testing.assert_allclose(rates_K, 0.02 + 0.38 * np.arange(12) / 12, atol=0.1)
+
+
+def test_a_tenth_of_the_negatives_teaches_the_rates_that_all_of_them_do() -> None:
+    """Over all items they agree within a tenth; without the correction they would be three times as high."""
+    (of_all, all_K), (of_few, few_K) = taught(1.0), taught(0.1)
+    assert of_few["reward_rate"] > 2.5 * of_all["reward_rate"]
+    assert few_K.mean() == pytest.approx(all_K.mean(), rel=0.1)
 
 
 def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
@@ -338,6 +355,58 @@ def test_an_entry_that_cannot_be_read_is_passed_over(straight: OnlineLearner, ca
     assert learner.n_events == len(ENTRIES) - 2
     assert learner.positions == straight.positions
     assert "passed over" in caplog.text
+
+
+QUICK = replace(CONFIG, batch_size=8)
+
+
+def turned() -> list[Entry]:
+    """In the second half who clicked 2k goes on to 2k + 21: as popular an item as ever, but another."""
+    events = stream(3600)
+    before, after = events[:1800], events[1800:]
+    odd = {f"i{n}": f"i{(n + 20) % 40}" for n in range(1, 40, 2)}
+    return log([*before, *(msgspec.structs.replace(event, item=odd.get(event.item, event.item)) for event in after)])
+
+
+def test_after_a_drift_the_mean_that_serves_begins_anew() -> None:
+    """The step after it takes it four fifths of the way to what is trained; one without a drift, a fortieth."""
+
+    def share(entries: list[Entry], n_drifts: int) -> float:
+        learner, following = OnlineLearner(SCHEMA, QUICK), iter(entries)
+        for entry in following:
+            learner.read(entry)
+            if learner.metrics["drifts"] == n_drifts and learner._adam.n_steps > 150:
+                break
+        before, n_steps = learner.model.flat.clone(), learner._adam.n_steps
+        for entry in following:
+            learner.read(entry)
+            if learner._adam.n_steps > n_steps:
+                break
+        moved = (learner.model.flat - before).double() @ (learner._trained.flat - before).double()
+        return float(moved / (learner._trained.flat - before).double().square().sum())
+
+    assert share(turned(), 1) == pytest.approx(0.8, abs=1e-3)
+    assert share(turned()[:1800], 0) == pytest.approx(4 / 154, abs=5e-3)
+
+
+def test_a_pattern_that_turns_is_one_drift_and_a_learner_restored_at_any_time_tells_the_same() -> None:
+    entries = turned()
+    change_ms = entries[1800].id.ms
+    learner, taken = OnlineLearner(SCHEMA, QUICK), {}
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        if learner.is_settled and number // 1200 not in taken:
+            taken[number // 1200] = number, snapshots.pack(learner.snapshot(4))
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    metrics = learner.metrics
+    assert metrics["drifts"] == 1.0
+    assert change_ms < metrics["drifted_ms"] < change_ms + 300_000
+    assert len(taken) == 3
+    for number, packed in taken.values():
+        restored = OnlineLearner(SCHEMA, QUICK)
+        restored.restore(snapshots.unpack(packed))
+        assert same(learned(entries[number + 1 :], restored).snapshot(), learner.snapshot())
+        assert restored.metrics == metrics
 
 
 def test_a_planted_pattern_is_learned_better_than_popularity() -> None:

@@ -26,11 +26,11 @@ def read(team: Team, entries: list[Entry]) -> Team:
 
 
 def packed(learner: OnlineLearner) -> bytes:
-    """All there is, but for the progressive validation, which is everybody's own."""
+    """All there is, but for the progressive validation and what watches it, which is everybody's own."""
     full = learner.snapshot(1)
     assert full.private is not None
     progress = snapshots.msgspec.structs.replace(full.progress, metrics={})
-    private = snapshots.msgspec.structs.replace(full.private, progressive=[])
+    private = snapshots.msgspec.structs.replace(full.private, progressive=[], drift=[])
     return snapshots.pack(snapshots.msgspec.structs.replace(full, progress=progress, private=private))
 
 
@@ -167,7 +167,17 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
 
 
 def assert_same(one: Share, other: Share) -> None:
-    for name in ("seat", "positions", "n_steps", "weight", "n_examples", "n_skipped", "n_drawn", "sampled"):
+    for name in (
+        "seat",
+        "positions",
+        "n_steps",
+        "weight",
+        "n_examples",
+        "n_skipped",
+        "n_drawn",
+        "mean_since",
+        "sampled",
+    ):
         assert getattr(one, name) == getattr(other, name), name
     for name in ("change", "path", "mean", "square"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
