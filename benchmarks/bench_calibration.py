@@ -71,7 +71,13 @@ class Student:
     def _predict(self, way: str, model: RankingModel, entries: Sequence[Entry]) -> None:
         """Rates as everything shown has them: without the join's shift."""
         outcomes = [
-            Outcome(decision, entry.state, tuple(range(len(decision.items))), is_shown=True, reward=0.0)
+            Outcome(
+                decision,
+                entry.state,
+                tuple(range(len(decision.items))),
+                is_shown=True,
+                rewards=(0.0,) * len(decision.items),
+            )
             for entry in entries
             if entry.kind == DECISION
             for decision in [decode_decision(entry.body)]

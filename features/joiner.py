@@ -4,10 +4,13 @@ The log loss of an impression with logit s and reward y is
 
     log(1 + e^s) - y s
 
-so it is learned in two parts. What was shown counts once, when the feedback has had `wait_s` to arrive; each reward
-counts at once, whenever it comes within the attribution window: a click is learned from within the second, and one that
-comes after its impression was taken for a negative makes up for it exactly. No weights, no estimate of how late clicks
-are; in sum every impression is learned with the reward it got. One that gets none has the default reward, 0.
+so what comes late can be added. An impression counts once, when the feedback has had `wait_s` to arrive, with the
+reward that it got by then; a reward that comes later, within the attribution window, makes up exactly for the negative
+that it was taken for. No weights, no estimate of how late clicks are; in sum every impression is learned with the
+reward it got. One that gets none has the default reward, 0.
+
+Rewards do not go ahead of their impressions: what is newest would be known by its clicks alone, and whatever tells it
+from what is ten seconds old would be learned as a sure sign of a click.
 
 The join depends on the decisions, the feedback and their own times, not on the order in which they arrive, as long as
 all arrive before the impression is counted; a decision or a reward that comes twice counts once. Who restarts reads the
@@ -70,7 +73,7 @@ class JoinConfig:
 
 
 class Outcome(NamedTuple):
-    """Something to learn from a decision: that items were shown, or that one of them got a reward."""
+    """Something to learn from a decision: that items were shown, or that one of them got a reward late."""
 
     decision: LoggedDecision
     state: bytes
@@ -79,7 +82,7 @@ class Outcome(NamedTuple):
     """Of the items among those shown."""
     is_shown: bool
     """Whether these count as impressions now; each does once."""
-    reward: float
+    rewards: tuple[float, ...]
     """What is added to the reward of each so far."""
 
 
@@ -202,10 +205,11 @@ class Joiner:
         place = decision.items.index(event.item)
         before, reward = found.rewards.get(place, 0.0), self._config.rewards.get(event.type, 1.0)
         if reward > before:
-            # Counted without a reward, and not kept: it is an impression only from now on.
-            is_shown = found.is_counted and before == 0.0 and not self._is_kept(decision, place)
             found.rewards[place] = reward
-            self._ready.append(Outcome(decision, found.state, (place,), is_shown, reward - before))
+            if found.is_counted:
+                # If it was not kept without a reward, it is an impression only from now on.
+                is_shown = before == 0.0 and not self._is_kept(decision, place)
+                self._ready.append(Outcome(decision, found.state, (place,), is_shown, (reward - before,)))
         return True
 
     def _count(self, found: _Open) -> None:
@@ -213,7 +217,8 @@ class Joiner:
         every = range(len(found.decision.items))
         kept = tuple(place for place in every if place in found.rewards or self._is_kept(found.decision, place))
         if kept:
-            self._ready.append(Outcome(found.decision, found.state, kept, True, 0.0))
+            rewards = tuple(found.rewards.get(place, 0.0) for place in kept)
+            self._ready.append(Outcome(found.decision, found.state, kept, True, rewards))
 
     def _is_kept(self, decision: LoggedDecision, place: int) -> bool:
         share = self._config.keep_negatives

@@ -311,7 +311,7 @@ def pointwise(
     mask_BK: Any,
     place_BK: Any,
     is_shown_B: Any,
-    reward_B: Any,
+    reward_BK: Any,
     shift: Any,
     place_logit_J: Any,
     share: Any,
@@ -324,7 +324,7 @@ def pointwise(
     Args:
         place_BK: At which place each candidate was shown.
         is_shown_B: Whether a slate counts as shown.
-        reward_B: What is added to the reward of each of its items.
+        reward_BK: What is added to the reward of each of its items.
         shift: Added to every logit.
         place_logit_J: And what a place adds; places beyond the last count as the last.
         rate_BK: Gets the predicted rate of reward; 0 where nothing counts as shown.
@@ -337,7 +337,7 @@ def pointwise(
                 if is_shown_B[b]:
                     logit = score_BK[b, k] + shift + place_logit_J[place]
                     rate_BK[b, k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
-                gradient_BK[b, k] = share * (rate_BK[b, k] - reward_B[b])
+                gradient_BK[b, k] = share * (rate_BK[b, k] - reward_BK[b, k])
                 if place > 0:
                     dplace_J[place] += gradient_BK[b, k]
 

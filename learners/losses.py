@@ -39,7 +39,7 @@ class ListwiseLoss:
 
 @dataclass(slots=True)
 class PointwiseLoss:
-    """Logistic loss of impressions, in two parts that may come at different times: shown, and rewarded.
+    """Logistic loss of impressions, and of rewards that come after them.
 
     loss = is_shown log(1 + e^z) - reward z,  z = s + shift + what its place adds
     """
@@ -50,7 +50,7 @@ class PointwiseLoss:
     """[B, K] where each candidate was shown."""
     is_shown: NDArray[np.bool_]  # [B]
     reward: F32
-    """[B] of each candidate of a slate."""
+    """[B, K]; of one that does not count as shown, what is added to it."""
     shift: float
     """Log odds by which negatives were thinned out; see `features.joiner`."""
     shown_at: Gradient

@@ -469,7 +469,7 @@ class OnlineLearner:
                     # What the mean holds is of a world that is no more.
                     self._mean_since = self._adam.n_steps
             else:
-                rewards = part.loss.reward @ part.inputs.mask.sum(axis=1)
+                rewards = float(part.loss.reward.sum())
                 self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
         return logloss
 

@@ -53,14 +53,14 @@ def impressions(
     """
     requests, dense = [], []
     place_BK = np.zeros((len(outcomes), max(len(outcome.places) for outcome in outcomes)), dtype=np.int64)
-    for b, (decision, state, places, _, _) in enumerate(outcomes):
+    reward_BK = np.zeros(place_BK.shape, dtype=np.float32)
+    for b, (decision, state, places, _, rewards) in enumerate(outcomes):
         shown = [decision.items[place] for place in places]
         requests.append(Request(unpack(state, encoder.schema), decision.context, decision.ts_ms, shown))
         rows = np.frombuffer(decision.inputs, np.float16).reshape(len(decision.items), -1)
         dense.append(rows[list(places)].astype(np.float32))
-        place_BK[b, : len(places)] = places
+        place_BK[b, : len(places)], reward_BK[b, : len(places)] = places, rewards
     is_shown_B = np.array([outcome.is_shown for outcome in outcomes])
-    reward_B = np.array([outcome.reward for outcome in outcomes], dtype=np.float32)
     inputs = encoder.recall(table, requests, dense)
-    loss = PointwiseLoss(share, place_BK, is_shown_B, reward_B, shift, shown_at)
+    loss = PointwiseLoss(share, place_BK, is_shown_B, reward_BK, shift, shown_at)
     return Part(inputs, loss, inputs.mask, int(inputs.mask[is_shown_B].sum()))

@@ -27,10 +27,10 @@ def learned(outcomes: list[Outcome]) -> tuple[Counter[tuple[str, str]], dict[tup
     """How often each shown item was counted, and the sum of its rewards."""
     counted, rewards = Counter[tuple[str, str]](), defaultdict[tuple[str, str], float](float)
     for outcome in outcomes:
-        for place in outcome.places:
+        for place, reward in zip(outcome.places, outcome.rewards, strict=True):
             name = outcome.decision.decision, outcome.decision.items[place]
             counted[name] += outcome.is_shown
-            rewards[name] += outcome.reward
+            rewards[name] += reward
     return +counted, {name: reward for name, reward in rewards.items() if reward}
 
 
@@ -39,15 +39,16 @@ def shown(*names: str, items: str = "abc") -> Counter[tuple[str, str]]:
     return Counter((name, item) for name in names for item in items)
 
 
-def test_a_reward_is_learned_at_once_and_the_impression_after_its_wait() -> None:
+def test_an_impression_is_learned_after_its_wait_with_the_reward_it_got_and_a_later_one_when_it_comes() -> None:
     joiner = Joiner(CONFIG, 2)
     joiner.add_decision(decision("d"), b"state")
     assert joiner.add_feedback(feedback("d", "b", 2000))
-    (reward,) = joiner.pop_ready(T0_MS + 2000)
-    assert (reward.places, reward.is_shown, reward.reward, reward.state) == ((1,), False, 1.0, b"state")
     assert joiner.pop_ready(T0_MS + 9999) == []
     (counted,) = joiner.pop_ready(T0_MS + 10_000)
-    assert (counted.places, counted.is_shown, counted.reward) == ((0, 1, 2), True, 0.0)
+    assert (counted.places, counted.is_shown, counted.rewards) == ((0, 1, 2), True, (0.0, 1.0, 0.0))
+    assert joiner.add_feedback(feedback("d", "c", 12_000))
+    (late,) = joiner.pop_ready(T0_MS + 12_000)
+    assert (late.places, late.is_shown, late.rewards, late.state) == ((2,), False, (1.0,), b"state")
 
 
 def test_a_late_reward_makes_up_for_an_impression_taken_as_negative() -> None:
@@ -85,7 +86,7 @@ def test_feedback_that_is_ahead_of_its_decision_waits_for_it() -> None:
     joiner = Joiner(CONFIG, 2)
     assert not joiner.add_feedback(feedback("d", "a", 500))
     joiner.add_decision(decision("d"), b"")
-    assert learned(joiner.pop_ready(T0_MS + 1000)) == (shown(), {("d", "a"): 1.0})
+    assert learned(joiner.pop_ready(T0_MS + 10_000)) == (shown("d"), {("d", "a"): 1.0})
     assert not joiner.add_feedback(feedback("e", "a", 500))
     joiner.pop_ready(T0_MS + 10_500)
     joiner.add_decision(decision("e"), b"")

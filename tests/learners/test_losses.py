@@ -20,13 +20,14 @@ def listwise(scores: list[list[float]], mask: list[list[bool]] | None = None) ->
     return loss.losses, gradient_BK
 
 
-def pointwise(
+def pointwise(  # every candidate of a slate with the same reward
     scores_BK: np.ndarray, is_shown: list[bool], reward: list[float], shift: float = 0.0, share: float = 1.0
 ) -> tuple[PointwiseLoss, np.ndarray]:
     """The loss after its use, every slate shown from place 0 on, and the gradient [B, K]."""
     place_BK = np.tile(np.arange(scores_BK.shape[1]), (len(scores_BK), 1))
     shown_at = np.linspace(0.0, -1.0, 3, dtype=np.float32), np.zeros(3, dtype=np.float32)
-    loss = PointwiseLoss(share, place_BK, np.array(is_shown), np.array(reward, dtype=np.float32), shift, shown_at)
+    reward_BK = np.repeat(np.array(reward, dtype=np.float32)[:, None], scores_BK.shape[1], axis=1)
+    loss = PointwiseLoss(share, place_BK, np.array(is_shown), reward_BK, shift, shown_at)
     gradient_BK = np.full_like(scores_BK, 9.0)
     loss(scores_BK, np.ones(scores_BK.shape, dtype=bool), gradient_BK)
     return loss, gradient_BK
