@@ -1,13 +1,8 @@
 """The join of decisions with their feedback: what was shown, and what came of it.
 
-The log loss of an impression with logit s and reward y is
-
-    log(1 + e^s) - y s
-
-so what comes late can be added. An impression counts once, when the feedback has had `wait_s` to arrive, with the
-reward that it got by then; a reward that comes later, within the attribution window, makes up exactly for the negative
-that it was taken for. No weights, no estimate of how late clicks are; in sum every impression is learned with the
-reward it got. One that gets none has the default reward, 0.
+An impression counts once, when the feedback has had `wait_s` to arrive, with the reward that it got by then; one that
+got none has the default reward, 0. A reward that comes later, within the attribution window, is told by itself, with
+its whole slate; `learners.losses` says what becomes of it.
 
 Rewards do not go ahead of their impressions: what is newest would be known by its clicks alone, and whatever tells it
 from what is ten seconds old would be learned as a sure sign of a click.
@@ -73,7 +68,7 @@ class JoinConfig:
 
 
 class Outcome(NamedTuple):
-    """Something to learn from a decision: that items were shown, or that one of them got a reward late."""
+    """Something to learn from a decision: that items were shown, or that one of the slate got a reward late."""
 
     decision: LoggedDecision
     state: bytes
@@ -207,9 +202,9 @@ class Joiner:
         if reward > before:
             found.rewards[place] = reward
             if found.is_counted:
-                # If it was not kept without a reward, it is an impression only from now on.
-                is_shown = before == 0.0 and not self._is_kept(decision, place)
-                self._ready.append(Outcome(decision, found.state, (place,), is_shown, (reward - before,)))
+                every = tuple(range(len(decision.items)))
+                rewards = tuple(reward - before if other == place else 0.0 for other in every)
+                self._ready.append(Outcome(decision, found.state, every, False, rewards))
         return True
 
     def _count(self, found: _Open) -> None:

@@ -21,6 +21,7 @@ from numba import njit
 from learners.index import AHEAD, fetch_row, fetch_slot, find, place_of
 
 LOOSE: Final = {"reassoc", "contract", "nsz"}  # sums in any order, so that they become vector instructions
+LEAST: Final = np.float32(1e-9)
 SMALL: Final = np.float32(1e-2)  # added to variances: what hardly ever varies is enlarged ten times at most
 
 
@@ -319,7 +320,7 @@ def pointwise(
     gradient_BK: Any,
     dplace_J: Any,
 ) -> None:
-    """Log loss of impressions and rewards: `share` times its gradient, which is rate - reward.
+    """`share` times the gradient of impressions, rate - reward, and of late rewards, their part by rates - reward.
 
     Args:
         place_BK: At which place each candidate was shown.
@@ -334,12 +335,19 @@ def pointwise(
             rate_BK[b, k] = gradient_BK[b, k] = np.float32(0.0)
             if mask_BK[b, k]:
                 place = min(place_BK[b, k], len(place_logit_J) - 1)
-                if is_shown_B[b]:
-                    logit = score_BK[b, k] + shift + place_logit_J[place]
-                    rate_BK[b, k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
-                gradient_BK[b, k] = share * (rate_BK[b, k] - reward_BK[b, k])
+                logit = score_BK[b, k] + shift + place_logit_J[place]
+                rate_BK[b, k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
+        pull = np.float32(1.0)
+        if not is_shown_B[b]:
+            pull = reward_BK[b].sum() / max(rate_BK[b].sum(), LEAST)
+        for k in range(score_BK.shape[1]):
+            if mask_BK[b, k]:
+                gradient_BK[b, k] = share * (pull * rate_BK[b, k] - reward_BK[b, k])
+                place = min(place_BK[b, k], len(place_logit_J) - 1)
                 if place > 0:
                     dplace_J[place] += gradient_BK[b, k]
+                if not is_shown_B[b]:
+                    rate_BK[b, k] = np.float32(0.0)
 
 
 @njit(cache=True, error_model="numpy", fastmath=LOOSE)

@@ -39,9 +39,16 @@ class ListwiseLoss:
 
 @dataclass(slots=True)
 class PointwiseLoss:
-    """Logistic loss of impressions, and of rewards that come after them.
+    """Logistic loss of impressions, and of rewards that come after they were counted.
 
-    loss = is_shown log(1 + e^z) - reward z,  z = s + shift + what its place adds
+    Of what is shown the rate of rewards *in time* is learned; what share of all rewards is late is known on the
+    average, and corrects the log odds, as that of negatives left out does: `shift`. A late reward itself only says
+    which item of its slate got it: its gradient adds up to zero over the slate. So the rates are right of each item,
+    also of one whose rewards come later than others', and nothing that a whole slate has in common, the hour above
+    all, is learned from rewards alone.
+
+    shown: loss = log(1 + e^z) - reward z,  z = s + shift + what its place adds
+    late:  dloss/dz_k = rate_k sum(reward) / sum(rate) - reward_k
     """
 
     share: float
@@ -52,7 +59,7 @@ class PointwiseLoss:
     reward: F32
     """[B, K]; of one that does not count as shown, what is added to it."""
     shift: float
-    """Log odds by which negatives were thinned out; see `features.joiner`."""
+    """Log odds of what is learned from beside those of everything shown, and of rewards in time beside all."""
     shown_at: Gradient
     """What a place adds to a logit, and the gradient of that, to which is added. The first place adds nothing."""
     rates: F32 = field(init=False)

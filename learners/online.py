@@ -48,6 +48,7 @@ from learners import snapshots
 from learners.drift import DriftConfig, DriftDetector
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
+from learners.lateness import Lateness
 from learners.losses import ListwiseLoss
 from learners.model import TABLES, ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
@@ -144,6 +145,7 @@ class OnlineLearner:
         self._outcomes: list[Outcome] = []
         self._progressive = Progressive()
         self._drift = DriftDetector(config.drift)
+        self._lateness = Lateness()
         self._mean_since = 0
         """Step with which the mean that serves began."""
         self._round = Round(self._trained) if config.rounds.n_learners > 1 else None
@@ -283,6 +285,7 @@ class OnlineLearner:
             n_skipped,
             n_drawn,
             self._mean_since,
+            self._lateness.state,
             self._sampler.met.tolist(),
             self._round.take_tables(),
         )
@@ -300,7 +303,7 @@ class OnlineLearner:
         self.n_examples = n_examples + sum(share.n_examples for share in shares)
         self.n_skipped = n_skipped + sum(share.n_skipped for share in shares)
         self._pending.n_drawn = n_drawn + sum(share.n_drawn for share in shares)
-        self._sampler.met = np.array(shares[0].sampled)
+        self._sampler.met, self._lateness.state = np.array(shares[0].sampled), shares[0].lateness
         self._n_before = self._counts()
         self._round.start()
 
@@ -351,6 +354,7 @@ class OnlineLearner:
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
+        fresh._lateness.state = private.lateness
         fresh._mean_since = private.mean_since
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
@@ -420,7 +424,7 @@ class OnlineLearner:
     def _parts(self) -> list[Part]:
         """What is pending: positives, slates shown, single rewards."""
         inputs = self._pending.take()
-        shift, share = self.config.join.log_odds_shift, 1.0 / self.config.batch_size
+        shift, share = self.config.join.log_odds_shift + self._lateness.log_odds_shift, 1.0 / self.config.batch_size
         found = [] if inputs is None else [positives(inputs, share)]
         outcomes, self._outcomes = self._outcomes, []
         for some in ([o for o in outcomes if len(o.places) > 1], [o for o in outcomes if len(o.places) == 1]):
@@ -469,8 +473,12 @@ class OnlineLearner:
                     # What the mean holds is of a world that is no more.
                     self._mean_since = self._adam.n_steps
             else:
-                rewards = float(part.loss.reward.sum())
-                self._progressive.add_impressions(part.n_examples, part.loss.rates.sum(), rewards)
+                in_time, late = (
+                    float(part.loss.reward[is_so].sum()) for is_so in (part.loss.is_shown, ~part.loss.is_shown)
+                )
+                predicted = float(part.loss.rates.sum()) / (1.0 - self._lateness.share)
+                self._progressive.add_impressions(part.n_examples, predicted, in_time + late)
+                self._lateness.add(part.n_examples, in_time, late)
         return logloss
 
     def _pace(self, n_before: int, n_steps: float) -> float:
@@ -514,6 +522,7 @@ class OnlineLearner:
                     self._progressive.state,
                     self._drift.state,
                     self._mean_since,
+                    self._lateness.state,
                     self._sampler.met.tolist(),
                     self._pending.n_drawn,
                     packed,

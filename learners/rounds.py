@@ -113,6 +113,8 @@ class Share:
     n_drawn: int
     mean_since: int
     """Step with which the mean that serves began; that of the first learner counts."""
+    lateness: list[float]
+    """As the first learner knows it."""
     sampled: list[float]
     """What the sampler has met."""
     tables: dict[str, TableShare]

@@ -81,6 +81,7 @@ class Private(msgspec.Struct, array_like=True):
     drift: list[float]
     mean_since: int
     """Step with which the mean that serves began."""
+    lateness: list[float]
     met: list[float]
     """Of the sampler."""
     n_drawn: int

@@ -20,14 +20,27 @@ def listwise(scores: list[list[float]], mask: list[list[bool]] | None = None) ->
     return loss.losses, gradient_BK
 
 
-def pointwise(  # every candidate of a slate with the same reward
-    scores_BK: np.ndarray, is_shown: list[bool], reward: list[float], shift: float = 0.0, share: float = 1.0
+def pointwise(
+    scores_BK: np.ndarray, is_shown: list[bool], reward: list[float], shift: float = 0.0, places: float = -1.0
 ) -> tuple[PointwiseLoss, np.ndarray]:
-    """The loss after its use, every slate shown from place 0 on, and the gradient [B, K]."""
-    place_BK = np.tile(np.arange(scores_BK.shape[1]), (len(scores_BK), 1))
-    shown_at = np.linspace(0.0, -1.0, 3, dtype=np.float32), np.zeros(3, dtype=np.float32)
+    """The loss after its use, every slate shown from place 0 on with one reward for all, and the gradient [B, K]."""
     reward_BK = np.repeat(np.array(reward, dtype=np.float32)[:, None], scores_BK.shape[1], axis=1)
-    loss = PointwiseLoss(share, place_BK, np.array(is_shown), reward_BK, shift, shown_at)
+    return used(scores_BK, is_shown, reward_BK, shift, places)
+
+
+def rewarded(scores_BK: np.ndarray, reward_K: np.ndarray, shift: float) -> np.ndarray:
+    """Gradient [B, K] of rewards that come late; places add nothing."""
+    reward_BK = np.tile(reward_K.astype(np.float32), (len(scores_BK), 1))
+    return used(scores_BK, [False] * len(scores_BK), reward_BK, shift, 0.0)[1]
+
+
+def used(
+    scores_BK: np.ndarray, is_shown: list[bool], reward_BK: np.ndarray, shift: float, places: float
+) -> tuple[PointwiseLoss, np.ndarray]:
+    """`places` is what the third and later ones add, the second half of that."""
+    place_BK = np.tile(np.arange(scores_BK.shape[1]), (len(scores_BK), 1))
+    shown_at = np.linspace(0.0, places, 3, dtype=np.float32), np.zeros(3, dtype=np.float32)
+    loss = PointwiseLoss(1.0, place_BK, np.array(is_shown), reward_BK, shift, shown_at)
     gradient_BK = np.full_like(scores_BK, 9.0)
     loss(scores_BK, np.ones(scores_BK.shape, dtype=bool), gradient_BK)
     return loss, gradient_BK
@@ -62,25 +75,40 @@ def test_the_gradient_is_that_of_autograd(rows: list[list[float]]) -> None:
     np.testing.assert_allclose(gradient, scores.grad.numpy(), atol=1e-5)
 
 
-def test_an_impression_pulls_by_its_predicted_rate_and_a_reward_by_itself() -> None:
+def test_an_impression_pulls_by_its_predicted_rate_less_its_reward() -> None:
     scores = np.array([[-1.0, 2.0], [0.5, 0.5]], dtype=np.float32)
-    loss, gradient = pointwise(scores, [True, False], [0.0, 1.0])
-    rates = 1 / (1 + np.exp(-np.array([-1.0, 2.0 - 0.5])))
-    np.testing.assert_allclose(loss.rates, [rates, [0.0, 0.0]], rtol=1e-6)
-    np.testing.assert_allclose(gradient, [rates, [-1.0, -1.0]], rtol=1e-6)
+    loss, gradient = pointwise(scores, [True, True], [0.0, 1.0])
+    rates = 1 / (1 + np.exp(-scores - np.array([0.0, -0.5])))
+    np.testing.assert_allclose(loss.rates, rates, rtol=1e-6)
+    np.testing.assert_allclose(gradient, rates - np.array([[0.0], [1.0]]), rtol=1e-6)
 
 
-def test_shown_and_rewarded_in_two_steps_is_the_logistic_loss_of_both() -> None:
+def test_shown_is_the_logistic_loss() -> None:
     scores = torch.tensor([[0.3, -1.0, 2.0, 0.1]], requires_grad=True)
     places = torch.tensor([0.0, -0.5, -1.0, -1.0]) + 0.25
-    target = torch.tensor([[0.0, 0.6, 1.0, 0.0]])
+    target = torch.full((1, 4), 0.6)
     torch.nn.functional.binary_cross_entropy_with_logits(scores + places, target, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    asked = scores.detach().numpy()
-    _, total = pointwise(asked, [True], [0.0], shift=0.25)
-    for place, reward in ((1, 0.6), (2, 0.7), (2, 0.3)):
-        total[0, place] += pointwise(asked, [False], [reward])[1][0, place]
+    _, gradient = pointwise(scores.detach().numpy(), [True], [0.6], shift=0.25)
     assert scores.grad is not None
-    np.testing.assert_allclose(total, scores.grad.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.1])
+def test_with_late_rewards_the_rates_of_all_are_learned_whichever_items_have_them(kept: float) -> None:
+    """At the true log odds the mean gradient over what is learned from is zero."""
+    rate_K, late_K = np.array([0.002, 0.004, 0.001]), np.array([0.05, 0.3, 0.2])
+    late_share = float(rate_K @ late_K / rate_K.sum())
+    scores = np.log(rate_K / (1 - rate_K))[None].astype(np.float32)
+    shift = -math.log(kept) + math.log(1 - late_share)
+    in_time_K = rate_K * (1 - late_K)
+    _, negative = pointwise(scores, [True], [0.0], shift=shift, places=0.0)
+    _, positive = pointwise(scores, [True], [1.0], shift=shift, places=0.0)
+    total = in_time_K * positive[0] + kept * (1 - in_time_K) * negative[0]
+    for k in range(3):
+        late = rewarded(scores, np.eye(3)[k], shift)
+        assert abs(float(late.sum())) < 1e-6
+        total += rate_K[k] * late_K[k] * late[0]
+    assert np.abs(total).max() < 0.03 * rate_K.min()
 
 
 def test_what_a_place_adds_is_learned_but_for_the_first() -> None:

@@ -33,7 +33,20 @@ def delta_of(version: int, base: int | None, numbers: list[int], items: dict[str
         weights,
         {"item": rows_of(numbers, version), "context": rows_of([0], 0.5)},
         Progress({3: (17, 2)}, 99 + version, 5, 4, {"auc": 0.7}),
-        Private(weights * 1.5, weights * 2, weights * 3, 8, 1, [0.1, 2.0], [1.0, 99.0], 3, [1.0] * 4, 5, items or {}),
+        Private(
+            weights * 1.5,
+            weights * 2,
+            weights * 3,
+            8,
+            1,
+            [0.1, 2.0],
+            [1.0, 99.0],
+            3,
+            [2.0, 0.5],
+            [1.0] * 4,
+            5,
+            items or {},
+        ),
     )
 
 
