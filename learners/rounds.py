@@ -114,7 +114,8 @@ class Share:
     mean_since: int
     """Step with which the mean that serves began; that of the first learner counts."""
     lateness: list[float]
-    """As the first learner knows it."""
+    lift: float
+    """These as the first learner knows them."""
     sampled: list[float]
     """What the sampler has met."""
     tables: dict[str, TableShare]

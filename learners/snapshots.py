@@ -82,6 +82,8 @@ class Private(msgspec.Struct, array_like=True):
     mean_since: int
     """Step with which the mean that serves began."""
     lateness: list[float]
+    lift: float
+    """Of the bias of what serves."""
     met: list[float]
     """Of the sampler."""
     n_drawn: int

@@ -193,6 +193,12 @@ def test_a_tenth_of_the_negatives_teaches_the_rates_that_all_of_them_do() -> Non
     assert few_K.mean() == pytest.approx(all_K.mean(), rel=0.1)
 
 
+def test_what_serves_predicts_as_many_rewards_as_come() -> None:
+    """Though it is a mean of weights. At the first place; what the stream's rates are is known."""
+    _, rates_K = taught(1.0)
+    assert rates_K.mean() == pytest.approx((0.02 + 0.38 * np.arange(12) / 12).mean(), rel=0.1)
+
+
 def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     entries = shown(100)
     at = next(number for number, entry in enumerate(entries) if entry.kind == DECISION)

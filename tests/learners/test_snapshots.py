@@ -43,6 +43,7 @@ def delta_of(version: int, base: int | None, numbers: list[int], items: dict[str
             [1.0, 99.0],
             3,
             [2.0, 0.5],
+            0.1,
             [1.0] * 4,
             5,
             items or {},
