@@ -6,7 +6,8 @@ Source: the specification of XXH3 (Yann Collet, `xxhash_spec.md`), seed 0; teste
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+
+from features.compiling import compiled
 
 LONGEST: Final = 128  # bytes
 _SECRET: Final = np.frombuffer(
@@ -25,7 +26,7 @@ _MIX_2: Final = np.uint64(0x9FB21C651E98DF25)
 _LOW: Final = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True)
+@compiled()
 def xxh3_64(data: Any, start: int, n: int) -> Any:
     """Hash of `data[start : start + n]`, n at most `LONGEST`."""
     end, length = start + n, np.uint64(n)
@@ -57,7 +58,7 @@ def xxh3_64(data: Any, start: int, n: int) -> Any:
     return _spread_short(_word(_SECRET, 56, 8) ^ _word(_SECRET, 64, 8))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _word(data: Any, at: int, n: int) -> Any:
     """Little endian."""
     word = np.uint64(0)
@@ -66,7 +67,7 @@ def _word(data: Any, at: int, n: int) -> Any:
     return word
 
 
-@njit(cache=True)
+@compiled()
 def _reversed(word: Any) -> Any:
     """The bytes of a word the other way round."""
     found = np.uint64(0)
@@ -75,12 +76,12 @@ def _reversed(word: Any) -> Any:
     return found
 
 
-@njit(cache=True)
+@compiled()
 def _turned(word: Any, n: int) -> Any:
     return (word << np.uint64(n)) | (word >> np.uint64(64 - n))
 
 
-@njit(cache=True)
+@compiled()
 def _folded(one: Any, other: Any) -> Any:
     """Both halves of the product of 128 bits, exclusive-or."""
     half = np.uint64(32)
@@ -91,20 +92,20 @@ def _folded(one: Any, other: Any) -> Any:
     return high ^ (one * other)
 
 
-@njit(cache=True)
+@compiled()
 def _mixed(data: Any, at: int, secret: int) -> Any:
     low = _word(data, at, 8) ^ _word(_SECRET, secret, 8)
     return _folded(low, _word(data, at + 8, 8) ^ _word(_SECRET, secret + 8, 8))
 
 
-@njit(cache=True)
+@compiled()
 def _spread(h: Any) -> Any:
     h ^= h >> np.uint64(37)
     h *= _MIX_1
     return h ^ (h >> np.uint64(32))
 
 
-@njit(cache=True)
+@compiled()
 def _spread_short(h: Any) -> Any:
     h ^= h >> np.uint64(33)
     h *= _PRIME_2

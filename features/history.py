@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from features.compiling import compiled
 from features.errors import CorruptState
 from features.hashing import LONGEST, xxh3_64
 from features.schema import hash64
@@ -101,7 +101,7 @@ def arrays_of(histories: Sequence[History], width: int) -> Arrays:
     return found
 
 
-@njit(cache=True)
+@compiled()
 def before(ms_B: Any, own_B: Any, key_BW: Any, ms_BW: Any, window_ms: Any, out_BP: Any) -> None:
     """Keys of the distinct items, newest first, that count as coming before an item at an instant.
 
@@ -125,7 +125,7 @@ def before(ms_B: Any, own_B: Any, key_BW: Any, ms_BW: Any, window_ms: Any, out_B
                 p += 1
 
 
-@njit(cache=True)
+@compiled()
 def _check(data: Any, n: int) -> Any:
     """0 if these bytes are `n` entries and nothing else."""
     at = 0
@@ -136,12 +136,12 @@ def _check(data: Any, n: int) -> Any:
     return 0 if at == len(data) else BROKEN
 
 
-@njit(cache=True)
+@compiled()
 def _latest(data: Any) -> Any:
     return _entry(data, 0, len(data))[3]
 
 
-@njit(cache=True)
+@compiled()
 def _read(data: Any, start_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: Any) -> Any:
     """Read checked histories; a type of -1 where the id is too long to be hashed here. Returns how many those are."""
     n_long = 0
@@ -160,7 +160,7 @@ def _read(data: Any, start_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: A
     return n_long
 
 
-@njit(cache=True)
+@compiled()
 def _entry(data: Any, at: Any, end: Any) -> Any:
     """Where the id of an entry starts, its bytes, type, time, and where the next entry starts; there `BROKEN` if it is
     none."""
@@ -182,7 +182,7 @@ def _entry(data: Any, at: Any, end: Any) -> Any:
     return start, length, kind, ms, at
 
 
-@njit(cache=True)
+@compiled()
 def _number(data: Any, at: Any, end: Any) -> Any:
     """An unsigned number, and where it ends; there `BROKEN` if it is none."""
     if at == BROKEN or at >= end:
