@@ -28,11 +28,12 @@ Legend: B events, N rows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.compiling import compiled
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Group, Schema
 
@@ -86,6 +87,8 @@ class NegativeSampler:
         self._rows = [np.zeros(0, dtype=np.int64) for _ in range(N_STRATA)]
         """As `_members` when the stratum was last looked through, in their order."""
         self._n_since = np.full(N_STRATA, np.inf)
+        self._rolled: dict[int, tuple[NDArray[np.float64], U64]] = {}
+        """By block: what the last draw was from; the next one often is too."""
         self._slots = np.full(config.n_negatives, NEVER)
 
     def meet(self, table: ItemTable, rows_B: I64, last_ms_B: I64, now_ms_B: I64) -> None:
@@ -119,13 +122,12 @@ class NegativeSampler:
         """Rows [n, negatives] of `n` slates from number `first` on, and for each a random key that stands in where the
         row is `UNKNOWN`."""
         blocks = range(first // BLOCK, (first + max(n, 1) - 1) // BLOCK + 1)
-        rolled = [self._roll(block) for block in blocks]
+        self._rolled = {block: self._rolled.get(block) or self._roll(block) for block in blocks}
         part = slice(first - blocks[0] * BLOCK, first - blocks[0] * BLOCK + n)
-        unit, keys = (np.concatenate(parts)[part] for parts in zip(*rolled, strict=True))
+        unit, keys = (np.concatenate(parts)[part] for parts in zip(*self._rolled.values(), strict=True))
         rows = np.empty(unit.shape, dtype=np.int64)
-        for number in np.unique(self._slots):
-            at = self._slots == number
-            rows[:, at] = self._rows[number][np.searchsorted(self._cumulative[number], unit[:, at], side="right")]
+        for number in set(self._slots.tolist()):
+            pick(self._rows[number], self._cumulative[number], unit, self._slots == number, rows)
         return rows, keys
 
     def _roll(self, block: int) -> tuple[NDArray[np.float64], U64]:
@@ -203,6 +205,22 @@ def shown(weight_N: NDArray[np.float64], n_shown: float) -> NDArray[np.float64]:
     return found
 
 
+@compiled()
+def pick(row_M: Any, cumulative_M: Any, unit_BN: Any, is_asked_N: Any, out_BN: Any) -> None:
+    """Draw in the columns that are asked for: the first row whose cumulative weight is above the uniform number."""
+    for b in range(unit_BN.shape[0]):
+        for n in range(unit_BN.shape[1]):
+            if is_asked_N[n]:
+                low, high = 0, len(cumulative_M)
+                while low < high:
+                    middle = (low + high) >> 1
+                    if cumulative_M[middle] > unit_BN[b, n]:
+                        high = middle
+                    else:
+                        low = middle + 1
+                out_BN[b, n] = row_M[low]
+
+
 def _column(group: Group, half_life_ms: float) -> tuple[int, int, float]:
     """Where the value of a half-life stands: its column, its group, and the half-life."""
     return group.start + group.half_lives_ms.index(half_life_ms), group.index, half_life_ms
@@ -218,7 +236,7 @@ def _counts(table: ItemTable, rows: I64, now_ms: int, columns: Sequence[tuple[in
 
 def _strata(last_ms: I64, now_ms: I64 | int) -> NDArray[np.int64]:
     age_ms = now_ms - last_ms
-    stratum = np.searchsorted(np.array([HOUR_MS, 24 * HOUR_MS]), age_ms, side="right")
+    stratum = (age_ms >= HOUR_MS).astype(np.int64) + (age_ms >= 24 * HOUR_MS)
     return np.where(last_ms == 0, NEVER, stratum)
 
 

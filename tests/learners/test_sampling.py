@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from features.history import NOTHING
 from features.item_table import UNKNOWN, ItemTable
-from learners.sampling import NegativeSampler, SamplingConfig, shown, slots_of
+from learners.sampling import NegativeSampler, SamplingConfig, pick, shown, slots_of
 from tests.learners.examples import SCHEMA, T0_MS, click
 
 HOUR_MS = 3_600_000
@@ -122,6 +122,19 @@ def test_shown_adds_up_to_the_slate_and_grows_with_the_weight(weight: np.ndarray
     found = shown(weight, n_shown)
     assert found.sum() == pytest.approx(min(n_shown, 0.95 * len(weight)), rel=2e-3)
     assert found.max() <= 1.0 and (np.diff(found[np.argsort(weight)]) >= 0).all()
+
+
+@given(st.lists(st.floats(0.01, 9.0), min_size=1, max_size=20), st.lists(st.floats(0.0, 1.0, exclude_max=True)))
+def test_a_draw_takes_the_first_row_whose_cumulative_weight_is_above_it(
+    weights: list[float], units: list[float]
+) -> None:
+    """Other columns are left alone."""
+    cumulative = np.append(np.cumsum(weights[:-1]) / np.sum(weights), 1.0)
+    rows, drawn = 10 + np.arange(len(weights)), np.array([units, units]).T.reshape(len(units), 2)
+    out = np.zeros(drawn.shape, dtype=np.int64)
+    pick(rows, cumulative, drawn, np.array([False, True]), out)
+    assert out[:, 1].tolist() == rows[np.searchsorted(cumulative, drawn[:, 1], side="right")].tolist()
+    assert not out[:, 0].any()
 
 
 def test_a_draw_depends_on_seed_and_number_only() -> None:
