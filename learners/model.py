@@ -241,17 +241,15 @@ class RankingModel(nn.Module):
         """
         rate = max(1.0 / (n_batches + 1), SLOWEST)
         everybody = np.ones((1, len(inputs.user_dense)), dtype=bool)
-        for values, mask, mean, variance in (
-            (inputs.dense, inputs.mask, self.dense_mean, self.dense_variance),
-            (inputs.user_dense[None], everybody, self.user_mean, self.user_variance),
-        ):
-            found_mean, found_variance = torch.empty_like(mean), torch.empty_like(variance)
-            kernels.moments(values, mask, mean.numpy(), found_mean.numpy(), found_variance.numpy())
-            step = found_mean - mean
-            if not torch.isfinite(found_variance.sum()):
+        for name, values, mask in (("dense", inputs.dense, inputs.mask), ("user", inputs.user_dense[None], everybody)):
+            mean, variance = self._arrays[f"{name}_mean"], self._arrays[f"{name}_variance"]
+            found_mean, found_variance = np.empty_like(mean), np.empty_like(variance)
+            kernels.moments(values, mask, mean, found_mean, found_variance)
+            if not np.isfinite(found_variance).all():
                 raise DivergedStep("inputs are not finite")
-            variance.lerp_(found_variance + (1.0 - rate) * step * step, rate)
-            mean.add_(step, alpha=rate)
+            step = found_mean - mean
+            variance += rate * (found_variance + (1.0 - rate) * step * step - variance)
+            mean += rate * step
 
     def met(self, named: Sequence[tuple[Inputs, NDArray[np.bool_]]]) -> dict[str, U64]:
         """What one step has met, by table: every key, but candidates that are not known; those may not exist.

@@ -448,9 +448,9 @@ class OnlineLearner:
         named = [self._trained.look_up(part.inputs) for part in parts]
         for part, rows in zip(parts, named, strict=True):
             part.scores = self._trained.learn_from(part.inputs, rows, part.loss)
-        norm = float(gradient.norm())
-        of_rows = sum(float(np.square(found.gradient).sum()) for rows in named for found in rows.values())
-        if not np.isfinite(norm + of_rows):
+        norm = math.sqrt(squared(gradient.numpy()))
+        of_rows = sum(squared(found.gradient) for rows in named for found in rows.values())
+        if not math.isfinite(norm + of_rows):
             raise DivergedStep(f"gradient norms are {norm} and {of_rows**0.5}")
         self._adam.step(gradient.mul_(min(1.0, self.config.clip_norm / max(norm, 1e-9))), fullness)
         for rows in named:
@@ -567,6 +567,12 @@ def _mean_rate(scores_BK: NDArray[np.float32], part: Part) -> float:
     is_shown_BK = part.inputs.mask & part.loss.is_shown[:, None]
     rates: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-scores_BK[is_shown_BK].astype(np.float64)))
     return float(rates.mean())
+
+
+def squared(values: NDArray[np.float32]) -> float:
+    """Sum of the squares."""
+    flat = values.ravel()
+    return float(flat @ flat)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

@@ -1,9 +1,18 @@
-"""Adam over one flat vector: five vector operations a step, and a state that is two vectors and a number."""
+"""Adam over one flat vector: a step goes over it once, and the state is two vectors and a number.
+
+Legend: W weights.
+"""
 
 from dataclasses import dataclass
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from features.compiling import compiled
+
+LEAST: Final = np.float32(1e-8)  # added to what is divided by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +52,32 @@ class Adam:
         config = self._config
         rate = config.rate * share
         self.n_steps += 1
-        self.mean.lerp_(gradient, 1 - config.memory)
-        self.square.mul_(config.square_memory).addcmul_(gradient, gradient, value=1 - config.square_memory)
-        spread = (self.square / (1 - config.square_memory**self.n_steps)).sqrt_().add_(1e-8)
-        self._weights.mul_(1 - rate * config.decay)
-        self._weights.addcdiv_(self.mean, spread, value=-rate / (1 - config.memory**self.n_steps))
+        how = (
+            *(1 - config.memory, config.square_memory, 1 - config.square_memory),
+            1 - config.square_memory**self.n_steps,
+            *(1 - rate * config.decay, rate / (1 - config.memory**self.n_steps)),
+        )
+        vectors = self._weights.numpy(), self.mean.numpy(), self.square.numpy(), gradient.numpy()
+        _move(*vectors, tuple(map(np.float32, how)))
 
     def load(self, mean: Tensor, square: Tensor, n_steps: int) -> None:
         """Go on from a saved state."""
         self.mean.copy_(mean)
         self.square.copy_(square)
         self.n_steps = n_steps
+
+
+@compiled()
+def _move(weight_W: Any, mean_W: Any, square_W: Any, gradient_W: Any, how: Any) -> None:
+    """One step.
+
+    Args:
+        how: Share of the gradient in its mean; shares in the mean square of what was and of the gradient; how far that
+            is from its beginning at 0; what is left of a weight; and the length of the step.
+    """
+    new, old_square, new_square, known, kept, rate = how
+    for w in range(len(weight_W)):
+        gradient = gradient_W[w]
+        mean_W[w] += new * (gradient - mean_W[w])
+        square_W[w] = old_square * square_W[w] + new_square * gradient * gradient
+        weight_W[w] = kept * weight_W[w] - rate * mean_W[w] / (np.sqrt(square_W[w] / known) + LEAST)
