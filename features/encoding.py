@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import kernels
-from features.history import Arrays, arrays_of
-from features.item_table import UNKNOWN, ItemTable, attribute_inputs
+from features.history import Arrays
+from features.item_table import UNKNOWN, ItemTable, Past, attribute_inputs
 from features.schema import Group, Schema, bucket, duration, hash64, known_hash64
 from features.state import UserState
 
@@ -105,10 +105,7 @@ class Encoder:
             if np.count_nonzero(rows) < len(rows):  # `UNKNOWN` is 0
                 for k in np.flatnonzero(rows == UNKNOWN).tolist():
                     key_BK[b, k] = hash64(requests[b].candidates[k])
-        seen = arrays_of([request.user.history for request in requests], self.schema.n_recent)
-        now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
-        before_BP = table.rows_of(table.keys_before(seen, now_B))
-        inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
+        inputs, asked, out = self._prepare(requests, _past(table, requests), key_BK, mask_BK, table.columns)
         kernels.look_all(asked, table.columns, self._layout, rows_BK, key_BK, out)
         return inputs
 
@@ -118,7 +115,7 @@ class Encoder:
         changes: kernels.Changes,
         slate_E: I64,
         requests: Sequence[Request],
-        before_BP: I64,
+        past: Past,
         rows_BK: I64,
         key_BK: U64,
     ) -> tuple[Inputs, I64]:
@@ -128,13 +125,13 @@ class Encoder:
             changes: The events, as `ItemTable.changes` gives them.
             slate_E: Number of each event's slate; negative: none.
             requests: What was known of the people just before the events; their candidates are not looked at.
-            before_BP: Rows of the items whose successors matter to the people at their instants.
+            past: Of these people, as `ItemTable.changes` gives it.
             rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
         Returns:
             The inputs, and when each event's item was acted on before [E] (0: never).
         """
         mask_BK, last_ms_E = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(slate_E), dtype=np.int64)
-        inputs, asked, out = self._prepare(requests, before_BP, key_BK, mask_BK, table.columns)
+        inputs, asked, out = self._prepare(requests, past, key_BK, mask_BK, table.columns)
         kernels.look_then_fold(
             *(slate_E, asked, changes, table.columns, self._layout, table.groups, rows_BK, key_BK, out, last_ms_E)
         )
@@ -151,8 +148,7 @@ class Encoder:
         shape = len(requests), n_candidates
         mask_BK, key_BK = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.uint64)
         rows_BK = np.zeros(shape, dtype=np.int64)
-        nothing_BP = np.zeros((len(requests), self.schema.successor_span), dtype=np.int64)
-        inputs, _, _ = self._prepare(requests, nothing_BP, key_BK, mask_BK, table.columns)
+        inputs, _, _ = self._prepare(requests, _past(table, requests), key_BK, mask_BK, table.columns)
         for b, request in enumerate(requests):
             n = len(request.candidates)
             mask_BK[b, :n] = True
@@ -165,7 +161,7 @@ class Encoder:
     def _prepare(
         self,
         requests: Sequence[Request],
-        before_BP: I64,
+        past: Past,
         key_BK: U64,
         mask_BK: NDArray[np.bool_],
         items: kernels.Items,
@@ -173,7 +169,7 @@ class Encoder:
         """Inputs but for what is known of candidates; what that depends on; and where it belongs."""
         contexts = [request.context for request in requests]
         now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
-        user_dense_BU, user_key_BA, recent = self._users(requests, now_B)
+        user_dense_BU, user_key_BA, recent = self._users(requests, past.seen, now_B)
         recent_age_BR = np.zeros(recent.key.shape, dtype=np.float32)
         kernels.recency(now_B, recent.key, recent.ms, recent_age_BR)
         dense_BKF = np.zeros((*key_BK.shape, len(self.dense_names)), dtype=np.float32)
@@ -190,7 +186,7 @@ class Encoder:
             self._context_keys(contexts),
             user_key_BA,
         )
-        asked = kernels.Asked(now_B, self._choose(contexts), before_BP, recent.key, recent.ms)
+        asked = kernels.Asked(now_B, self._choose(contexts), past.before, recent.key, recent.ms)
         return inputs, asked, kernels.Out(mask_BK, dense_BKF, attribute_BKA)
 
     def popularity(self, inputs: Inputs) -> F32:
@@ -221,7 +217,7 @@ class Encoder:
             at += n
         return chosen
 
-    def _users(self, requests: Sequence[Request], now_B: I64) -> tuple[F32, U64, Arrays]:
+    def _users(self, requests: Sequence[Request], seen: Arrays, now_B: I64) -> tuple[F32, U64, Arrays]:
         n = len(requests)
         inputs = [
             attribute_inputs(self.schema.user_attributes, request.user.attributes)
@@ -232,8 +228,8 @@ class Encoder:
         no_keys, no_numbers = self._no_attributes
         key_BA = np.array([keys for keys, _ in inputs], np.uint64).reshape(n, len(no_keys))
         number_BM = np.array([numbers for _, numbers in inputs], np.float32).reshape(n, len(no_numbers))
-        seen = arrays_of([request.user.history for request in requests], N_RECENT)
-        recent = Arrays(seen.key, np.where(seen.key != 0, seen.type + 1, 0), seen.ms)
+        recent = seen.newest(N_RECENT)
+        recent.type[recent.key != 0] += 1
         return self._user_dense(requests, number_BM, recent, now_B), key_BA, recent
 
     def _context_keys(self, contexts: Sequence[dict[str, Any]]) -> U64:
@@ -275,6 +271,12 @@ class Encoder:
         names += ["n_recent", "idle", "day_sin", "day_cos"]
         names += [f"number:{a.name}" for a in self.schema.user_attributes if a.kind == "number"]
         return tuple(names)
+
+
+def _past(table: ItemTable, requests: Sequence[Request]) -> Past:
+    """What is known of those who ask."""
+    now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
+    return table.past([request.user.history for request in requests], now_B)
 
 
 def _values(schema: Schema) -> tuple[I64, list[tuple[Group, I64]]]:

@@ -37,14 +37,11 @@ class History:
 
     n: int
     packed: bytes
+    latest_ms: int
+    """When the newest was acted on; 0 for nothing."""
 
     def __len__(self) -> int:
         return self.n
-
-    @property
-    def latest_ms(self) -> int:
-        """When the newest was acted on; 0 for nothing."""
-        return int(_latest(np.frombuffer(self.packed, np.uint8))) if self.n else 0
 
     def items(self) -> list[Recent]:
         """Taken apart.
@@ -59,7 +56,7 @@ class History:
             raise CorruptState(f"recent items: {error}") from None
 
 
-NOTHING: Final = History(0, b"")
+NOTHING: Final = History(0, b"", 0)
 
 
 class Arrays(NamedTuple):
@@ -69,21 +66,39 @@ class Arrays(NamedTuple):
     type: I64
     ms: I64
 
+    @classmethod
+    def zeros(cls, n_people: int, width: int) -> "Arrays":
+        """Nothing yet."""
+        shape = n_people, width
+        return cls(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def of(self, which_B: NDArray[np.bool_]) -> "Arrays":
+        """Those of some people."""
+        return Arrays(self.key[which_B], self.type[which_B], self.ms[which_B])
+
+    def newest(self, width: int) -> "Arrays":
+        """The first `width` columns; zeros where there are fewer."""
+        found = Arrays.zeros(len(self.key), width)
+        for array_BW, out_BW in zip(self, found, strict=True):
+            out_BW[:, : array_BW.shape[1]] = array_BW[:, :width]
+        return found
+
 
 def history_of(items: Sequence[Recent]) -> History:
     """Packed."""
-    return History(len(items), b"".join(map(_encode, items)))
+    return History(len(items), b"".join(map(_encode, items)), items[0][2] if items else 0)
 
 
-def checked(history: History) -> History:
-    """The same, if its bytes parse.
+def checked(n: int, packed: bytes) -> History:
+    """The history of `n` items that these bytes are.
 
     Raises:
-        CorruptState: If they do not.
+        CorruptState: If they are not.
     """
-    if history.n and _check(np.frombuffer(history.packed, np.uint8), history.n) == BROKEN:
-        raise CorruptState(f"recent items: expected {history.n} entries in {len(history.packed)} bytes")
-    return history
+    latest_ms = _check(np.frombuffer(packed, np.uint8), n) if n else 0
+    if latest_ms == BROKEN:
+        raise CorruptState(f"recent items: expected {n} entries in {len(packed)} bytes")
+    return History(n, packed, latest_ms)
 
 
 def arrays_of(histories: Sequence[History], width: int) -> Arrays:
@@ -91,8 +106,7 @@ def arrays_of(histories: Sequence[History], width: int) -> Arrays:
     n_B = np.fromiter(map(len, histories), np.int64, len(histories))
     start_B = np.zeros(len(histories) + 1, dtype=np.int64)
     np.cumsum(np.fromiter((len(history.packed) for history in histories), np.int64, len(histories)), out=start_B[1:])
-    shape = len(histories), width
-    found = Arrays(np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+    found = Arrays.zeros(len(histories), width)
     data = np.frombuffer(b"".join(history.packed for history in histories), np.uint8)
     if _read(data, start_B, n_B, *found):
         for b, w in zip(*np.nonzero(found.type < 0), strict=True):
@@ -127,18 +141,15 @@ def before(ms_B: Any, own_B: Any, key_BW: Any, ms_BW: Any, window_ms: Any, out_B
 
 @compiled()
 def _check(data: Any, n: int) -> Any:
-    """0 if these bytes are `n` entries and nothing else."""
-    at = 0
-    for _ in range(n):
-        at = _entry(data, at, len(data))[4]
+    """The time of the first of `n` entries, if these bytes are that and nothing else."""
+    latest_ms = at = 0
+    for entry in range(n):
+        _, _, _, ms, at = _entry(data, at, len(data))
         if at == BROKEN:
             return BROKEN
-    return 0 if at == len(data) else BROKEN
-
-
-@compiled()
-def _latest(data: Any) -> Any:
-    return _entry(data, 0, len(data))[3]
+        if entry == 0:
+            latest_ms = ms
+    return latest_ms if at == len(data) else BROKEN
 
 
 @compiled()

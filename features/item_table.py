@@ -16,7 +16,7 @@ Legend: N rows, G counter groups, V counter values, S successors, H successor ha
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +32,17 @@ from features.state import HEADER, history_in
 UNKNOWN: Final = kernels.UNKNOWN
 N_KNOWN: Final = 1 << 14  # contexts whose buckets are remembered: those of the last minutes are few
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+class Past(NamedTuple):
+    """What was known of people at their instants."""
+
+    seen: history.Arrays  # [B, W]
+    before: NDArray[np.int64]  # [B, P] rows of the items whose successors a request looks at
+
+    def of(self, which_B: NDArray[np.bool_]) -> "Past":
+        """Some of them."""
+        return Past(self.seen.of(which_B), self.before[which_B])
 
 
 class ItemTable:
@@ -113,18 +124,18 @@ class ItemTable:
 
     def changes(
         self, events: Sequence[tuple[LoggedEvent, History]], takes: Callable[[str], bool] | None = None
-    ) -> tuple[kernels.Changes, NDArray[np.int64]]:
+    ) -> tuple[kernels.Changes, Past]:
         """What events will do to the rows, as arrays; makes the rows they need, and changes none.
 
         Args: As `fold_events`.
         Returns:
-            The changes, and rows [E, P] of the items whose successors a request would look at just before each event.
+            The changes, and what was known of the users just before.
         """
         row_E = np.array([self.row(event.item) for event, _ in events], dtype=np.int64)
         key_E = self.key[row_E]
         ms_E = np.array([event.ts_ms for event, _ in events], dtype=np.int64)
-        seen = history.arrays_of([history for _, history in events], self.schema.n_recent)
-        before_EP = self._made(self.keys_before(seen, ms_E, key_E), events, takes)
+        past = self.past([history for _, history in events], ms_E)
+        before_EP = self._made(self.keys_before(past.seen, ms_E, key_E), events, takes)
         if takes is not None:
             row_E = np.where([takes(event.item) for event, _ in events], row_E, UNKNOWN)
         bucket = [self._buckets(event.type, event.context) for event, _ in events]
@@ -135,7 +146,12 @@ class ItemTable:
             np.array([event.value for event, _ in events], dtype=np.float64),
             np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
             before_EP,
-        ), self.rows_of(self.keys_before(seen, ms_E))
+        ), past
+
+    def past(self, histories: Sequence[History], ms_B: NDArray[np.int64]) -> Past:
+        """What was known of people with these histories at their instants."""
+        seen = history.arrays_of(histories, self.schema.n_recent)
+        return Past(seen, self.rows_of(self.keys_before(seen, ms_B)))
 
     def keys_before(
         self, seen: history.Arrays, ms_B: NDArray[np.int64], own_B: NDArray[np.uint64] | None = None

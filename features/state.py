@@ -124,7 +124,7 @@ def unpack(state: bytes, schema: Schema) -> UserState:
     try:
         return UserState(
             state[HEADER.size : lists],
-            checked(History((entries - lengths) // 2, state[entries:context])),
+            checked((entries - lengths) // 2, state[entries:context]),
             _decode_map(state[end:]) if end < len(state) else {},
             _decode_map(state[context:end]) if context < end else {},
         )
@@ -137,7 +137,7 @@ def history_in(state: bytes, schema: Schema) -> History:
     if not state:
         return NOTHING
     _, lengths, entries, context, _ = _cuts(state, schema)
-    return checked(History((entries - lengths) // 2, state[entries:context]))
+    return checked((entries - lengths) // 2, state[entries:context])
 
 
 def split(state: bytes, schema: Schema) -> Parts:

@@ -19,14 +19,24 @@ recents = st.lists(
 @given(st.lists(recents, min_size=1, max_size=5), st.integers(1, 12))
 @settings(deadline=None)
 def test_arrays_are_the_newest_items_of_each(people: Sequence[Sequence[Recent]], width: int) -> None:
-    histories = [checked(history_of(items)) for items in people]
+    histories = [checked(len(items), history_of(items).packed) for items in people]
     found = arrays_of(histories, width)
     for b, items in enumerate(people):
         assert histories[b].items() == list(items)
+        assert histories[b] == history_of(items)
         assert histories[b].latest_ms == (items[0][2] if items else 0)
         newest = [(hash64(item), kind, ms) for item, kind, ms in items[:width]]
         rest = [(0, 0, 0)] * (width - len(newest))
         assert list(zip(*(array[b].tolist() for array in found), strict=True)) == newest + rest
+
+
+@given(recents, st.integers(1, 12), st.integers(1, 12))
+@settings(deadline=None)
+def test_the_newest_of_arrays_are_arrays_of_the_newest(items: list[Recent], width: int, fewer: int) -> None:
+    """Zeros fill up what is wider."""
+    found, expected = arrays_of([history_of(items)], width).newest(fewer), arrays_of([history_of(items[:width])], fewer)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @given(recents, st.data())
@@ -34,10 +44,10 @@ def test_arrays_are_the_newest_items_of_each(people: Sequence[Sequence[Recent]],
 def test_bytes_that_were_cut_are_refused(items: list[Recent], data: st.DataObject) -> None:
     whole = history_of(items)
     end = data.draw(st.integers(0, max(len(whole.packed) - 1, 0)))
-    for broken in (History(len(items), whole.packed[:end]), History(len(items) + 1, whole.packed)):
-        if broken.n and broken != whole:
+    for n, packed in ((len(items), whole.packed[:end]), (len(items) + 1, whole.packed)):
+        if n and (n, packed) != (whole.n, whole.packed):
             with pytest.raises(CorruptState):
-                checked(broken)
+                checked(n, packed)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +55,13 @@ def test_bytes_that_were_cut_are_refused(items: list[Recent], data: st.DataObjec
 )
 def test_what_is_no_entry_is_refused(packed: bytes) -> None:
     with pytest.raises(CorruptState):
-        checked(History(1, packed))
+        checked(1, packed)
     with pytest.raises(CorruptState):
-        History(1, packed).items()
+        History(1, packed, 0).items()
 
 
 def test_nothing_is_nothing() -> None:
-    assert checked(NOTHING) == history_of([]) and not NOTHING and NOTHING.items() == []
+    assert checked(0, b"") == NOTHING == history_of([]) and not NOTHING and NOTHING.items() == []
     assert not any(array.any() for array in arrays_of([NOTHING, NOTHING], 3))
 
 
