@@ -133,14 +133,16 @@ def see(
     logit_BR: Any,
     query_BJD: Any,
     gate_BI: Any,
-    alike_R: Any,
+    alike_BKR: Any,
+    share_BKR: Any,
     out_BKI: Any,
 ) -> None:
     """The inputs of the first layer: standardised dense features, the candidate's embedding, and its likenesses; all
     weighed by the gate.
 
     Args:
-        alike_R: Used on the way.
+        alike_BKR: Gets the likeness to each recent item.
+        share_BKR: Gets the share of each in the likeness to the nearest.
     """
     n_dense, n_embedding = dense_BKF.shape[2], query_BJD.shape[2]
     start = n_dense + n_embedding
@@ -159,16 +161,17 @@ def see(
             add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
             for j in range(4):
                 out_I[start + j] = dot(candidate_D, query_BJD[b, j])
-            highest = np.float32(-np.inf)
+            alike_R, share_R = alike_BKR[b, k], share_BKR[b, k]
+            highest, whole = np.float32(-np.inf), np.float32(0.0)
             for r in range(n_recent):
                 alike_R[r] = dot(item_D, recent_BRD[b, r])
                 highest = max(highest, alike_R[r] + logit_BR[b, r])
-            total = nearest = np.float32(0.0)
             for r in range(n_recent):
-                weight = np.exp(alike_R[r] + logit_BR[b, r] - highest)
-                total += weight
-                nearest += weight * alike_R[r]
-            out_I[start + 4] = nearest / total if n_recent else np.float32(0.0)
+                share_R[r] = np.exp(alike_R[r] + logit_BR[b, r] - highest)
+                whole += share_R[r]
+            for r in range(n_recent):
+                share_R[r] /= whole
+            out_I[start + 4] = dot(share_R[:n_recent], alike_R[:n_recent])
             for i in range(len(out_I)):
                 out_I[i] *= gate_BI[b, i]
 
@@ -408,9 +411,10 @@ def see_back(
     attribute_key_BKA: Any,
     recent_key_BR: Any,
     recent_BRD: Any,
-    logit_BR: Any,
     query_BJD: Any,
     gate_BI: Any,
+    alike_BKR: Any,
+    share_BKR: Any,
     seen_BKI: Any,
     dseen_BKI: Any,
     ditems: Any,
@@ -419,20 +423,19 @@ def see_back(
     dlogit_BR: Any,
     dquery_BJD: Any,
     dgate_BI: Any,
-    scratch: Any,
+    candidate_D: Any,
 ) -> None:
     """Of `see`.
 
     Args:
-        seen_BKI: What `see` gave.
+        alike_BKR, share_BKR, seen_BKI: What `see` gave.
         dseen_BKI: Its gradient, which is used up.
         ditems, dattributes: Get the gradients of the tables' rows.
-        scratch: Used on the way: two of [R], two of [D].
+        candidate_D: Used on the way.
     """
     n_embedding, n_inputs = query_BJD.shape[2], seen_BKI.shape[2]
     start = n_inputs - n_embedding - 5
     at_dots = n_inputs - 5
-    alike_R, weight_R, candidate_D, dcandidate_D = scratch
     for b in range(mask_BK.shape[0]):
         n_recent = count(recent_key_BR[b])
         for k in range(mask_BK.shape[1]):
@@ -447,7 +450,7 @@ def see_back(
             item_D, ditem_D = items[2][row], ditems[row]
             copy(item_D, candidate_D)
             add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
-            copy(dseen_I[start:at_dots], dcandidate_D)
+            dcandidate_D = dseen_I[start:at_dots]
             for j in range(4):
                 along = dseen_I[at_dots + j]
                 query_D, dquery_D = query_BJD[b, j], dquery_BJD[b, j]
@@ -457,18 +460,11 @@ def see_back(
             for d in range(n_embedding):
                 ditem_D[d] += dcandidate_D[d]
             add_mean_back(attributes, attribute_key_BKA[b, k], dcandidate_D, dattributes)
-            highest = np.float32(-np.inf)
+            alike_R, share_R = alike_BKR[b, k], share_BKR[b, k]
+            nearest = dot(share_R[:n_recent], alike_R[:n_recent])
             for r in range(n_recent):
-                alike_R[r] = dot(item_D, recent_BRD[b, r])
-                highest = max(highest, alike_R[r] + logit_BR[b, r])
-            total = nearest = np.float32(0.0)
-            for r in range(n_recent):
-                weight_R[r] = np.exp(alike_R[r] + logit_BR[b, r] - highest)
-                total += weight_R[r]
-                nearest += weight_R[r] * alike_R[r]
-            for r in range(n_recent):
-                along = dseen_I[at_dots + 4] * weight_R[r] / total
-                shift = along * (alike_R[r] - nearest / total)
+                along = dseen_I[at_dots + 4] * share_R[r]
+                shift = along * (alike_R[r] - nearest)
                 dlogit_BR[b, r] += shift
                 along += shift
                 recent_D, drecent_D = recent_BRD[b, r], drecent_BRD[b, r]

@@ -101,6 +101,8 @@ class Activations:
     query: F32  # [B, J, D]
     offset: F32  # [B, H]
     gate: F32  # [B, I]
+    alike: F32  # [B, K, R] candidates' likeness to the recent items
+    share: F32  # [B, K, R] of each in the likeness to the nearest
     seen: F32  # [B, K, I]
     first: F32  # [B, K, H] after its ReLU
     second: F32  # [B, K, H] before its bias and ReLU
@@ -278,6 +280,8 @@ class RankingModel(nn.Module):
             query=np.empty((n_requests, N_DOTS - 1, n_embedding), dtype=np.float32),
             offset=np.empty((n_requests, n_hidden), dtype=np.float32),
             gate=np.empty((n_requests, n_inputs), dtype=np.float32),
+            alike=np.empty((n_requests, n_candidates, n_recent), dtype=np.float32),
+            share=np.empty((n_requests, n_candidates, n_recent), dtype=np.float32),
             seen=np.empty((n_requests, n_candidates, n_inputs), dtype=np.float32),
             first=np.empty(0, dtype=np.float32),
             second=np.empty(0, dtype=np.float32),
@@ -292,7 +296,7 @@ class RankingModel(nn.Module):
         kernels.see(
             *(item, attribute, w["dense_mean"], scales(w["dense_variance"])),
             *(inputs.mask, inputs.dense, inputs.item_key, inputs.attribute_key, inputs.recent_key),
-            *(made.recent, made.logit, made.query, made.gate, np.empty(n_recent, np.float32), made.seen),
+            *(made.recent, made.logit, made.query, made.gate, made.alike, made.share, made.seen),
         )
         shape = n_requests, n_candidates, n_hidden
         made.first = (made.seen.reshape(-1, n_inputs) @ w["enter"]).reshape(shape)
@@ -330,9 +334,9 @@ class RankingModel(nn.Module):
         item, attribute, context = (named[name] for name in TABLES)
         kernels.see_back(
             *(item.table, attribute.table, inputs.mask, inputs.item_key, inputs.attribute_key, inputs.recent_key),
-            *(made.recent, made.logit, made.query, made.gate, made.seen, dseen_NI.reshape(made.seen.shape)),
-            *(item.gradient, attribute.gradient, drecent_BRD, dlogit_BR, dquery_BJD, dgate_BI),
-            tuple(np.empty(n, np.float32) for n in (n_recent, n_recent, n_embedding, n_embedding)),
+            *(made.recent, made.query, made.gate, made.alike, made.share, made.seen),
+            *(dseen_NI.reshape(made.seen.shape), item.gradient, attribute.gradient),
+            *(drecent_BRD, dlogit_BR, dquery_BJD, dgate_BI, np.empty(n_embedding, np.float32)),
         )
         dperson_BP = doffset_BH @ w["person"].T + dquery_BJD[:, 3] @ w["query"].T + dgate_BI @ w["gate"].T
         g["enter_bias"] += doffset_BH.sum(axis=0)
