@@ -19,10 +19,15 @@ _Function = TypeVar("_Function")
 
 def compiled(**options: Any) -> Callable[[_Function], _Function]:
     """Decorator of what allocates nothing: numba refuses it otherwise."""
-    return allocating(_nrt=False, **options)
+    return _decorator(_nrt=False, **options)
 
 
 def allocating(**options: Any) -> Callable[[_Function], _Function]:
     """Decorator of what may allocate."""
-    decorator: Callable[[_Function], _Function] = njit(cache=True, error_model="numpy", **options)
+    return _decorator(_nrt=True, **options)
+
+
+def _decorator(*, fastmath: bool | set[str] = False, **options: Any) -> Callable[[_Function], _Function]:
+    """Everything is said: what is left open, a function takes from whoever happens to call it first."""
+    decorator: Callable[[_Function], _Function] = njit(cache=True, error_model="numpy", fastmath=fastmath, **options)
     return decorator
