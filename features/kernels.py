@@ -4,9 +4,8 @@
 before it. A replica looks for many requests (`look_all`), a projector folds many events (`fold_all`), a learner does
 both in turn (`look_then_fold`): each slate as it was just before its event. So there is one arithmetic for all.
 
-Plain functions over arrays, compiled by numba at their first call and cached on disk beside this file. The cache does
-not notice a change in another file: what is compiled together stands together. They write into `out` arrays of zeros
-that the caller owns, allocate next to nothing, and know neither schema nor ids.
+Plain functions over arrays, compiled as `features.compiling` says. They write into `out` arrays of zeros that the
+caller owns, and know neither schema nor ids.
 
 Legend: B requests, E events, K candidates, N item rows, P predecessors, S successors, H successor half-lives, G counter
 groups, V counter values of a row, C counter features, R recent items, A attribute keys, M numbers, F dense features.
@@ -15,7 +14,8 @@ groups, V counter values of a row, C counter features, R recent items, A attribu
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from features.compiling import allocating, compiled
 
 UNKNOWN: Final = 0  # row of the item nobody has heard of
 EMPTY: Final = -1
@@ -92,21 +92,22 @@ class Out(NamedTuple):
     attribute_key: Any  # [B, K, A]
 
 
-@njit(cache=True, error_model="numpy")
+@allocating()
 def look_all(asked: Any, items: Any, layout: Any, row_BK: Any, key_BK: Any, out: Any) -> None:
     """Features of all candidates that the mask names; the others stay zeros."""
+    slots, place = new_slots(row_BK.shape[1]), new_places(items)
     for b in range(len(row_BK)):
-        look(b, asked, items, layout, row_BK[b], key_BK[b], out)
+        look(b, asked, items, layout, row_BK[b], key_BK[b], slots, place, out)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def fold_all(changes: Any, items: Any, groups: Any) -> None:
     """Fold events, one after the other."""
     for e in range(len(changes.row)):
         fold(e, changes, items, groups)
 
 
-@njit(cache=True, error_model="numpy")
+@allocating()
 def look_then_fold(
     slate_E: Any,
     asked: Any,
@@ -126,34 +127,39 @@ def look_then_fold(
         out: Gets the mask too: a candidate that stands earlier in its slate is masked.
         last_ms_E: Gets when each event's item was acted on before.
     """
+    slots, place = new_slots(row_BK.shape[1]), new_places(items)
     for e in range(len(slate_E)):
         b = slate_E[e]
         last_ms_E[e] = items.last_ms[changes.row[e]]
         if b >= 0:
             mask_first(key_BK[b], out.mask[b])
-            look(b, asked, items, layout, row_BK[b], key_BK[b], out)
+            look(b, asked, items, layout, row_BK[b], key_BK[b], slots, place, out)
         fold(e, changes, items, groups)
 
 
-@njit(cache=True, error_model="numpy")
-def look(b: Any, asked: Any, items: Any, layout: Any, row_K: Any, key_K: Any, out: Any) -> None:
-    """Features of one request's candidates."""
+@compiled()
+def look(b: Any, asked: Any, items: Any, layout: Any, row_K: Any, key_K: Any, slots: Any, place: Any, out: Any) -> None:
+    """Features of one request's candidates.
+
+    Args:
+        slots, place: Used on the way.
+    """
     mask_K, dense_KF = out.mask[b], out.dense[b]
     now_ms, recent_key_R, recent_ms_R = asked.now_ms[b], asked.recent_key[b], asked.recent_ms[b]
-    slots = new_slots(len(key_K))
     fill(slots, key_K)
     counters(row_K, mask_K, now_ms, asked.column[b], items, layout, dense_KF)
-    successions(slots, key_K, now_ms, asked.before[b], items, layout, dense_KF)
+    successions(slots, key_K, now_ms, asked.before[b], items, layout, place, dense_KF)
     ages(row_K, mask_K, now_ms, items, layout.ages, dense_KF)
     seen(slots, key_K, now_ms, recent_key_R, recent_ms_R, layout.seen, dense_KF)
     numbers(row_K, items.number, layout.numbers, dense_KF)
     for k in range(len(row_K)):
-        out.attribute_key[b, k] = items.attribute_key[row_K[k]]
+        for a in range(out.attribute_key.shape[2]):
+            out.attribute_key[b, k, a] = items.attribute_key[row_K[k], a]
         if not mask_K[k]:
             dense_KF[k] = np.float32(0.0)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def counters(row_K: Any, mask_K: Any, now_ms: Any, column_C: Any, items: Any, layout: Any, out_KF: Any) -> None:
     """log(1 + counter decayed to the request's instant) in the first features."""
     for k in range(len(row_K)):
@@ -166,7 +172,7 @@ def counters(row_K: Any, mask_K: Any, now_ms: Any, column_C: Any, items: Any, la
                     out_KF[k, c] = log_of_one_more(value * np.exp2(age_ms * layout.decay_per_ms[c]))
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def ages(row_K: Any, mask_K: Any, now_ms: Any, items: Any, start: Any, out_KF: Any) -> None:
     """Three features from `start`: whether the item is known, its age, and how long ago it was last acted on."""
     for k in range(len(row_K)):
@@ -179,7 +185,7 @@ def ages(row_K: Any, mask_K: Any, now_ms: Any, items: Any, start: Any, out_KF: A
             out_KF[k, start + 2] = NO_AGE
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def numbers(row_K: Any, number_NM: Any, start: Any, out_KF: Any) -> None:
     """Numeric attributes on a signed log scale from `start`; absent ones (NaN) stay 0."""
     for k in range(len(row_K)):
@@ -187,7 +193,7 @@ def numbers(row_K: Any, number_NM: Any, start: Any, out_KF: Any) -> None:
             out_KF[k, start + m] = signed_log(number_NM[row_K[k], m])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def seen(slots: Any, key_K: Any, now_ms: Any, recent_key_R: Any, recent_ms_R: Any, start: Any, out_KF: Any) -> None:
     """Two features from `start`: how often the recent items hold the candidate, log(1 + n), and how long ago last."""
     out_KF[:, start + 1] = NO_AGE
@@ -201,17 +207,21 @@ def seen(slots: Any, key_K: Any, now_ms: Any, recent_key_R: Any, recent_ms_R: An
             out_KF[k, start] = log_of_one_more(out_KF[k, start])
 
 
-@njit(cache=True, error_model="numpy")
-def successions(slots: Any, key_K: Any, now_ms: Any, before_P: Any, items: Any, layout: Any, out_KF: Any) -> None:
+@compiled()
+def successions(
+    slots: Any, key_K: Any, now_ms: Any, before_P: Any, items: Any, layout: Any, place: Any, out_KF: Any
+) -> None:
     """Four features per half-life: what followed the person's latest items.
 
     Weight after the last item, after the ones before it, share of the last one's whole, mean share of the others';
     weights and shares as log(1 + 10 x).
+
+    Args:
+        place: Used on the way: weights [S, H] of the successors of one item, and their sums [H].
     """
     n_before, n_half_lives, start = len(before_P), len(layout.next_decay_per_ms), layout.follows
     n_places = items.next_key.shape[1]
-    weight_SH = np.empty((n_places, n_half_lives), dtype=np.float32)
-    total_H = np.empty(n_half_lives, dtype=np.float32)
+    weight_SH, total_H = place
     for p in range(n_before):
         row = before_P[p]
         if row == UNKNOWN:
@@ -238,7 +248,7 @@ def successions(slots: Any, key_K: Any, now_ms: Any, before_P: Any, items: Any, 
                 out_KF[k, f] = log_of_one_more(np.float32(10.0) * out_KF[k, f])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def fold(e: Any, changes: Any, items: Any, groups: Any) -> None:
     """Add one event to its item, and to what followed the items before it (the k-th with weight 1 / k)."""
     ts_ms = changes.ts_ms[e]
@@ -249,7 +259,7 @@ def fold(e: Any, changes: Any, items: Any, groups: Any) -> None:
             follow(changes.before[e, p], changes.key[e], ts_ms, 1.0 / (p + 1), items, groups.next_half_life_ms)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def count(row: Any, ts_ms: Any, value: Any, bucket_G: Any, items: Any, groups: Any) -> None:
     """Add to the item's counters; a group decays to the later of its instant and the event's."""
     first_ms = items.first_ms[row]
@@ -272,7 +282,7 @@ def count(row: Any, ts_ms: Any, value: Any, bucket_G: Any, items: Any, groups: A
         items.ms[row, g] = max(items.ms[row, g], ts_ms)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def follow(row: Any, key: Any, ts_ms: Any, weight: float, items: Any, half_life_ms_H: Any) -> None:
     """Add to what followed an item; a new successor takes a free place, or that of the weakest."""
     place = place_among(row, key, ts_ms, items, half_life_ms_H)
@@ -291,7 +301,7 @@ def follow(row: Any, key: Any, ts_ms: Any, weight: float, items: Any, half_life_
     items.next_ms[row, place] = after_ms
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any) -> Any:
     """Place of a successor; of the first free one, or else of the weakest.
 
@@ -301,7 +311,10 @@ def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any)
     for s in range(n_places):
         if items.next_key[row, s] == key:
             return s
-    shortest = half_life_ms_H.argmin()
+    shortest = 0
+    for h in range(1, len(half_life_ms_H)):
+        if half_life_ms_H[h] < half_life_ms_H[shortest]:
+            shortest = h
     weakest, least = 0, np.inf
     for s in range(n_places):
         if items.next_key[row, s] == 0:
@@ -313,7 +326,7 @@ def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any)
     return weakest
 
 
-@njit(cache=True)
+@compiled()
 def mask_first(key_K: Any, out_K: Any) -> None:
     """True where a key stands for the first time."""
     for k in range(len(key_K)):
@@ -324,7 +337,7 @@ def mask_first(key_K: Any, out_K: Any) -> None:
                 break
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def recency(now_B: Any, recent_BR: Any, recent_ms_BR: Any, out_BR: Any) -> None:
     """How long ago each recent item was; 0 where there is none."""
     for b in range(recent_BR.shape[0]):
@@ -333,7 +346,7 @@ def recency(now_B: Any, recent_BR: Any, recent_ms_BR: Any, out_BR: Any) -> None:
                 out_BR[b, r] = damped(now_B[b] - recent_ms_BR[b, r])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def person(
     word_BW: Any,
     now_B: Any,
@@ -372,26 +385,33 @@ def person(
             out_BU[b, n_counters + 4 + m] = signed_log(number_BM[b, m])
 
 
-@njit(cache=True)
+@compiled()
 def log_of_one_more(value: Any) -> Any:
     """log(1 + x) of a float32, to an absolute error of 1e-7: a third of the time of the C library's log1p."""
     return np.log(np.float32(1.0) + value)
 
 
-@njit(cache=True)
+@compiled()
 def signed_log(value: Any) -> Any:
     """log(1 + |x|) with the sign of x; 0 for NaN."""
     size = log_of_one_more(abs(value))
     return size if value > 0 else -size if value < 0 else np.float32(0.0)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def damped(age_ms: int) -> Any:
     """log(1 + seconds) / 10; the future has age 0."""
     return log_of_one_more(np.float32(max(age_ms, 0) / 1000.0)) / np.float32(10.0)
 
 
-@njit(cache=True)
+@allocating()
+def new_places(items: Any) -> Any:
+    """Room for the weights [S, H] of an item's successors, and their sums [H]."""
+    _, n_places, n_half_lives = items.next_value.shape
+    return np.empty((n_places, n_half_lives), dtype=np.float32), np.empty(n_half_lives, dtype=np.float32)
+
+
+@allocating()
 def new_slots(n: int) -> Any:
     """An empty hash index for `n` keys: places by open addressing, at most half full."""
     size = 8
@@ -400,7 +420,7 @@ def new_slots(n: int) -> Any:
     return np.empty(size, dtype=np.int64)
 
 
-@njit(cache=True)
+@compiled()
 def fill(slots: Any, keys: Any) -> None:
     """Index the keys; of one that is repeated the first place counts, absent ones (0) have none."""
     slots[:] = EMPTY
@@ -413,7 +433,7 @@ def fill(slots: Any, keys: Any) -> None:
                 slots[at] = place
 
 
-@njit(cache=True)
+@compiled()
 def find(slots: Any, keys: Any, key: Any) -> Any:
     """Place of a key; `EMPTY` if it is none of them, or absent."""
     if key == 0:

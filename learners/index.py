@@ -8,7 +8,7 @@ When half of it is full, a larger `slots` takes new keys and the old one is empt
 every key that enters. Meanwhile both are asked. The larger one is made before it is needed, and its memory taken from
 the machine bit by bit. So no call waits for all keys to move, nor for a hundred megabytes to be zeroed.
 
-The price is 32 to 64 bytes a key, half as much again while it moves. Compiled by numba at the first call.
+The price is 32 to 64 bytes a key, half as much again while it moves. Compiled as `features.compiling` says.
 
 Legend: N keys, S slots. `state` is (number of keys, slots of the old array that are empty for good).
 """
@@ -17,10 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from features.compiling import compiled
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -52,7 +54,7 @@ def _prefetch(context: Any, address: Any) -> Any:
 _fetch: Any = intrinsic(_prefetch)
 
 
-@njit(cache=True)
+@compiled()
 def fetch_row(array: Any, row: Any) -> None:
     """Ask for a row of an array, without waiting for it."""
     start = array.ctypes.data + np.int64(row) * array.strides[0]
@@ -60,18 +62,18 @@ def fetch_row(array: Any, row: Any) -> None:
         _fetch(start + at)
 
 
-@njit(cache=True)
+@compiled()
 def fetch_slot(slots: Any, key: Any) -> None:
     """Ask for the slot where a key would be, without waiting for it."""
     _fetch(slots.ctypes.data + np.int64(_home_of(key, np.uint64(len(slots) - 1))) * 16)
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _home_of(key: Any, last: Any) -> Any:
     return (key * SPREAD >> np.uint64(32)) & last
 
 
-@njit(cache=True)
+@compiled()
 def place_of(slots: Any, key: Any) -> Any:
     """Where a key is, or the free slot where it would be."""
     last = np.uint64(len(slots) - 1)
@@ -81,7 +83,7 @@ def place_of(slots: Any, key: Any) -> Any:
     return at
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def find(slots: Any, old: Any, key: Any) -> Any:
     """Row of a key; 0 for an absent or unknown one."""
     if key == 0:
@@ -96,7 +98,7 @@ def find(slots: Any, old: Any, key: Any) -> Any:
     return np.int64(0)
 
 
-@njit(cache=True)
+@compiled()
 def enter(slots: Any, old: Any, state: Any, key: Any, row: Any) -> None:
     """Enter a present key, or change its row; there must be room for it."""
     at = place_of(slots, key)
@@ -110,7 +112,7 @@ def enter(slots: Any, old: Any, state: Any, key: Any, row: Any) -> None:
     slots[at, 1] = np.uint64(row)
 
 
-@njit(cache=True)
+@compiled()
 def leave(slots: Any, old: Any, state: Any, key: Any) -> None:
     """Forget a key, if it is known."""
     at = place_of(slots, key)
@@ -124,7 +126,7 @@ def leave(slots: Any, old: Any, state: Any, key: Any) -> None:
             state[N_KEYS] -= 1
 
 
-@njit(cache=True)
+@compiled()
 def _close_up(slots: Any, hole: Any) -> None:
     """Free a slot. What was pushed past it moves up, or it would not be found any more."""
     last = np.uint64(len(slots) - 1)
@@ -140,7 +142,7 @@ def _close_up(slots: Any, hole: Any) -> None:
     slots[hole, 0] = np.uint64(0)
 
 
-@njit(cache=True)
+@compiled()
 def move(slots: Any, old: Any, state: Any, n_steps: int) -> None:
     """Empty the old array further, from its front.
 
@@ -158,14 +160,14 @@ def move(slots: Any, old: Any, state: Any, n_steps: int) -> None:
         _close_up(old, np.uint64(at))
 
 
-@njit(cache=True)
+@compiled()
 def get(slots: Any, old: Any, key_N: Any, out_N: Any) -> None:
     """Rows of keys; 0 for absent and unknown ones."""
     for n in range(len(key_N)):
         out_N[n] = find(slots, old, key_N[n])
 
 
-@njit(cache=True)
+@compiled()
 def put(slots: Any, old: Any, state: Any, key_N: Any, row_N: Any) -> None:
     """Enter keys with their rows; absent keys (0) are left out."""
     for n in range(len(key_N)):
@@ -173,7 +175,7 @@ def put(slots: Any, old: Any, state: Any, key_N: Any, row_N: Any) -> None:
             enter(slots, old, state, key_N[n], row_N[n])
 
 
-@njit(cache=True)
+@compiled()
 def drop(slots: Any, old: Any, state: Any, key_N: Any) -> None:
     """Forget keys; absent and unknown ones are left out."""
     for n in range(len(key_N)):

@@ -5,7 +5,7 @@ request, forty operators cost five times their arithmetic, and that is what a lo
 from in half the time. What goes backward (`…_back`) adds to the gradients it is given, and computes again what is
 cheaper to compute than to keep.
 
-Compiled by numba at the first call, cached on disk beside this file.
+Compiled as `features.compiling` says.
 
 Legend: B requests, K candidates, N keys or rows, M some of them, A keys of one mean, R recent items, F dense features,
 U user features, D embedding, P features of a person, J vectors that candidates are compared with, H hidden, I inputs of
@@ -16,23 +16,22 @@ A *table* is (slots, old, weights), of which the first two are its index.
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 
+from features.compiling import LOOSE, compiled
 from learners.index import AHEAD, fetch_row, fetch_slot, find, place_of
 
-LOOSE: Final = {"reassoc", "contract", "nsz"}  # sums in any order, so that they become vector instructions
 LEAST: Final = np.float32(1e-9)
 SMALL: Final = np.float32(1e-2)  # added to variances: what hardly ever varies is enlarged ten times at most
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def row_of(table: Any, key: Any) -> Any:
     """Row of a key; 0 for an absent or unknown one."""
     slots, old, _ = table
     return find(slots, old, key)
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
     """Add the mean of the embeddings of the present keys; nothing where none is."""
     n_present = 0
@@ -45,10 +44,10 @@ def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
                 out_D[d] += share * table[2][row, d]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
     """Add the mean of the values, weighted by the softmax of the logits."""
-    highest, total = logit_R.max(), np.float32(0.0)
+    highest, total = greatest(logit_R), np.float32(0.0)
     for r in range(len(logit_R)):
         total += np.exp(logit_R[r] - highest)
     for r in range(len(logit_R)):
@@ -57,7 +56,7 @@ def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
             out_D[d] += share * value_RD[r, d]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def people(
     items: Any,
     contexts: Any,
@@ -79,7 +78,7 @@ def people(
 
     Args:
         items, contexts: Tables.
-        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`, `gate`, `user_mean`, `user_variance`.
+        weights: `place`, `kind`, `age`, `query`, `person`, `enter_bias`, `gate`, `user_mean`, and the scales of these.
         recent_BRD: Gets the embeddings of the recent items, as far as there are any.
         logit_BR: Gets the weights' logits of these.
         person_BP: Gets all that is known of the person and the moment.
@@ -87,26 +86,26 @@ def people(
         offset_BH: Gets what the person adds to the first layer.
         gate_BI: Gets what the person weighs the inputs of the first layer with.
     """
-    place_R, kind_T, age_1, query_PD, weight_PH, enter_bias_H, gate_PI, mean_U, variance_U = weights
-    n_embedding, scale_U = query_BJD.shape[2], scales(variance_U)
+    place_R, kind_T, age_1, query_PD, weight_PH, enter_bias_H, gate_PI, mean_U, scale_U = weights
+    n_embedding = query_BJD.shape[2]
     for b in range(len(user_dense_BU)):
         person_P = person_BP[b]
         person_P[:] = 0.0
         n_recent = count(recent_key_BR[b])
         for r in range(n_recent):
-            recent_BRD[b, r] = items[2][row_of(items, recent_key_BR[b, r])]
+            copy(items[2][row_of(items, recent_key_BR[b, r])], recent_BRD[b, r])
             logit_BR[b, r] = place_R[r] + kind_T[recent_type_BR[b, r]] + age_1[0] * recent_age_BR[b, r]
         if n_recent:
             add_weighted(logit_BR[b, :n_recent], recent_BRD[b], person_P[:n_embedding])
-            person_P[n_embedding : 2 * n_embedding] = recent_BRD[b, 0]
+            copy(recent_BRD[b, 0], person_P[n_embedding : 2 * n_embedding])
         add_mean(contexts, context_key_BC[b], person_P[2 * n_embedding : 3 * n_embedding])
         add_mean(contexts, user_key_BA[b], person_P[3 * n_embedding : 4 * n_embedding])
         for u in range(len(mean_U)):
             person_P[4 * n_embedding + u] = (user_dense_BU[b, u] - mean_U[u]) * scale_U[u]
         for j in range(3):
-            query_BJD[b, j] = person_P[j * n_embedding : (j + 1) * n_embedding]
+            copy(person_P[j * n_embedding : (j + 1) * n_embedding], query_BJD[b, j])
         query_BJD[b, 3] = 0.0
-        offset_BH[b] = enter_bias_H
+        copy(enter_bias_H, offset_BH[b])
         gate_BI[b] = 1.0
         for p in range(len(person_P)):
             value = person_P[p]
@@ -119,12 +118,12 @@ def people(
                     gate_BI[b, i] += value * gate_PI[p, i]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def see(
     items: Any,
     attributes: Any,
     mean_F: Any,
-    variance_F: Any,
+    scale_F: Any,
     mask_BK: Any,
     dense_BKF: Any,
     item_key_BK: Any,
@@ -134,13 +133,17 @@ def see(
     logit_BR: Any,
     query_BJD: Any,
     gate_BI: Any,
+    alike_R: Any,
     out_BKI: Any,
 ) -> None:
     """The inputs of the first layer: standardised dense features, the candidate's embedding, and its likenesses; all
-    weighed by the gate."""
+    weighed by the gate.
+
+    Args:
+        alike_R: Used on the way.
+    """
     n_dense, n_embedding = dense_BKF.shape[2], query_BJD.shape[2]
-    start, scale_F = n_dense + n_embedding, scales(variance_F)
-    alike_R = np.empty(recent_key_BR.shape[1], dtype=np.float32)
+    start = n_dense + n_embedding
     for b in range(mask_BK.shape[0]):
         n_recent = count(recent_key_BR[b])
         for k in range(mask_BK.shape[1]):
@@ -152,7 +155,7 @@ def see(
                 out_I[f] = (dense_BKF[b, k, f] - mean_F[f]) * scale_F[f]
             item_D = items[2][row_of(items, item_key_BK[b, k])]
             candidate_D = out_I[n_dense:start]
-            candidate_D[:] = item_D
+            copy(item_D, candidate_D)
             add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
             for j in range(4):
                 out_I[start + j] = dot(candidate_D, query_BJD[b, j])
@@ -170,7 +173,7 @@ def see(
                 out_I[i] *= gate_BI[b, i]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def enter(hidden_BKH: Any, offset_BH: Any) -> None:
     """Add what the person adds, then ReLU; in place."""
     for b in range(hidden_BKH.shape[0]):
@@ -179,7 +182,7 @@ def enter(hidden_BKH: Any, offset_BH: Any) -> None:
                 hidden_BKH[b, k, h] = max(hidden_BKH[b, k, h] + offset_BH[b, h], np.float32(0.0))
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def leave(
     mask_BK: Any,
     hidden_BKH: Any,
@@ -202,16 +205,7 @@ def leave(
             out_BK[b, k] = score
 
 
-@njit(cache=True, error_model="numpy")
-def scales(variance_F: Any) -> Any:
-    """What brings features to unit spread, where they vary at all."""
-    scale_F = np.empty(len(variance_F), dtype=np.float32)
-    for f in range(len(variance_F)):
-        scale_F[f] = np.float32(1.0) / np.sqrt(variance_F[f] + SMALL)
-    return scale_F
-
-
-@njit(cache=True, fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def dot(one_D: Any, other_D: Any) -> Any:
     """Inner product."""
     total = np.float32(0.0)
@@ -220,7 +214,32 @@ def dot(one_D: Any, other_D: Any) -> Any:
     return total
 
 
-@njit(cache=True)
+@compiled()
+def copy(value_N: Any, out_N: Any) -> None:
+    """Copy values. numba's own assignment of arrays makes room for the case that they overlap."""
+    for n in range(len(value_N)):
+        out_N[n] = value_N[n]
+
+
+@compiled()
+def total(value_N: Any) -> Any:
+    """The sum of some values."""
+    found = np.float32(0.0)
+    for n in range(len(value_N)):
+        found += value_N[n]
+    return found
+
+
+@compiled()
+def greatest(value_N: Any) -> Any:
+    """The greatest of some values."""
+    found = np.float32(-np.inf)
+    for n in range(len(value_N)):
+        found = max(found, value_N[n])
+    return found
+
+
+@compiled()
 def count(key_R: Any) -> Any:
     """Number of present keys; they come first."""
     n = 0
@@ -229,7 +248,7 @@ def count(key_R: Any) -> Any:
     return n
 
 
-@njit(cache=True)
+@compiled()
 def collect(table: Any, key_N: Any, slots: Any, row_N: Any, n_rows: int) -> Any:
     """Enter keys into the index of a batch, which counts its own rows, and note which rows of the table these are.
 
@@ -255,40 +274,40 @@ def collect(table: Any, key_N: Any, slots: Any, row_N: Any, n_rows: int) -> Any:
     return n_rows
 
 
-@njit(cache=True)
+@compiled()
 def gather(value_ND: Any, row_M: Any, out_MD: Any) -> None:
     """Copy rows. Those of a large table are asked for ahead: waiting for each in turn takes three times as long."""
     for m in range(len(row_M)):
         if m + AHEAD < len(row_M):
             fetch_row(value_ND, row_M[m + AHEAD])
-        for d in range(value_ND.shape[1]):
-            out_MD[m, d] = value_ND[row_M[m], d]
+        copy(value_ND[row_M[m]], out_MD[m])
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def moments(value_BKF: Any, mask_BK: Any, around_F: Any, mean_F: Any, variance_F: Any) -> None:
     """Mean and variance of each feature over the candidates that the mask names.
 
     Args:
         around_F: About the means, for exactness.
     """
-    n = np.float32(max(mask_BK.sum(), 1))
-    sum_F, square_F = np.zeros(len(mean_F), dtype=np.float32), np.zeros(len(mean_F), dtype=np.float32)
+    n, sum_F, square_F = 0, mean_F, variance_F
+    sum_F[:], square_F[:] = np.float32(0.0), np.float32(0.0)
     for b in range(mask_BK.shape[0]):
         for k in range(mask_BK.shape[1]):
             if mask_BK[b, k]:
+                n += 1
                 value_F = value_BKF[b, k]
                 for f in range(len(sum_F)):
                     off = value_F[f] - around_F[f]
                     sum_F[f] += off
                     square_F[f] += off * off
     for f in range(len(sum_F)):
-        off = sum_F[f] / n
+        off = sum_F[f] / np.float32(max(n, 1))
         mean_F[f] = around_F[f] + off
-        variance_F[f] = max(square_F[f] / n - off * off, np.float32(0.0))
+        variance_F[f] = max(square_F[f] / np.float32(max(n, 1)) - off * off, np.float32(0.0))
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def listwise(score_BK: Any, mask_BK: Any, share: Any, out_B: Any, gradient_BK: Any) -> None:
     """Log loss of candidate 0 under the softmax of each slate, and `share` times its gradient."""
     for b in range(len(score_BK)):
@@ -306,7 +325,7 @@ def listwise(score_BK: Any, mask_BK: Any, share: Any, out_B: Any, gradient_BK: A
         out_B[b] = np.log(total) + highest - score_BK[b, 0]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def pointwise(
     score_BK: Any,
     mask_BK: Any,
@@ -339,7 +358,7 @@ def pointwise(
                 rate_BK[b, k] = np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
         pull = np.float32(1.0)
         if not is_shown_B[b]:
-            pull = reward_BK[b].sum() / max(rate_BK[b].sum(), LEAST)
+            pull = total(reward_BK[b]) / max(total(rate_BK[b]), LEAST)
         for k in range(score_BK.shape[1]):
             if mask_BK[b, k]:
                 gradient_BK[b, k] = share * (pull * rate_BK[b, k] - reward_BK[b, k])
@@ -350,7 +369,7 @@ def pointwise(
                     rate_BK[b, k] = np.float32(0.0)
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def leave_back(
     mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, dscore_BK: Any, dbias_H: Any, dleave_H1: Any
 ) -> None:
@@ -368,7 +387,7 @@ def leave_back(
                 dbias_H[h] += hidden_H[h]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
     """Of `enter`: closes the gradient where the layer was closed, in place, and adds it up over candidates."""
     for b in range(hidden_BKH.shape[0]):
@@ -380,7 +399,7 @@ def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
                 doffset_H[h] += dhidden_H[h]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def see_back(
     items: Any,
     attributes: Any,
@@ -400,6 +419,7 @@ def see_back(
     dlogit_BR: Any,
     dquery_BJD: Any,
     dgate_BI: Any,
+    scratch: Any,
 ) -> None:
     """Of `see`.
 
@@ -407,13 +427,12 @@ def see_back(
         seen_BKI: What `see` gave.
         dseen_BKI: Its gradient, which is used up.
         ditems, dattributes: Get the gradients of the tables' rows.
+        scratch: Used on the way: two of [R], two of [D].
     """
     n_embedding, n_inputs = query_BJD.shape[2], seen_BKI.shape[2]
     start = n_inputs - n_embedding - 5
     at_dots = n_inputs - 5
-    n_places = recent_key_BR.shape[1]
-    alike_R, weight_R = np.empty(n_places, dtype=np.float32), np.empty(n_places, dtype=np.float32)
-    candidate_D, dcandidate_D = np.empty(n_embedding, dtype=np.float32), np.empty(n_embedding, dtype=np.float32)
+    alike_R, weight_R, candidate_D, dcandidate_D = scratch
     for b in range(mask_BK.shape[0]):
         n_recent = count(recent_key_BR[b])
         for k in range(mask_BK.shape[1]):
@@ -426,9 +445,9 @@ def see_back(
                 dseen_I[i] *= gate_I[i]
             row = row_of(items, item_key_BK[b, k])
             item_D, ditem_D = items[2][row], ditems[row]
-            candidate_D[:] = item_D
+            copy(item_D, candidate_D)
             add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
-            dcandidate_D[:] = dseen_I[start:at_dots]
+            copy(dseen_I[start:at_dots], dcandidate_D)
             for j in range(4):
                 along = dseen_I[at_dots + j]
                 query_D, dquery_D = query_BJD[b, j], dquery_BJD[b, j]
@@ -458,7 +477,7 @@ def see_back(
                     drecent_D[d] += along * item_D[d]
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def people_back(
     items: Any,
     contexts: Any,
@@ -477,15 +496,16 @@ def people_back(
     dplace_R: Any,
     dkind_T: Any,
     dage_1: Any,
+    scratch: Any,
 ) -> None:
     """Of `people` but for its matrices: from the person's gradient to what the person is made of."""
-    n_embedding, n_places = recent_BRD.shape[2], recent_key_BR.shape[1]
-    weight_R, along_R = np.empty(n_places, dtype=np.float32), np.empty(n_places, dtype=np.float32)
+    n_embedding = recent_BRD.shape[2]
+    weight_R, along_R = scratch
     for b in range(len(dperson_BP)):
         dpooled_D, dlast_D = dperson_BP[b, :n_embedding], dperson_BP[b, n_embedding : 2 * n_embedding]
         n_recent = count(recent_key_BR[b])
         if n_recent:
-            highest, total, mean = logit_BR[b, :n_recent].max(), np.float32(0.0), np.float32(0.0)
+            highest, total, mean = greatest(logit_BR[b, :n_recent]), np.float32(0.0), np.float32(0.0)
             for r in range(n_recent):
                 weight_R[r] = np.exp(logit_BR[b, r] - highest)
                 total += weight_R[r]
@@ -507,7 +527,7 @@ def people_back(
         add_mean_back(contexts, user_key_BA[b], dperson_BP[b, 3 * n_embedding : 4 * n_embedding], dcontexts)
 
 
-@njit(cache=True, error_model="numpy", fastmath=LOOSE)
+@compiled(fastmath=LOOSE)
 def add_mean_back(table: Any, key_A: Any, dout_D: Any, dtable: Any) -> None:
     """Of `add_mean`."""
     n_present = 0

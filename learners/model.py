@@ -270,6 +270,7 @@ class RankingModel(nn.Module):
     def _activate(self, inputs: Inputs, item: Table, attribute: Table, context: Table) -> Activations:
         n_requests, n_candidates, n_dense = inputs.dense.shape
         n_embedding, n_hidden = self.config.n_embedding, self.config.n_hidden
+        n_recent = inputs.recent_key.shape[1]
         n_inputs = n_dense + n_embedding + N_DOTS
         w = self._arrays
         made = Activations(
@@ -284,16 +285,16 @@ class RankingModel(nn.Module):
             second=np.empty(0, dtype=np.float32),
             scores=np.empty((n_requests, n_candidates), dtype=np.float32),
         )
-        weights = ("place", "kind", "age", "query", "person", "enter_bias", "gate", "user_mean", "user_variance")
+        weights = ("place", "kind", "age", "query", "person", "enter_bias", "gate", "user_mean")
         kernels.people(
-            *(item, context, tuple(w[name] for name in weights), inputs.user_dense),
+            *(item, context, (*(w[name] for name in weights), scales(w["user_variance"])), inputs.user_dense),
             *(inputs.recent_key, inputs.recent_type, inputs.recent_age, inputs.context_key, inputs.user_key),
             *(made.recent, made.logit, made.person, made.query, made.offset, made.gate),
         )
         kernels.see(
-            *(item, attribute, w["dense_mean"], w["dense_variance"]),
+            *(item, attribute, w["dense_mean"], scales(w["dense_variance"])),
             *(inputs.mask, inputs.dense, inputs.item_key, inputs.attribute_key, inputs.recent_key),
-            *(made.recent, made.logit, made.query, made.gate, made.seen),
+            *(made.recent, made.logit, made.query, made.gate, np.empty(n_recent, np.float32), made.seen),
         )
         shape = n_requests, n_candidates, n_hidden
         made.first = (made.seen.reshape(-1, n_inputs) @ w["enter"]).reshape(shape)
@@ -308,6 +309,7 @@ class RankingModel(nn.Module):
         """From the gradient of the scores to that of everything; uses up `made`."""
         w, g = self._arrays, self._gradients
         n_hidden, n_inputs = self.config.n_hidden, made.seen.shape[2]
+        n_recent, n_embedding = made.recent.shape[1:]
         seen_NI, first_NH, dscores_N1 = (
             made.seen.reshape(-1, n_inputs),
             made.first.reshape(-1, n_hidden),
@@ -332,6 +334,7 @@ class RankingModel(nn.Module):
             *(item.table, attribute.table, inputs.mask, inputs.item_key, inputs.attribute_key, inputs.recent_key),
             *(made.recent, made.logit, made.query, made.gate, made.seen, dseen_NI.reshape(made.seen.shape)),
             *(item.gradient, attribute.gradient, drecent_BRD, dlogit_BR, dquery_BJD, dgate_BI),
+            tuple(np.empty(n, np.float32) for n in (n_recent, n_recent, n_embedding, n_embedding)),
         )
         dperson_BP = doffset_BH @ w["person"].T + dquery_BJD[:, 3] @ w["query"].T + dgate_BI @ w["gate"].T
         g["enter_bias"] += doffset_BH.sum(axis=0)
@@ -345,6 +348,7 @@ class RankingModel(nn.Module):
             *(item.table, context.table, inputs.recent_key, inputs.recent_type, inputs.recent_age),
             *(inputs.context_key, inputs.user_key, made.recent, made.logit, dperson_BP, drecent_BRD, dlogit_BR),
             *(item.gradient, context.gradient, g["place"], g["kind"], g["age"]),
+            tuple(np.empty(n, np.float32) for n in (n_recent, n_recent)),
         )
 
     def _pool(self, inputs: Inputs, recent_BRD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -417,6 +421,12 @@ def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
     values = np.empty((n_rows, table.n_embedding), dtype=np.float32)
     kernels.gather(table.weight, rows[:n_rows], values)
     return BatchTable(rows[:n_rows], (slots, NOTHING, values), np.zeros_like(values))
+
+
+def scales(variance_F: F32) -> F32:
+    """What brings features to unit spread, where they vary at all."""
+    scale_F: F32 = np.float32(1.0) / np.sqrt(variance_F + kernels.SMALL)
+    return scale_F
 
 
 def _standard(values: F32, mean: Tensor, variance: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ touched_N), `index` is (slots, old, state of the index), `state` holds the numbe
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 
+from features.compiling import LOOSE, allocating, compiled
 from learners.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
 
 NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
@@ -35,7 +35,7 @@ TOUCHED: Final = np.uint32(1)
 MET: Final = np.uint32(2)
 
 
-@njit(cache=True)
+@compiled()
 def touch(rows: Any, state: Any, row: Any) -> None:
     """Note that a row has changed."""
     flags_N, touched_N = rows[5], rows[6]
@@ -45,7 +45,7 @@ def touch(rows: Any, state: Any, row: Any) -> None:
         state[N_TOUCHED] += 1
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath=LOOSE)
 def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> None:
     """One step of row-wise Adagrad; each row at most once."""
     weight_ND, accumulator_N = rows[0], rows[2]
@@ -64,7 +64,7 @@ def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> N
         touch(rows, state, row)
 
 
-@njit(cache=True)
+@compiled()
 def add(rows: Any, state: Any, row_N: Any, change_ND: Any, square_N: Any) -> None:
     """Add changes to rows and their accumulators; each row at most once."""
     weight_ND, accumulator_N = rows[0], rows[2]
@@ -76,7 +76,7 @@ def add(rows: Any, state: Any, row_N: Any, change_ND: Any, square_N: Any) -> Non
         touch(rows, state, row)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def noise_of(key: Any, place: int) -> Any:
     """Uniform in ±`NOISE`; depends on key and place only (splitmix64)."""
     x = key + np.uint64(place + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -85,7 +85,7 @@ def noise_of(key: Any, place: int) -> Any:
     return np.float32(NOISE * (2.0 * (np.float64(x ^ (x >> np.uint64(31))) / 2.0**64) - 1.0))
 
 
-@njit(cache=True, error_model="numpy")
+@allocating()
 def meet(
     index: Any,
     rows: Any,
@@ -142,7 +142,7 @@ def meet(
     return n_counted
 
 
-@njit(cache=True)
+@allocating()
 def distinct(key_N: Any) -> Any:
     """Present keys in order of appearance, each once."""
     n_slots = 4
@@ -158,13 +158,13 @@ def distinct(key_N: Any) -> Any:
     return found_N[:n_found]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def _worth(uses: Any, met_s: Any, now_s: int) -> Any:
     waited_s = max(now_s - np.int64(met_s), np.int64(0))
     return uses * np.exp2(np.float32(waited_s * np.float64(-1.0 / HALF_LIFE_S)))
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def _count(rows: Any, state: Any, row: Any, now_s: int) -> None:
     """Note a meeting. The row must not go in this step."""
     _, _, _, uses_N, met_s_N, flags_N, _ = rows
@@ -174,7 +174,7 @@ def _count(rows: Any, state: Any, row: Any, now_s: int) -> None:
     flags_N[row] |= MET
 
 
-@njit(cache=True)
+@compiled()
 def _begin(rows: Any, row: Any, key: Any) -> None:
     """A new row is the fallback plus noise of its key."""
     weight_ND = rows[0]
@@ -184,7 +184,7 @@ def _begin(rows: Any, row: Any, key: Any) -> None:
     rows[4][row] = np.uint32(0)
 
 
-@njit(cache=True)
+@compiled()
 def _take(index: Any, rows: Any, state: Any, max_rows: int, now_s: int) -> Any:
     """A row for a new key: one that is free, else one never used, else that of the least useful; 0 if none may go."""
     if not state[FREE] and state[N_ROWS] < max_rows:
@@ -201,7 +201,7 @@ def _take(index: Any, rows: Any, state: Any, max_rows: int, now_s: int) -> Any:
     return row
 
 
-@njit(cache=True)
+@compiled()
 def _advance(state: Any) -> Any:
     """The row under the hand, which goes on to the next; the fallback is left out."""
     row = state[HAND] if state[HAND] < state[N_ROWS] else 1
@@ -209,7 +209,7 @@ def _advance(state: Any) -> Any:
     return row
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def _least_useful(rows: Any, state: Any, now_s: int) -> Any:
     """Of the rows under the hand, the least useful that was not met in this step; 0 if there is none."""
     _, key_N, _, uses_N, met_s_N, flags_N, _ = rows
@@ -223,7 +223,7 @@ def _least_useful(rows: Any, state: Any, now_s: int) -> Any:
     return worst
 
 
-@njit(cache=True)
+@compiled()
 def _free(index: Any, rows: Any, state: Any, row: Any) -> None:
     """Forget a row's key and all that it learned."""
     weight_ND, key_N, accumulator_N, uses_N, met_s_N, _, _ = rows
@@ -237,7 +237,7 @@ def _free(index: Any, rows: Any, state: Any, row: Any) -> None:
     touch(rows, state, row)
 
 
-@njit(cache=True)
+@compiled()
 def _sweep(index: Any, rows: Any, state: Any, expire_s: Any, now_s: int) -> None:
     """Free expired rows under the hand; it looks at so many and frees so many, never more."""
     key_N, met_s_N, n_freed = rows[1], rows[4], 0
@@ -250,13 +250,13 @@ def _sweep(index: Any, rows: Any, state: Any, expire_s: Any, now_s: int) -> None
                 return
 
 
-@njit(cache=True)
+@compiled()
 def _counter_of(key: Any, count_C: Any) -> Any:
     mixed = (key ^ (key >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
     return np.int64((mixed >> np.uint64(32)) & np.uint64(len(count_C) - 1))
 
 
-@njit(cache=True)
+@compiled()
 def _is_admitted(state: Any, count_C: Any, at: Any, admit_after: int) -> Any:
     """Count a meeting of a key without a row; whether that was enough. The counter is then free for others."""
     if count_C[at] + 1 >= admit_after:
@@ -268,7 +268,7 @@ def _is_admitted(state: Any, count_C: Any, at: Any, admit_after: int) -> Any:
     return False
 
 
-@njit(cache=True)
+@compiled()
 def _halve(state: Any, count_C: Any) -> None:
     state[N_COUNTED] = 0
     for c in range(len(count_C)):
