@@ -55,7 +55,9 @@ def weights(schema: Schema, table: ItemTable, states: dict[str, bytes], requests
         for request in requests
     ]
     inputs = Encoder(schema).encode(table, asked)
-    made_up.live._model.meet([(inputs, np.ones_like(inputs.mask))], 0)
+    model = made_up.live._model
+    for name, keys in model.met([(inputs, np.ones_like(inputs.mask))]).items():
+        model.tables[name].meet(keys, 0)
     return made_up
 
 

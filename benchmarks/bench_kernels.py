@@ -78,7 +78,8 @@ def main() -> None:
         for body in bodies
     ]
     everything = encoder.encode(table, requests)
-    model.meet([(everything, np.ones_like(everything.mask))], 0)
+    for name, keys in model.met([(everything, np.ones_like(everything.mask))]).items():
+        model.tables[name].meet(keys, 0)
     rows = []
     for size in BATCH_SIZES:
         some = requests[:size]
