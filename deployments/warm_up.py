@@ -20,9 +20,10 @@ import msgspec
 from deployments.http import Handler, Request
 from deployments.rank_body import MAX_REQUESTS
 from features import encoding
+from features.history import history_of
 from features.item_table import ItemTable
 from features.schema import Schema
-from features.state import unpack
+from features.state import Update, apply_update, unpack
 from learners.scorer import Scorer
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
@@ -75,10 +76,11 @@ async def warm_up(rank: Handler, within_s: float = WARM_UP_S) -> None:
 def made_up_inputs(
     schema: Schema, batch_sizes: Sequence[int] = (1, 4), n_candidates: int = 20
 ) -> list[encoding.Inputs]:
-    """Small batches of inputs about people and items that nobody knows, for weights to score."""
-    table, encoder, nobody = ItemTable(schema), encoding.Encoder(schema), unpack(b"", schema)
+    """Small batches of inputs about somebody who did one thing, and items that nobody knows, for weights to score."""
+    table, encoder = ItemTable(schema), encoding.Encoder(schema)
     candidates = [f"warm-up-{index}" for index in range(n_candidates)]
-    request = encoding.Request(nobody, {}, 1, candidates)
+    update = Update(1, (), history_of([(candidates[0], 0, 1)]).packed, b"")
+    request = encoding.Request(unpack(apply_update(b"", update, schema), schema), {}, 1, candidates)
     return [encoder.encode(table, [request] * size) for size in batch_sizes]
 
 
