@@ -65,6 +65,7 @@ AVERAGED: Final = 100  # steps whose mean serves
 COMPARED: Final = 16  # steps between two looks at what serves: a look costs a third of a step
 LIFTING: Final = 0.1  # share of what is found missing that a look adds
 HIGHEST: Final = 2.0  # in log odds
+SURE: Final = 30.0  # a logit beyond this is taken for this: the mean rate of such is never 0
 WARM: Final = 4  # steps after which the mean begins to count more than the newest
 VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
 
@@ -565,7 +566,8 @@ def _mean_rate(scores_BK: NDArray[np.float32], part: Part) -> float:
     """Of the impressions of a part, at the first place."""
     assert isinstance(part.loss, PointwiseLoss)
     is_shown_BK = part.inputs.mask & part.loss.is_shown[:, None]
-    rates: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-scores_BK[is_shown_BK].astype(np.float64)))
+    logits = np.clip(scores_BK[is_shown_BK].astype(np.float64), -SURE, SURE)
+    rates: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
     return float(rates.mean())
 
 

@@ -130,7 +130,6 @@ class Round:
 
     def __init__(self, trained: RankingModel) -> None:
         self._trained = trained
-        self._n_trained = trained.n_trained
         self.start()
 
     def start(self) -> None:
@@ -176,14 +175,12 @@ class Round:
             return
         weights = np.array([share.weight for share in shares])
         weights /= weights.sum()
-        change, path = (_added(self._base, parts, weights, self._n_trained) for parts in _columns(shares))
-        self._trained.flat.copy_(self._base + change)
-        served.lerp_(self._base + path, pace)
-        mean, square = (
-            sum(float(w) * torch.from_numpy(getattr(share, name)) for w, share in zip(weights, shares, strict=True))
-            for name in ("mean", "square")
-        )
-        adam.load(mean, square, adam.n_steps - self.n_steps + max(share.n_steps for share in shares))  # type: ignore[arg-type]
+        n_trained = self._trained.n_trained
+        self._trained.flat.copy_(self._base + _added([share.change for share in shares], weights, n_trained))
+        served.lerp_(self._base + _added([share.path for share in shares], weights, n_trained), pace)
+        # Of the optimizer's state nothing is summed.
+        mean, square = (_added([getattr(share, name) for share in shares], weights, 0) for name in ("mean", "square"))
+        adam.load(mean, square, adam.n_steps - self.n_steps + max(share.n_steps for share in shares))
 
     def _take_table(self, name: str, table: EmbeddingTable) -> TableShare:
         met = np.sort(upkeep.distinct(np.concatenate([np.zeros(0, dtype=np.uint64), *self._met[name]])))
@@ -205,14 +202,10 @@ def lay_table(table: EmbeddingTable, shares: Sequence[TableShare], now_s: int) -
     table.meet(np.concatenate([share.met for share in shares]), now_s)
 
 
-def _columns(shares: Sequence[Share]) -> tuple[list[F32], list[F32]]:
-    return [share.change for share in shares], [share.path for share in shares]
-
-
-def _added(base: Tensor, parts: Sequence[F32], weights: NDArray[np.float64], n_trained: int) -> Tensor:
-    """The sum of all changes of parameters, the mean over steps of those of statistics."""
-    total = torch.zeros_like(base)
+def _added(parts: Sequence[F32], weights: NDArray[np.float64], n_summed: int) -> Tensor:
+    """The sum of the first ones of all vectors, the weighted mean of the others."""
+    total = torch.zeros(len(parts[0]))
     for weight, part in zip(weights, parts, strict=True):
-        total[:n_trained] += torch.from_numpy(part[:n_trained])
-        total[n_trained:] += float(weight) * torch.from_numpy(part[n_trained:])
+        total[:n_summed] += torch.from_numpy(part[:n_summed])
+        total[n_summed:] += float(weight) * torch.from_numpy(part[n_summed:])
     return total

@@ -52,6 +52,14 @@ class Application:
             self._process.stdin.flush()
             return self._read(60.0)
 
+    def kill(self, actor: str) -> bool:
+        """SIGKILL an actor's process; False while it is being restarted."""
+        try:
+            self.call("kill", actor)
+        except AssertionError:
+            return False
+        return True
+
     def post(self, path: str, body: Any) -> Any:
         """POST JSON and expect success."""
         response = self.http.post(path, json=body)

@@ -54,7 +54,7 @@ def test_killed_actors_go_on_from_the_last_commit_and_count_every_event_once(bro
         pause = threading.Event()
         for actor in ("learner", "projector", "hub", "projector", "learner"):
             pause.wait(1.0)
-            eventually(lambda actor=actor: _kill(broken, actor), f"{actor} killed")
+            eventually(lambda actor=actor: broken.kill(actor), f"{actor} killed")
         clicks = sent.result()
     eventually(lambda: _events(broken) == 6000, "every event learned once", 60.0)
     pause.wait(1.0)
@@ -62,14 +62,6 @@ def test_killed_actors_go_on_from_the_last_commit_and_count_every_event_once(bro
     for item, n_clicks in clicks.items():
         counters = eventually(lambda item=item: broken.get(f"/v1/items/{item}")["counters"], "the item's row")
         assert counters["click.604800s"] == pytest.approx(n_clicks, rel=2e-3), item
-
-
-def _kill(application: Application, actor: str) -> bool:
-    try:
-        application.call("kill", actor)
-    except AssertionError:  # it is being restarted just now
-        return False
-    return True
 
 
 def _events(application: Application) -> int:

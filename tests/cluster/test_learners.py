@@ -47,14 +47,6 @@ def _version(application: Application) -> int:
     return int(_model(application).get("version", 0))
 
 
-def _kill(application: Application, actor: str) -> bool:
-    try:
-        application.call("kill", actor)
-    except AssertionError:  # it is being restarted just now
-        return False
-    return True
-
-
 def test_whoever_is_lost_every_event_is_learned_once(pair: Application) -> None:
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -65,7 +57,7 @@ def test_whoever_is_lost_every_event_is_learned_once(pair: Application) -> None:
                 eventually(
                     lambda before=before: _version(pair) > before + 1, f"two versions before {actor} is lost", 60.0
                 )
-                eventually(lambda actor=actor: _kill(pair, actor), f"{actor} killed")
+                eventually(lambda actor=actor: pair.kill(actor), f"{actor} killed")
         finally:
             stop.set()
         n_events = sent.result()
@@ -75,7 +67,8 @@ def test_whoever_is_lost_every_event_is_learned_once(pair: Application) -> None:
 
 
 def test_what_either_learns_is_in_the_versions_that_answer(pair: Application) -> None:
-    """The people of both: each of these events has a version that knows it."""
+    """The people of both: each of these events has a version that knows it, and counts once."""
+    before = _model(pair)["events"]
     for user in (f"v{number}" for number in range(4)):
         receipt = pair.post("/v1/events", {"events": [{"type": "click", "user": user, "item": "i3"}]})
 
@@ -84,3 +77,4 @@ def test_what_either_learns_is_in_the_versions_that_answer(pair: Application) ->
             return bool(model["trained_through_ms"] > log_ms)
 
         eventually(is_answered_for, "an answer from weights trained through the event")
+    assert _model(pair)["events"] == before + 4

@@ -1,6 +1,7 @@
 """Small streams with a planted pattern, as log entries, and learners small enough to run them in no time."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -124,6 +125,28 @@ def learned(entries: Sequence[Entry], learner: OnlineLearner | None = None) -> O
     if entries:
         learner.close_tick(entries[-1].id.ms + 3_600_000)
     return learner
+
+
+class Reader(Protocol):
+    """One learner, or a team of them."""
+
+    def read(self, entry: Entry) -> None: ...
+    def close_tick(self, end_ms: int) -> None: ...
+
+
+R = TypeVar("R", bound=Reader)
+
+
+def ticked(reader: R, entries: Sequence[Entry], tick_ms: int = 200) -> R:
+    """Read as the actor does: every tick is closed when the next one begins."""
+    end_ms = 0
+    for entry in entries:
+        if entry.id.ms >= end_ms:
+            end_ms = entry.id.ms // tick_ms * tick_ms
+            reader.close_tick(end_ms)
+            end_ms += tick_ms
+        reader.read(entry)
+    return reader
 
 
 def inputs_of(learner: OnlineLearner, n_requests: int = 3, n_candidates: int = 10) -> Inputs:

@@ -32,21 +32,10 @@ from tests.learners.examples import (
     log,
     shown,
     stream,
+    ticked,
 )
 
 ENTRIES = log(stream(900))
-
-
-def ticked(learner: OnlineLearner, entries: list[Entry], tick_ms: int = 200) -> OnlineLearner:
-    """Read as the actor does: every tick is closed when the next one begins."""
-    end_ms = 0
-    for entry in entries:
-        if entry.id.ms >= end_ms:
-            end_ms = entry.id.ms // tick_ms * tick_ms
-            learner.close_tick(end_ms)
-            end_ms += tick_ms
-        learner.read(entry)
-    return learner
 
 
 def same(one: Delta, other: Delta) -> bool:
@@ -197,6 +186,18 @@ def test_what_serves_predicts_as_many_rewards_as_come() -> None:
     """Though it is a mean of weights. At the first place; what the stream's rates are is known."""
     _, rates_K = taught(1.0)
     assert rates_K.mean() == pytest.approx((0.02 + 0.38 * np.arange(12) / 12).mean(), rel=0.1)
+
+
+def test_what_serves_may_be_far_off_and_comes_back() -> None:
+    """No rate of its own, however small, stops the learner."""
+    entries = shown(400)
+    learner = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=8))
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        if number == len(entries) // 2:
+            learner.model.arrays_of("bias")[0][:] = -1e4
+    assert learner.last_step is not None and learner.last_step.step > 40
+    assert -1e4 < float(learner.model.arrays_of("bias")[0][0]) < 1e4
 
 
 def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from learners.embeddings import EmbeddingTable, TableConfig
 from learners.online import OnlineLearner
 from learners.rounds import RoundClock, RoundConfig, Share, TableShare, lay_table
 from learners.team import Team
-from tests.learners.examples import CONFIG, SCHEMA, learned, log, shown, stream
+from tests.learners.examples import CONFIG, SCHEMA, learned, log, shown, stream, ticked
 
 THREE = replace(CONFIG, rounds=RoundConfig(n_learners=3, span_s=60.0, max_entries=70))
 ENTRIES = log(stream(900))
@@ -52,13 +52,7 @@ def test_reading_the_same_entries_gives_the_same_weights_bit_for_bit(straight: T
 
 @pytest.mark.parametrize("tick_ms", [200, 7_000, 100_000])
 def test_rounds_do_not_depend_on_when_ticks_are_closed(straight: Team, tick_ms: int) -> None:
-    team, end_ms = Team(SCHEMA, THREE), 0
-    for entry in ENTRIES:
-        if entry.id.ms >= end_ms:
-            end_ms = entry.id.ms // tick_ms * tick_ms
-            team.close_tick(end_ms)
-            end_ms += tick_ms
-        team.read(entry)
+    team = ticked(Team(SCHEMA, THREE), ENTRIES, tick_ms)
     team.close_tick(END_MS)
     assert packed(team.learners[0]) == packed(straight.learners[0])
 
