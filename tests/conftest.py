@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from features.embedded import EmbeddedServer
 from features.keys import Keys
@@ -11,6 +12,10 @@ from features.redis_store import RedisStore
 from features.schema import Schema
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, learned, log, shown, stream
+
+# No test is timed: a first call compiles, and machines are shared.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,7 +73,7 @@ def everything() -> Everything:
     return Everything()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches=st.lists(st.lists(requests, min_size=1, max_size=16), min_size=1, max_size=3), is_told=st.booleans())
 def test_scores_depend_on_neither_batch_nor_padding_nor_cache(
     everything: Everything, batches: list[list[RankRequest]], is_told: bool

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import CorruptState
@@ -17,7 +17,6 @@ recents = st.lists(
 
 
 @given(st.lists(recents, min_size=1, max_size=5), st.integers(1, 12))
-@settings(deadline=None)
 def test_arrays_are_the_newest_items_of_each(people: Sequence[Sequence[Recent]], width: int) -> None:
     histories = [checked(len(items), history_of(items).packed) for items in people]
     found = arrays_of(histories, width)
@@ -31,7 +30,6 @@ def test_arrays_are_the_newest_items_of_each(people: Sequence[Sequence[Recent]],
 
 
 @given(recents, st.integers(1, 12), st.integers(1, 12))
-@settings(deadline=None)
 def test_the_newest_of_arrays_are_arrays_of_the_newest(items: list[Recent], width: int, fewer: int) -> None:
     """Zeros fill up what is wider."""
     found, expected = arrays_of([history_of(items)], width).newest(fewer), arrays_of([history_of(items[:width])], fewer)
@@ -40,7 +38,6 @@ def test_the_newest_of_arrays_are_arrays_of_the_newest(items: list[Recent], widt
 
 
 @given(recents, st.data())
-@settings(deadline=None)
 def test_bytes_that_were_cut_are_refused(items: list[Recent], data: st.DataObject) -> None:
     whole = history_of(items)
     end = data.draw(st.integers(0, max(len(whole.packed) - 1, 0)))
@@ -66,7 +63,6 @@ def test_nothing_is_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=8), st.integers(0, 3), st.integers(1, 4))
-@settings(deadline=None)
 def test_what_comes_before_an_item_is_distinct_recent_and_not_the_item(
     items: list[tuple[int, int]], own: int, n: int
 ) -> None:

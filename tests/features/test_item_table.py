@@ -69,7 +69,7 @@ def decayed(table: ItemTable, item: str, now_ms: int) -> np.ndarray:
 
 
 @given(st.lists(events, max_size=25))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_counters_equal_the_closed_form_in_any_order(folded: list[LoggedEvent]) -> None:
     """value = sum over events of amount * 2 ** (-age / half-life); late events too."""
     table = table_of(*folded)
@@ -101,7 +101,7 @@ def test_unknown_items_are_row_0_and_all_zeros() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 90_000)), min_size=1, max_size=32))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_successors_equal_a_naive_recount(steps: list[tuple[str, int]]) -> None:
     """While no set overflows: weight 1/k to the k-th latest distinct item within the window."""
     schema = Schema(counters=(), attributes=(), successor_span=3, successor_window_s=300.0, n_successors=8)

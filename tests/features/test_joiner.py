@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import InvalidInput
@@ -146,7 +146,6 @@ arrivals = st.lists(
 
 
 @given(arrivals, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_neither_order_nor_repetition_changes_what_is_learned(
     things: list[LoggedDecision | LoggedEvent], random: object
 ) -> None:
@@ -168,7 +167,6 @@ def test_neither_order_nor_repetition_changes_what_is_learned(
 
 
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.sampled_from("abc")), max_size=12), st.integers(1, 7_000))
-@settings(deadline=None)
 def test_when_one_asks_changes_nothing_either(clicks: list[tuple[int, str]], step_ms: int) -> None:
     """Each impression is learned once, with all rewards of its window, however often one looks."""
     joiner, outcomes = Joiner(CONFIG, 2), []

@@ -69,7 +69,7 @@ async def test_projection_equals_a_plain_fold_of_the_log_however_it_is_cut(count
     assert table.describe(table.rows["i1"], T0_MS)["attributes"] == {"category": "news"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(faults=st.dictionaries(st.integers(1, 60), st.booleans(), max_size=12), count=st.sampled_from([3, 10, 1000]))
 async def test_every_entry_counts_once_whatever_fails_between_commits(faults: dict[int, bool], count: int) -> None:
     undisturbed, disturbed = await filled_store(), await filled_store()

@@ -168,7 +168,7 @@ def test_state_of_another_schema_is_refused_by_name(function: Any) -> None:
         function(state)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(folded=st.lists(events, min_size=1, max_size=60))
 async def test_the_server_and_the_reference_agree_to_the_last_bit(
     empty_server: EmbeddedServer, folded: list[LoggedEvent]

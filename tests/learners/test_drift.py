@@ -62,7 +62,7 @@ def test_the_bound_is_the_published_one() -> None:
 
 
 @given(st.integers(1, 5000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_window_of_any_length_is_few_buckets_that_hold_it_all(n: int) -> None:
     buckets = np.zeros((0, 3))
     for value in range(n):

@@ -205,7 +205,7 @@ def trained(table: EmbeddingTable, met: np.ndarray, number: int) -> None:
 
 
 @given(CONFIGS, STEPS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_live_keys_hold_what_was_trained_and_nothing_else_does(config: TableConfig, steps: list[Step]) -> None:
     """Against a dict of key to weights and accumulator, which goes by `lookup` alone."""
     table, now_s = EmbeddingTable(3, config, n_expected=2), NOW_S
@@ -235,7 +235,7 @@ def test_live_keys_hold_what_was_trained_and_nothing_else_does(config: TableConf
 
 
 @given(CONFIGS, STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_replica_of_deltas_and_one_that_resumes_equal_the_table(config: TableConfig, steps: list[Step]) -> None:
     """What is resumed goes on as the table does, through every step after."""
     table, replica = EmbeddingTable(3, config, n_expected=2), EmbeddingTable(3, config)

@@ -13,7 +13,7 @@ CALLS = st.lists(st.tuples(st.booleans(), st.lists(st.sampled_from(KEYS), max_si
 
 
 @given(CALLS, st.integers(1, 40))
-@settings(max_examples=300, deadline=None)  # the first call compiles
+@settings(max_examples=300)  # the first call compiles
 def test_it_holds_what_a_dict_would(calls: list[tuple[bool, list[int]]], n_expected: int) -> None:
     index, expected, row = KeyIndex(n_expected), dict[int, int](), 0
     everything = np.array([0, *KEYS], dtype=np.uint64)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.losses import ListwiseLoss, PointwiseLoss
@@ -64,7 +64,6 @@ def test_masked_candidates_add_nothing_whatever_their_score() -> None:
 
 
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=5, max_size=5), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_the_gradient_is_that_of_autograd(rows: list[list[float]]) -> None:
     scores = torch.tensor(rows, dtype=torch.float32, requires_grad=True)
     expected = torch.nn.functional.cross_entropy(scores, torch.zeros(len(rows), dtype=torch.int64), reduction="none")

@@ -161,7 +161,7 @@ def test_meeting_positives_in_one_call_or_in_several_is_the_same() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), min_size=1, max_size=60))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list[tuple[int, int]]) -> None:
     """Items wander down as they age, and up when they are acted on."""
     table, kept, now_ms = ItemTable(SCHEMA), NegativeSampler(SCHEMA, CONFIG, 3), NOW_MS
