@@ -12,8 +12,9 @@ positives and the recent items are met. By which keys are drawn:
     full      the same, but all rows are taken: every new key takes the row of the least useful
 
 Ranks are spread over the rows at random. Time is that of the process on its core, on one thread. A step is timed part
-by part: *gather* (find the rows and copy them), *adagrad*, *meet* (with growing, eviction and the sweep). Bytes a row
-are what the process holds more of memory after filling, and by arithmetic. Each size runs in a process of its own.
+by part: *gather* (find the rows and copy them), *adagrad*, *meet* (with growing, eviction and the sweep). *Whole* is a
+step of the default network on such a table, from its inputs to changed weights: the same and the arithmetic. Bytes a
+row are what the process holds more of memory after filling, and by arithmetic. Each size runs in a process of its own.
 """
 
 import argparse
@@ -29,8 +30,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks import machine
+from features.encoding import Encoder, Request
+from features.item_table import ItemTable
+from features.schema import Schema
+from features.state import unpack
 from learners.embeddings import META, EmbeddingTable, TableConfig
-from learners.model import collected
+from learners.losses import ListwiseLoss
+from learners.model import TABLES, ModelConfig, RankingModel, collected
+from learners.optimizer import Adam, AdamConfig
 
 U64 = NDArray[np.uint64]
 N_EMBEDDING: Final = 32
@@ -94,6 +101,53 @@ def step(table: EmbeddingTable, candidates: U64, recent: U64, now_s: int) -> tup
     return np.diff(moments).tolist(), len(batch.rows)
 
 
+class WholeSteps:
+    """Steps of the default network, whose items are in this table; everything else about the inputs is noise."""
+
+    def __init__(self, table: EmbeddingTable, seed: int = 5) -> None:
+        schema, rng = Schema(), np.random.default_rng(seed)
+        tables = {name: EmbeddingTable(N_EMBEDDING) for name in TABLES}
+        self._model = RankingModel(schema, ModelConfig(n_embedding=N_EMBEDDING), {**tables, "item": table})
+        self._adam = Adam(self._model.flat[: self._model.n_trained], AdamConfig())
+        encoder = Encoder(schema)
+        asked = [Request(unpack(b"", schema), {}, 0, ())] * N_REQUESTS
+        self._inputs = encoder.encode(ItemTable(schema), asked)
+        self._inputs.mask = np.ones((N_REQUESTS, N_CANDIDATES), dtype=bool)
+        dense = rng.normal(size=(N_REQUESTS, N_CANDIDATES, len(encoder.dense_names)))
+        self._inputs.dense = dense.astype(np.float32)
+        n_attributes = self._inputs.attribute_key.shape[2]
+        self._inputs.attribute_key = np.zeros((N_REQUESTS, N_CANDIDATES, n_attributes), dtype=np.uint64)
+        self._inputs.recent_type = np.ones((N_REQUESTS, N_RECENT), dtype=np.int64)
+        self._inputs.recent_age = rng.random((N_REQUESTS, N_RECENT), dtype=np.float32)
+
+    def step(self, candidates: U64, recent: U64, now_s: int) -> float:
+        """Seconds of one step."""
+        inputs, model = self._inputs, self._model
+        inputs.item_key, inputs.recent_key = candidates, recent
+        is_known = np.zeros(candidates.shape, dtype=bool)
+        is_known[:, 0] = True
+        started = time.process_time()
+        model.flat_gradient.zero_()
+        named = model.look_up(inputs)
+        model.learn_from(inputs, named, ListwiseLoss(1.0 / N_REQUESTS))
+        self._adam.step(model.flat_gradient)
+        for name, found in named.items():
+            model.tables[name].adagrad(found.rows, found.gradient, 0.1)
+        for name, keys in model.met([(inputs, is_known)]).items():
+            model.tables[name].meet(keys, now_s)
+        return time.process_time() - started
+
+
+def timed_whole(table: EmbeddingTable, draws: Draws, n_steps: int, is_skewed: bool) -> float:
+    """Median milliseconds of whole steps; the first tenth is not counted."""
+    whole, spans = WholeSteps(table), []
+    for number in range(n_steps + n_steps // 10):
+        spans.append(whole.step(*draws.batch(is_skewed, 0.0), NOW_S + 3600 + number // 5))
+        if number % 25 == 0:
+            table.take_touched()
+    return 1000.0 * float(np.median(spans[n_steps // 10 :]))
+
+
 def timed(table: EmbeddingTable, draws: Draws, n_steps: int, is_skewed: bool, share_new: float) -> dict[str, Any]:
     """Percentiles of a step's milliseconds, and medians of its parts; the first tenth is not counted."""
     spans, rows = [], []
@@ -130,6 +184,8 @@ def measure(n_rows: int, n_steps: int) -> dict[str, Any]:
         }
         found["skewed"] = timed(table, Draws(n_rows - 1), n_steps, is_skewed=True, share_new=0.0)
         found["uniform"] = timed(table, Draws(n_rows - 1), n_steps, is_skewed=False, share_new=0.0)
+        for kind in ("skewed", "uniform"):
+            found[kind]["whole_ms"] = timed_whole(table, Draws(n_rows - 1), n_steps // 3, kind == "skewed")
         found["growing"] = timed(table, Draws(n_rows - 1), n_steps, is_skewed=True, share_new=NEW)
         del table
         full = filled(n_rows, n_rows)
@@ -162,8 +218,9 @@ def report(found: dict[str, Any]) -> None:
         for kind in ("skewed", "uniform", "growing", "full"):
             this = sized[kind]
             times = (this["p50_ms"], this["p99_ms"], this["max_ms"], *(this["parts_ms"][part] for part in PARTS))
-            rows.append([f"{n_rows:,}", kind, f"{this['rows']:,.0f}", *(f"{ms:.2f}" for ms in times)])
-    print(machine.table(("rows", "keys", "trained", "p50 ms", "p99", "max", *PARTS), rows))
+            whole = f"{this['whole_ms']:.2f}" if "whole_ms" in this else ""
+            rows.append([f"{n_rows:,}", kind, f"{this['rows']:,.0f}", *(f"{ms:.2f}" for ms in times), whole])
+    print(machine.table(("rows", "keys", "trained", "p50 ms", "p99", "max", *PARTS, "whole"), rows))
     sizes = [
         [f"{n_rows:,}", f"{sized['resident_bytes']:,.0f}", f"{sized['arithmetic_bytes']:.0f}"]
         for n_rows, sized in found["by_rows"].items()

@@ -7,6 +7,7 @@ They know neither network nor features. Legend: B slates, K candidates.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class ListwiseLoss:
     """Weight of a slate."""
     losses: F32 = field(init=False)
     """[B], before learning."""
+    is_relative: ClassVar = True
+    """It says nothing of how high scores are."""
 
     def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32) -> None:
         """Write the gradient; masked candidates add nothing."""
@@ -64,6 +67,11 @@ class PointwiseLoss:
     """What a place adds to a logit, and the gradient of that, to which is added. The first place adds nothing."""
     rates: F32 = field(init=False)
     """[B, K] predicted rates of reward before learning; 0 where nothing counts as shown."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Late rewards alone say nothing of how high rates are."""
+        return not self.is_shown.any()
 
     def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32) -> None:
         """Write the gradient; masked candidates add nothing."""

@@ -27,9 +27,9 @@ of a person, J vectors that candidates are compared with, I inputs of the first 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -48,8 +48,6 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 Table = tuple[U64, U64, F32]
-Loss = Callable[[F32, NDArray[np.bool_], F32], None]
-"""From scores and their mask to the gradient of the scores, which it writes into its last argument."""
 
 TABLES: Final = {
     "item": ("item_key", "recent_key"),
@@ -61,6 +59,17 @@ N_DOTS: Final = 5
 N_PLACES: Final = 50  # whose share in a reward is learned apart
 STATISTICS: Final = ("dense_mean", "dense_variance", "user_mean", "user_variance")
 SLOWEST: Final = 1e-3  # share of a batch in the statistics, once they are of a thousand batches
+
+
+class Loss(Protocol):
+    """From scores and their mask to the gradient of the scores, which it writes into its last argument."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it only compares candidates: its gradient adds up to zero over each slate."""
+
+    def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32, /) -> None:
+        """Write the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,6 +234,8 @@ class RankingModel(nn.Module):
         made = self._activate(inputs, item, attribute, context)
         dscores = np.empty_like(made.scores)
         loss(made.scores, inputs.mask, dscores)
+        if not loss.is_relative:  # or it would be the rounding errors of a sum that is zero, and Adam enlarges them
+            self._gradients["bias"] += dscores.sum()
         self._go_back(inputs, named, made, dscores)
         return made.scores
 
@@ -308,7 +319,7 @@ class RankingModel(nn.Module):
         return made
 
     def _go_back(self, inputs: Inputs, named: Mapping[str, BatchTable], made: Activations, dscores_BK: F32) -> None:
-        """From the gradient of the scores to that of everything; uses up `made`."""
+        """From the gradient of the scores to that of everything but the bias; uses up `made`."""
         w, g = self._arrays, self._gradients
         n_hidden, n_inputs = self.config.n_hidden, made.seen.shape[2]
         n_recent, n_embedding = made.recent.shape[1:]
@@ -326,7 +337,6 @@ class RankingModel(nn.Module):
         kernels.enter_back(made.first, dfirst_NH.reshape(made.first.shape), doffset_BH)
         g["enter"] += seen_NI.T @ dfirst_NH
         g["skip"] += seen_NI.T @ dscores_N1
-        g["bias"] += dscores_N1.sum()
         dseen_NI = dfirst_NH @ w["enter"].T
         dseen_NI += dscores_N1 * w["skip"].T
         drecent_BRD, dlogit_BR = np.zeros_like(made.recent), np.zeros_like(made.logit)

@@ -6,11 +6,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from features.encoding import Inputs, Request
 from features.state import unpack
 from learners.losses import ListwiseLoss
-from learners.model import ModelConfig, RankingModel, mean_of_present
+from learners.model import F32, ModelConfig, RankingModel, mean_of_present
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, item_entry, learned, log, requests, stream
 
@@ -179,6 +180,24 @@ def test_compiled_gradients_are_those_of_the_networks_forward(learner: OnlineLea
         whole[part.rows] = part.gradient
         np.testing.assert_allclose(whole, values[name].grad.numpy(), rtol=1e-3, atol=2e-6, err_msg=name)
         assert np.abs(whole).max() > 1e-4
+
+
+def test_what_only_compares_leaves_the_bias_alone(learner: OnlineLearner) -> None:
+    """To the last bit: the sum of a softmax's gradient is rounding errors, which Adam would make whole steps of."""
+
+    class Rates:
+        is_relative = False
+
+        def __call__(self, scores_BK: F32, mask_BK: NDArray[np.bool_], gradient_BK: F32) -> None:
+            gradient_BK[:] = 0.5 * mask_BK
+
+    inputs, model = awkward(learner, 7, 33), learner._trained
+    _, gradient = model.arrays_of("bias")
+    gradient[:] = 0.0
+    model.learn_from(inputs, model.look_up(inputs), ListwiseLoss(1.0))
+    assert gradient == 0.0
+    model.learn_from(inputs, model.look_up(inputs), Rates())
+    assert gradient == 0.5 * inputs.mask.sum()
 
 
 def test_statistics_are_those_of_what_was_seen() -> None:
