@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import kernels
-from features.history import Arrays
+from features.history import Arrays, arrays_of
 from features.item_table import UNKNOWN, ItemTable, Past, attribute_inputs
 from features.schema import Group, Schema, bucket, duration, hash64, known_hash64
 from features.state import UserState
@@ -115,7 +115,7 @@ class Encoder:
         changes: kernels.Changes,
         slate_E: I64,
         requests: Sequence[Request],
-        past: Past,
+        seen: Arrays,
         rows_BK: I64,
         key_BK: U64,
     ) -> tuple[Inputs, I64]:
@@ -125,12 +125,13 @@ class Encoder:
             changes: The events, as `ItemTable.changes` gives them.
             slate_E: Number of each event's slate; negative: none.
             requests: What was known of the people just before the events; their candidates are not looked at.
-            past: Of these people, as `ItemTable.changes` gives it.
+            seen: Of these people, as `ItemTable.changes` gives it.
             rows_BK: Of each slate's candidates. Those that stand earlier in their slate are masked.
         Returns:
             The inputs, and when each event's item was acted on before [E] (0: never).
         """
         mask_BK, last_ms_E = np.zeros(rows_BK.shape, dtype=bool), np.empty(len(slate_E), dtype=np.int64)
+        past = table.past(seen, changes.ts_ms[slate_E >= 0])
         inputs, asked, out = self._prepare(requests, past, key_BK, mask_BK, table.columns)
         kernels.look_then_fold(
             *(slate_E, asked, changes, table.columns, self._layout, table.groups, rows_BK, key_BK, out, last_ms_E)
@@ -276,7 +277,8 @@ class Encoder:
 def _past(table: ItemTable, requests: Sequence[Request]) -> Past:
     """What is known of those who ask."""
     now_B = np.array([request.now_ms for request in requests], dtype=np.int64)
-    return table.past([request.user.history for request in requests], now_B)
+    seen = arrays_of([request.user.history for request in requests], table.schema.n_recent)
+    return table.past(seen, now_B)
 
 
 def _values(schema: Schema) -> tuple[I64, list[tuple[Group, I64]]]:

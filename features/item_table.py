@@ -26,6 +26,7 @@ from features import history, kernels
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
 from features.history import History
+from features.index import KeyIndex
 from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
 from features.state import HEADER, history_in
 
@@ -40,10 +41,6 @@ class Past(NamedTuple):
     seen: history.Arrays  # [B, W]
     before: NDArray[np.int64]  # [B, P] rows of the items whose successors a request looks at
 
-    def of(self, which_B: NDArray[np.bool_]) -> "Past":
-        """Some of them."""
-        return Past(self.seen.of(which_B), self.before[which_B])
-
 
 class ItemTable:
     """Counters, attributes and successors of items.
@@ -56,7 +53,7 @@ class ItemTable:
         self.schema = schema
         self.rows: dict[str, int] = {"": UNKNOWN}
         self.ids: list[str] = [""]
-        self._row_of_key: dict[int, int] = {0: UNKNOWN}
+        self._index = KeyIndex(capacity)
         self.attributes: dict[int, dict[str, Any]] = {}
         self.touched: set[int] = set()
         self._layout(schema)
@@ -83,13 +80,12 @@ class ItemTable:
         self.ids.append(item)
         key = hash64(item)
         self.key[row] = key
-        self._row_of_key[key] = row
+        self._index.put(self.key[row : row + 1], np.array([row]))
         return row
 
     def rows_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Row numbers by key, in the shape of the keys; `UNKNOWN` for absent ones and items without a row."""
-        rows = np.fromiter(map(self._row_of_key.get, keys.ravel().tolist(), repeat(UNKNOWN)), np.int64, keys.size)
-        return rows.reshape(keys.shape)
+        return self._index.get(keys)
 
     def fold(self, entries: Iterable[Entry]) -> None:
         """Fold log entries, in order; kinds that say nothing about items change nothing."""
@@ -124,18 +120,18 @@ class ItemTable:
 
     def changes(
         self, events: Sequence[tuple[LoggedEvent, History]], takes: Callable[[str], bool] | None = None
-    ) -> tuple[kernels.Changes, Past]:
+    ) -> tuple[kernels.Changes, history.Arrays]:
         """What events will do to the rows, as arrays; makes the rows they need, and changes none.
 
         Args: As `fold_events`.
         Returns:
-            The changes, and what was known of the users just before.
+            The changes, and the users' histories from just before.
         """
         row_E = np.array([self.row(event.item) for event, _ in events], dtype=np.int64)
         key_E = self.key[row_E]
         ms_E = np.array([event.ts_ms for event, _ in events], dtype=np.int64)
-        past = self.past([history for _, history in events], ms_E)
-        before_EP = self._made(self.keys_before(past.seen, ms_E, key_E), events, takes)
+        seen = history.arrays_of([past for _, past in events], self.schema.n_recent)
+        before_EP = self._made(self.keys_before(seen, ms_E, key_E), events, takes)
         if takes is not None:
             row_E = np.where([takes(event.item) for event, _ in events], row_E, UNKNOWN)
         bucket = [self._buckets(event.type, event.context) for event, _ in events]
@@ -146,11 +142,10 @@ class ItemTable:
             np.array([event.value for event, _ in events], dtype=np.float64),
             np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
             before_EP,
-        ), past
+        ), seen
 
-    def past(self, histories: Sequence[History], ms_B: NDArray[np.int64]) -> Past:
+    def past(self, seen: history.Arrays, ms_B: NDArray[np.int64]) -> Past:
         """What was known of people with these histories at their instants."""
-        seen = history.arrays_of(histories, self.schema.n_recent)
         return Past(seen, self.rows_of(self.keys_before(seen, ms_B)))
 
     def keys_before(

@@ -25,8 +25,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.index import I64, LINE, U64, KeyIndex
 from learners import upkeep
-from learners.index import I64, LINE, U64, KeyIndex
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]

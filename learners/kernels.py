@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from features.compiling import LOOSE, compiled
-from learners.index import AHEAD, fetch_row, fetch_slot, find, place_of
+from features.index import AHEAD, fetch_row, fetch_slot, find, place_of
 
 LEAST: Final = np.float32(1e-9)
 SMALL: Final = np.float32(1e-2)  # added to variances: what hardly ever varies is enlarged ten times at most

@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from features.encoding import N_RECENT, Encoder, Inputs
+from features.index import NOTHING
 from features.schema import Schema
 from learners import kernels
 from learners.embeddings import EmbeddingTable
 from learners.errors import DivergedStep
-from learners.index import NOTHING
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -63,7 +63,7 @@ class PendingBatch:
         if not self._events:
             return
         table = self._table
-        changes, past = table.changes(self._events)
+        changes, seen = table.changes(self._events)
         slate_E = np.array(self._slates)
         has_slate_E = slate_E >= 0
         rows_BN, stand_in_BN = self._sampler.draw(self.n_drawn, len(self._requests))
@@ -71,7 +71,7 @@ class PendingBatch:
         stand_in_BK = np.column_stack((changes.key[has_slate_E], stand_in_BN))
         key_BK = np.where(rows_BK == UNKNOWN, stand_in_BK, table.key[rows_BK])
         inputs, last_ms_E = self._encoder.live_through(
-            *(table, changes, slate_E, self._requests, past.of(has_slate_E), rows_BK, key_BK)
+            *(table, changes, slate_E, self._requests, seen.of(has_slate_E), rows_BK, key_BK)
         )
         self._sampler.meet(table, changes.row, last_ms_E, changes.ts_ms)
         self.n_drawn += len(self._requests)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from features.compiling import LOOSE, allocating, compiled
-from learners.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
+from features.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
 
 NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
 EPSILON: Final = np.float32(1e-8)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.index import SPREAD, KeyIndex
+from features.index import SPREAD, KeyIndex
 
 # Few keys, so that they go and come back; the last ones crowd about the end of any array, so that it is gone around.
 INVERSE = pow(int(SPREAD), -1, 2**64)
