@@ -5,6 +5,7 @@ what a test can't do from outside: push from inside the cluster, hold versions b
 and bring it back, keep every published version.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -34,6 +35,14 @@ class Commands:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._ray = importlib.import_module("ray")
+        self._is_over = threading.Event()
+        self._follower = threading.Thread()
+
+    def close(self) -> None:
+        """To be called before Ray ends: who then still asks it for something ends the whole process at once."""
+        self._is_over.set()
+        if self._follower.ident:
+            self._follower.join()
 
     def push(self, events: list[dict[str, Any]]) -> Any:
         """`learners.push` from a Ray task, as a pipeline would."""
@@ -68,14 +77,15 @@ class Commands:
 
     def keep_versions(self, folder: str) -> str:
         """Keep every version published from now on as a file."""
-        threading.Thread(target=self._follow, args=(Path(folder),), daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, args=(Path(folder),), daemon=True)
+        self._follower.start()
         return folder
 
     def _follow(self, folder: Path) -> None:
         hub = self._ray.get_actor(ACTORS["hub"])
         version = 0
-        while True:
-            news = self._ray.get(hub.follow.remote(version, 1 << 62, 5.0))
+        while not self._is_over.is_set():
+            news = self._ray.get(hub.follow.remote(version, 1 << 62, 0.5))
             packed = [self._ray.get(ref) for ref in news["refs"]]
             for number, data in zip(range(news["version"] - len(packed) + 1, news["version"] + 1), packed, strict=True):
                 (folder / f"{number:08d}.part").write_bytes(data)
@@ -95,8 +105,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints to standard output what its daemons report
     config = config_from_dict(msgspec.json.decode(sys.argv[1].encode()))
-    with Run(config, say=lambda text: print(text, file=sys.stderr, flush=True)) as run, termination():
-        commands = Commands(run)
+    with (
+        Run(config, say=lambda text: print(text, file=sys.stderr, flush=True)) as run,
+        termination(),
+        contextlib.closing(Commands(run)) as commands,
+    ):
         _answer(answers, lambda: {"url": run.url, "run_id": run.cluster.run_id})
         for line in sys.stdin:
             name, *arguments = msgspec.json.decode(line.encode())
