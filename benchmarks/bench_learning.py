@@ -4,13 +4,15 @@
 
 One process, no Ray, no store: entries of a small shop's log, ten thousand events a second, each with its user's packed
 state, read by `OnlineLearner` under the default schema. Before what is timed everybody has done enough for a full
-history of 20 items; each event is a slate of itself and 24 negatives. BLAS and torch have one thread. Time is that of
-the process on its core: what others take of the core is not counted. Rounds follow one another with a fresh learner
-each, warmed up on as many events as a history takes; medians and extremes.
+history of 20 items; each event is a slate of itself and 24 negatives. A version is taken after a second of the log or
+4,096 entries, as when several learn. BLAS and torch have one thread. Time is that of the process on its core: what
+others take of the core is not counted. Rounds follow one another with a fresh learner each, warmed up on as many events
+as a history takes; medians and extremes.
 
 With `--learners` as many processes divide the same log, in rounds as they are configured by default; this process hands
 their shares round, as the hub does. A round takes as long as the slowest of them; the time is that of the
-processes on their cores, and beside it that of the wall, which is the same where nobody else is on the machine.
+processes on their cores, and beside it that of the wall, which is the same where nobody else is on the machine. One and
+several take turns; they are compared in pairs.
 """
 
 import argparse
@@ -51,12 +53,20 @@ def log_of(world: World, schema: Schema, n_events: int) -> list[Entry]:
 
 def events_per_s(schema: Schema, warm_up: list[Entry], entries: list[Entry]) -> float:
     """Rate at which a fresh learner reads the entries, after the warm-up."""
-    learner = OnlineLearner(schema, LearnerConfig())
-    for entry in warm_up:
-        learner.read(entry)
+    config = LearnerConfig()
+    learner, clock = OnlineLearner(schema, config), RoundClock(config.rounds)
+
+    def read(some: list[Entry]) -> None:
+        for entry in some:
+            if clock.is_over(entry.id.ms) and learner.is_settled:
+                learner.take_delta(1, 0)
+                clock.start()
+            learner.read(entry)
+            clock.count(entry.id.ms)
+
+    read(warm_up)
     began_s = time.process_time()
-    for entry in entries:
-        learner.read(entry)
+    read(entries)
     return len(entries) / (time.process_time() - began_s)
 
 
@@ -127,8 +137,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     schema, log, n_before = _log(options.events)
     entries = log[n_before:]
     n_recent = statistics.mean(min(len(unpack(entry.state, schema).history), N_RECENT) for entry in entries[:1000])
-    with threadpool_limits(1):
-        rates = [events_per_s(schema, log[:n_before], entries) for _ in range(options.rounds)]
+    rates, together = [], []
+    for _ in range(options.rounds):
+        with threadpool_limits(1):
+            rates.append(events_per_s(schema, log[:n_before], entries))
+        if options.learners:
+            together.append(rates_of(options.learners, options.events))
     return {
         "what": "learning speed",
         "machine": machine.facts(),
@@ -137,9 +151,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "n_negatives": LearnerConfig().sampling.n_negatives,
         "events_per_s": rates,
         "n_learners": options.learners,
-        "together": [
-            rates_of(options.learners, options.events) for _ in range(options.rounds if options.learners else 0)
-        ],
+        "together": together,
     }
 
 
@@ -152,21 +164,19 @@ def _log(n_events: int) -> tuple[Schema, list[Entry], int]:
 
 def report(found: dict[str, Any]) -> None:
     """Print what was found."""
-    rates = sorted(found["events_per_s"])
+    rates = found["events_per_s"]
     print(f"\n{machine.describe(found['machine'])}\n")
     print(f"slates of 1 + {found['n_negatives']}, histories of {found['n_recent']:.1f} items\n")
-    rows = [[f"{statistics.median(rates):,.0f}", f"{rates[0]:,.0f}", f"{rates[-1]:,.0f}"]]
+    rows = [[f"{statistics.median(rates):,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}"]]
     print(machine.table(("events/s, median", "slowest round", "fastest"), rows))
     if found["together"]:
-        alone = statistics.median(rates)
-        rows = [
-            [name, f"{statistics.median(column):,.0f}", f"{statistics.median(column) / alone:.2f}"]
-            for name, column in zip(
-                ("on their cores", "by the wall"), zip(*found["together"], strict=True), strict=True
-            )
-        ]
+        rows = []
+        for name, column in zip(("on their cores", "by the wall"), zip(*found["together"], strict=True), strict=True):
+            ratios = [several / one for several, one in zip(column, rates, strict=True)]
+            extremes = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            rows.append([name, f"{statistics.median(column):,.0f}", f"{statistics.median(ratios):.2f}", extremes])
         print()
-        print(machine.table((f"{found['n_learners']} learners", "events/s, median", "of one"), rows))
+        print(machine.table((f"{found['n_learners']} learners", "events/s, median", "of one", "pairs"), rows))
 
 
 def main() -> None:

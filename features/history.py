@@ -103,16 +103,34 @@ def checked(n: int, packed: bytes) -> History:
 
 def arrays_of(histories: Sequence[History], width: int) -> Arrays:
     """The newest `width` items of each."""
+    data, start_B = joined([history.packed for history in histories])
     n_B = np.fromiter(map(len, histories), np.int64, len(histories))
-    start_B = np.zeros(len(histories) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter((len(history.packed) for history in histories), np.int64, len(histories)), out=start_B[1:])
-    found = Arrays.zeros(len(histories), width)
-    data = np.frombuffer(b"".join(history.packed for history in histories), np.uint8)
-    if _read(data, start_B, n_B, *found):
-        for b, w in zip(*np.nonzero(found.type < 0), strict=True):
-            item, found.type[b, w], _ = histories[b].items()[int(w)]  # longer than what is hashed in compiled code
-            found.key[b, w] = hash64(item)
+    found, _ = read(data, start_B[:-1], start_B[1:], n_B, width)
     return found
+
+
+def joined(parts: Sequence[bytes]) -> tuple[NDArray[np.uint8], I64]:
+    """All bytes, and where each part starts [B + 1]; the last is where the last one ends."""
+    start_B = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=start_B[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), start_B
+
+
+def read(data: NDArray[np.uint8], start_B: I64, end_B: I64, n_B: I64, width: int) -> tuple[Arrays, NDArray[np.bool_]]:
+    """Packed histories that stand somewhere in these bytes.
+
+    Args:
+        n_B: Their items; negative for what is known to be none.
+    Returns:
+        The newest `width` items of each, and which ones are histories; of the others there is nothing.
+    """
+    found, is_read_B = Arrays.zeros(len(n_B), width), np.empty(len(n_B), dtype=bool)
+    if _read(data, start_B, end_B, n_B, *found, is_read_B):
+        for b, w in zip(*np.nonzero(found.type < 0), strict=True):
+            packed = data[start_B[b] : end_B[b]].tobytes()
+            item, found.type[b, w], _ = History(int(n_B[b]), packed, 0).items()[int(w)]  # too long to be hashed there
+            found.key[b, w] = hash64(item)
+    return found, is_read_B
 
 
 @compiled()
@@ -153,13 +171,18 @@ def _check(data: Any, n: int) -> Any:
 
 
 @compiled()
-def _read(data: Any, start_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: Any) -> Any:
-    """Read checked histories; a type of -1 where the id is too long to be hashed here. Returns how many those are."""
-    n_long = 0
+def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: Any, is_read_B: Any) -> Any:
+    """Read histories; a type of -1 where the id is too long to be hashed here. Returns how many those are."""
+    n_long, width = 0, key_BW.shape[1]
     for b in range(len(n_B)):
-        at = start_B[b]
-        for w in range(min(n_B[b], key_BW.shape[1])):
-            start, length, kind, ms, at = _entry(data, at, start_B[b + 1])
+        at = start_B[b] if n_B[b] >= 0 else BROKEN
+        for w in range(n_B[b]):
+            start, length, kind, ms, at = _entry(data, at, end_B[b])
+            if at == BROKEN:
+                break
+            if w >= width:
+                continue
+            ms_BW[b, w] = ms
             if length > LONGEST:
                 type_BW[b, w] = -1
                 n_long += 1
@@ -167,7 +190,11 @@ def _read(data: Any, start_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: A
                 key = xxh3_64(data, start, length)
                 key_BW[b, w] = key if key else np.uint64(1)
                 type_BW[b, w] = kind
-            ms_BW[b, w] = ms
+        is_read_B[b] = at == end_B[b]
+        if not is_read_B[b]:
+            for w in range(width):
+                n_long -= type_BW[b, w] == -1
+                key_BW[b, w], type_BW[b, w], ms_BW[b, w] = np.uint64(0), 0, 0
     return n_long
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from features import history, kernels
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
-from features.history import History
+from features.history import History, Recent
 from features.index import KeyIndex
 from features.schema import FORMAT, Attribute, Schema, bucket, duration, hash64
 from features.state import HEADER, history_in
@@ -114,35 +114,41 @@ class ItemTable:
         """
         if not events:
             return
-        changes, _ = self.changes(events, takes)
+        histories = [recent for _, recent in events]
+        seen = history.arrays_of(histories, self.schema.n_recent)
+        changes = self.changes([event for event, _ in events], seen, lambda e: histories[e].items(), takes)
         kernels.fold_all(changes, self.columns, self.groups)
         self.note_touched(changes)
 
     def changes(
-        self, events: Sequence[tuple[LoggedEvent, History]], takes: Callable[[str], bool] | None = None
-    ) -> tuple[kernels.Changes, history.Arrays]:
+        self,
+        events: Sequence[LoggedEvent],
+        seen: history.Arrays,
+        items_of: Callable[[int], Sequence[Recent]],
+        takes: Callable[[str], bool] | None = None,
+    ) -> kernels.Changes:
         """What events will do to the rows, as arrays; makes the rows they need, and changes none.
 
-        Args: As `fold_events`.
-        Returns:
-            The changes, and the users' histories from just before.
+        Args:
+            seen: The users' histories from just before them.
+            items_of: One of these, taken apart.
+            takes: As `fold_events`.
         """
-        row_E = np.array([self.row(event.item) for event, _ in events], dtype=np.int64)
+        row_E = np.array([self.row(event.item) for event in events], dtype=np.int64)
         key_E = self.key[row_E]
-        ms_E = np.array([event.ts_ms for event, _ in events], dtype=np.int64)
-        seen = history.arrays_of([past for _, past in events], self.schema.n_recent)
-        before_EP = self._made(self.keys_before(seen, ms_E, key_E), events, takes)
+        ms_E = np.array([event.ts_ms for event in events], dtype=np.int64)
+        before_EP = self._made(self.keys_before(seen, ms_E, key_E), items_of, takes)
         if takes is not None:
-            row_E = np.where([takes(event.item) for event, _ in events], row_E, UNKNOWN)
-        bucket = [self._buckets(event.type, event.context) for event, _ in events]
+            row_E = np.where([takes(event.item) for event in events], row_E, UNKNOWN)
+        bucket = [self._buckets(event.type, event.context) for event in events]
         return kernels.Changes(
             row_E,
             key_E,
             ms_E,
-            np.array([event.value for event, _ in events], dtype=np.float64),
+            np.array([event.value for event in events], dtype=np.float64),
             np.array(bucket, dtype=np.int64).reshape(len(events), len(self.schema.item_groups)),
             before_EP,
-        ), seen
+        )
 
     def past(self, seen: history.Arrays, ms_B: NDArray[np.int64]) -> Past:
         """What was known of people with these histories at their instants."""
@@ -164,7 +170,7 @@ class ItemTable:
 
     def note_touched(self, changes: kernels.Changes) -> None:
         """Note which rows these events have changed."""
-        self.touched.update(changes.row.tolist(), changes.before.ravel().tolist())
+        self.touched.update(np.unique(np.concatenate((changes.row, changes.before.ravel()))).tolist())
         self.touched.discard(UNKNOWN)
 
     def predecessors(self, seen: History, ts_ms: int, item: str | None = None) -> list[str]:
@@ -284,13 +290,13 @@ class ItemTable:
     def _made(
         self,
         keys_EP: NDArray[np.uint64],
-        events: Sequence[tuple[LoggedEvent, History]],
+        items_of: Callable[[int], Sequence[Recent]],
         takes: Callable[[str], bool] | None,
     ) -> NDArray[np.int64]:
         """Rows of the items before some events, made where there are none."""
         row_EP = self.rows_of(keys_EP)
         for e, p in zip(*np.nonzero((row_EP == UNKNOWN) & (keys_EP != 0)), strict=True):
-            (item, *_) = (item for item, _, _ in events[e][1].items() if hash64(item) == keys_EP[e, p])
+            (item, *_) = (item for item, _, _ in items_of(int(e)) if hash64(item) == keys_EP[e, p])
             if takes is None or takes(item):
                 row_EP[e, p] = self.row(item)
         if takes is not None:

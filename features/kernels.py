@@ -22,6 +22,9 @@ EMPTY: Final = -1
 NO_BUCKET: Final = -1  # a group decays, but there is nothing to add to
 UNCHANGED: Final = -2  # an event of this type says nothing to a group
 DAY_MS: Final = 86_400_000
+LOG_2: Final = float(np.log(2.0))
+LAST: Final = 64
+POWERS: Final = np.append(0.5 ** np.arange(LAST), 0.0)  # of a half; the last one stands for all that follow
 NO_AGE: Final = np.float32(2.0)  # where there is nothing to have an age: that of 15 years
 
 
@@ -315,12 +318,15 @@ def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any)
     for h in range(1, len(half_life_ms_H)):
         if half_life_ms_H[h] < half_life_ms_H[shortest]:
             shortest = h
-    weakest, least = 0, np.inf
+    half_life_ms, weakest, least = half_life_ms_H[shortest], 0, np.inf
     for s in range(n_places):
         if items.next_key[row, s] == 0:
             return s
-        age_ms = min(items.next_ms[row, s] - ts_ms, 0)
-        strength = items.next_value[row, s, shortest] * np.exp2(age_ms / half_life_ms_H[shortest])
+        value, halvings = items.next_value[row, s, shortest], max(ts_ms - items.next_ms[row, s], 0) / half_life_ms
+        # Mostly it is enough to know that 2^-h >= 1 - h log 2, or that it is more than half of 2^-floor(h).
+        if value * max(1.0 - LOG_2 * halvings, POWERS[min(np.int64(halvings) + 1, LAST)]) >= least:
+            continue
+        strength = value * np.exp2(-halvings)
         if strength < least:
             weakest, least = s, strength
     return weakest

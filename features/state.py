@@ -16,20 +16,25 @@ A group whose `ms` is 0 has never counted. Nothing here knows a store.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from features.compiling import compiled
 from features.errors import CorruptState, SchemaMismatch
 from features.events import LoggedEvent
-from features.history import NOTHING, History, Recent, checked
+from features.history import NOTHING, Arrays, History, Recent, checked, joined, read
 from features.schema import FORMAT, Schema, bucket, duration
 
 HEADER: Final = struct.Struct("<BQ")
 LISTS: Final = struct.Struct("<HII")
+N_LISTS: Final = LISTS.size
 _encode = msgspec.msgpack.Encoder().encode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -138,6 +143,50 @@ def history_in(state: bytes, schema: Schema) -> History:
         return NOTHING
     _, lengths, entries, context, _ = _cuts(state, schema)
     return checked((entries - lengths) // 2, state[entries:context])
+
+
+def histories_in(states: Sequence[bytes], schema: Schema) -> tuple[Arrays, NDArray[np.bool_]]:
+    """`history_in` of many states, as `history.arrays_of` gives them; and of which it would give one."""
+    data, start_B = joined(states)
+    first_B, end_B, n_B = (np.empty(len(states), dtype=np.int64) for _ in range(3))
+    _find(
+        data,
+        start_B,
+        schema.user_block_bytes,
+        np.frombuffer(HEADER.pack(FORMAT, schema.fingerprint), np.uint8),
+        first_B,
+        end_B,
+        n_B,
+    )
+    return read(data, first_B, end_B, n_B, schema.n_recent)
+
+
+@compiled()
+def _find(data: Any, start_B: Any, n_block: int, header: Any, first_B: Any, end_B: Any, n_B: Any) -> None:
+    """Where the recent entries of each state are, and how many; -1 where these bytes are no state under the schema."""
+    for b in range(len(first_B)):
+        start, end = start_B[b], start_B[b + 1]
+        lists = start + len(header) + n_block
+        first_B[b] = end_B[b] = start
+        n_B[b] = 0 if start == end else -1
+        if lists + N_LISTS > end:
+            continue
+        is_same = True
+        for at in range(len(header)):
+            is_same &= data[start + at] == header[at]
+        n_recent, n_bytes, n_context = number(data, lists, 2), number(data, lists + 2, 4), number(data, lists + 6, 4)
+        first = lists + N_LISTS + 2 * n_recent
+        if is_same and first + n_bytes + n_context <= end:
+            first_B[b], end_B[b], n_B[b] = first, first + n_bytes, n_recent
+
+
+@compiled()
+def number(data: Any, start: Any, n_bytes: int) -> Any:
+    """An unsigned number, little endian."""
+    found = np.int64(0)
+    for at in range(n_bytes):
+        found |= np.int64(data[start + at]) << (8 * at)
+    return found
 
 
 def split(state: bytes, schema: Schema) -> Parts:

@@ -43,7 +43,7 @@ from features.events import (
 from features.item_table import ItemTable
 from features.joiner import JoinConfig, Joiner, Outcome
 from features.schema import Schema
-from features.state import UserState, history_in, unpack
+from features.state import UserState, unpack
 from learners import snapshots
 from learners.drift import DriftConfig, DriftDetector
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
@@ -192,7 +192,8 @@ class OnlineLearner:
         except (FeatureError, msgspec.DecodeError) as error:
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
         self.positions[entry.partition] = entry.id
-        self._take_outcomes(entry.id.ms)
+        if self._is_mine(entry):
+            self._take_outcomes(entry.id.ms)
 
     def close_tick(self, end_ms: int) -> None:
         """Note that no entry before `end_ms` is still to come; learns what is due by then."""
@@ -418,9 +419,9 @@ class OnlineLearner:
         if self._is_mine(entry):
             user = unpack(entry.state, self.schema)
             is_joined = self._joiner.add_feedback(event)
-            self._pending.add(event, user.history, None if is_joined else self._request(event, user, entry.id.ms))
+            self._pending.add(event, entry.state, None if is_joined else self._request(event, user, entry.id.ms))
         else:
-            self._pending.add(event, history_in(entry.state, self.schema))
+            self._pending.add(event, entry.state)
         self.n_events += 1
 
     def _request(self, event: LoggedEvent, user: UserState, ms: int) -> Request:

@@ -10,6 +10,7 @@ It knows neither the log nor the network.
 Legend: B slates, E events, K candidates, N negatives.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -17,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encoding import Encoder, Inputs, Request
+from features.errors import FeatureError
 from features.events import LoggedEvent
-from features.history import History
+from features.history import Arrays
 from features.item_table import UNKNOWN, ItemTable
+from features.state import histories_in, history_in
 from learners.sampling import NegativeSampler
+
+logger = logging.getLogger(__name__)
 
 
 class PendingBatch:
@@ -30,7 +35,8 @@ class PendingBatch:
         self._encoder = encoder
         self._table = table
         self._sampler = sampler
-        self._events: list[tuple[LoggedEvent, History]] = []
+        self._events: list[LoggedEvent] = []
+        self._states: list[bytes] = []
         self._slates: list[int] = []
         """Number of each event's slate among those that wait; -1: it has none."""
         self._requests: list[Request] = []
@@ -43,14 +49,16 @@ class PendingBatch:
         """Number of slates."""
         return self._n_slates
 
-    def add(self, event: LoggedEvent, history: History, request: Request | None = None) -> None:
+    def add(self, event: LoggedEvent, state: bytes, request: Request | None = None) -> None:
         """Take in the next event.
 
         Args:
-            history: Of who it happened to, from just before it.
+            state: Of who it happened to, from just before it, packed. It may turn out to be none, later, of an event
+                that has no slate: that one is passed over.
             request: What would have been asked just before it, whatever the candidates; None: the event has no slate.
         """
-        self._events.append((event, history))
+        self._events.append(event)
+        self._states.append(state)
         if request is None:
             self._slates.append(-1)
             return
@@ -63,7 +71,8 @@ class PendingBatch:
         if not self._events:
             return
         table = self._table
-        changes, seen = table.changes(self._events)
+        seen = self._histories()
+        changes = table.changes(self._events, seen, lambda e: history_in(self._states[e], table.schema).items())
         slate_E = np.array(self._slates)
         has_slate_E = slate_E >= 0
         rows_BN, stand_in_BN = self._sampler.draw(self.n_drawn, len(self._requests))
@@ -77,7 +86,20 @@ class PendingBatch:
         self.n_drawn += len(self._requests)
         if self._requests:
             self._lived.append(inputs)
-        self._events, self._slates, self._requests = [], [], []
+        self._events, self._states, self._slates, self._requests = [], [], [], []
+
+    def _histories(self) -> Arrays:
+        """Of those whom the events that wait happened to; events whose state is none wait no longer."""
+        seen, is_read_E = histories_in(self._states, self._table.schema)
+        if is_read_E.all():
+            return seen
+        for e in np.flatnonzero(~is_read_E)[::-1].tolist():
+            try:
+                history_in(self._states[e], self._table.schema)
+            except FeatureError as error:
+                logger.error("an event of user %s is passed over: %s", self._events[e].user, error)
+            del self._events[e], self._states[e], self._slates[e]
+        return seen.of(is_read_E)
 
     def take(self) -> Inputs | None:
         """Inputs of all slates, the positive as candidate 0; None if there are none. All events are folded."""
