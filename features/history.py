@@ -95,7 +95,7 @@ def checked(n: int, packed: bytes) -> History:
     Raises:
         CorruptState: If they are not.
     """
-    latest_ms = _check(np.frombuffer(packed, np.uint8), n) if n else 0
+    latest_ms = _check(np.frombuffer(packed, np.uint8), n) if n or packed else 0
     if latest_ms == BROKEN:
         raise CorruptState(f"recent items: expected {n} entries in {len(packed)} bytes")
     return History(n, packed, latest_ms)

@@ -24,7 +24,7 @@ UNCHANGED: Final = -2  # an event of this type says nothing to a group
 DAY_MS: Final = 86_400_000
 LOG_2: Final = float(np.log(2.0))
 LAST: Final = 64
-POWERS: Final = np.append(0.5 ** np.arange(LAST), 0.0)  # of a half; the last one stands for all that follow
+POWERS: Any = np.append(0.5 ** np.arange(LAST), 0.0)  # of a half; the last one stands for all that follow
 NO_AGE: Final = np.float32(2.0)  # where there is nothing to have an age: that of 15 years
 
 

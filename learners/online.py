@@ -138,7 +138,8 @@ class OnlineLearner:
         self.model = RankingModel(schema, config.model, tables)
         self.encoder = Encoder(schema)
         self.positions: Positions = {}
-        self.n_events = self.n_examples = self.n_skipped = 0
+        self.n_examples = self.n_skipped = 0
+        self._n_read = 0
         self.last_step: StepMetrics | None = None
         self._trained = RankingModel(schema, config.model, self.model.tables)
         self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
@@ -158,6 +159,11 @@ class OnlineLearner:
         self._n_before = self._counts()
         self._first_ms = 0
         self._tick_end_ms = 0
+
+    @property
+    def n_events(self) -> int:
+        """Events that were taken in, ever."""
+        return self._n_read - self._pending.n_passed_over
 
     @property
     def is_settled(self) -> bool:
@@ -371,7 +377,7 @@ class OnlineLearner:
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
-        fresh.n_events, fresh.n_examples = progress.n_events, progress.n_examples
+        fresh._n_read, fresh.n_examples = progress.n_events, progress.n_examples
         fresh._n_before = fresh._counts()
         if fresh._round is not None:
             fresh._round.start()
@@ -422,7 +428,7 @@ class OnlineLearner:
             self._pending.add(event, entry.state, None if is_joined else self._request(event, user, entry.id.ms))
         else:
             self._pending.add(event, entry.state)
-        self.n_events += 1
+        self._n_read += 1
 
     def _request(self, event: LoggedEvent, user: UserState, ms: int) -> Request:
         """What would have been asked just before an event; the first of a batch begins it."""

@@ -44,6 +44,8 @@ class PendingBatch:
         self._n_slates = 0
         self.n_drawn = 0
         """Slates that negatives were drawn for, ever: draws depend on it."""
+        self.n_passed_over = 0
+        """Events that turned out to have no state."""
 
     def __len__(self) -> int:
         """Number of slates."""
@@ -99,6 +101,7 @@ class PendingBatch:
             except FeatureError as error:
                 logger.error("an event of user %s is passed over: %s", self._events[e].user, error)
             del self._events[e], self._states[e], self._slates[e]
+            self.n_passed_over += 1
         return seen.of(is_read_E)
 
     def take(self) -> Inputs | None:

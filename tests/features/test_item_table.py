@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import kernels
 from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedAttributes, LoggedEvent, StreamId, encode_body
 from features.history import NOTHING, History, Recent, history_of
@@ -133,6 +134,19 @@ def test_a_full_successor_set_gives_up_what_followed_least_lately() -> None:
     table.fold_events([(event("f", T0_MS + 401_000), recent("a"))])
     (row,) = table.find(["a"])
     assert set(table.successor_key[row].tolist()) == {hash64(item) for item in "cdef"}
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 8.0, width=32), st.integers(-50, 2_000_000_000)), min_size=4, max_size=4))
+def test_the_weakest_successor_is_the_one_with_least_left(successors: list[tuple[float, int]]) -> None:
+    """The loop leaves out powers that can't matter."""
+    table = ItemTable(SCHEMA, capacity=2)
+    table.successor_key[1] = range(1, 5)
+    table.successor_ms[1] = [T0_MS - age_ms for _, age_ms in successors]
+    table.successor_value[1] = [[value] * len(SCHEMA.successor_half_lives_s) for value, _ in successors]
+    half_lives_ms = 1000.0 * np.array(SCHEMA.successor_half_lives_s)
+    left = [value * 0.5 ** (max(age_ms, 0) / half_lives_ms.min()) for value, age_ms in successors]
+    found = kernels.place_among(1, np.uint64(9), T0_MS, table.columns, half_lives_ms)
+    assert left[found] <= min(left) * (1 + 1e-12)
 
 
 def test_a_full_successor_set_gives_up_its_weakest() -> None:

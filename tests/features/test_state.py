@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 from features.embedded import EmbeddedServer
 from features.errors import CorruptState, SchemaMismatch
 from features.events import LoggedEvent
-from features.history import NOTHING
+from features.history import NOTHING, Arrays, arrays_of
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.schema import Group, Schema, bucket
-from features.state import HEADER, UserState, apply_update, empty_state, unpack, update_for, with_attributes
+from features.state import (
+    HEADER,
+    UserState,
+    apply_update,
+    empty_state,
+    histories_in,
+    history_in,
+    unpack,
+    update_for,
+    with_attributes,
+)
 from features.store import Applied, erasure_record, event_record, user_record
 from tests.features.examples import KEYS, OTHER_SCHEMA, SCHEMA, T0_MS, applied, attributes, erasure, event
 
@@ -67,6 +77,28 @@ def recount(folded: list[LoggedEvent], group: Group, at_ms: int) -> list[float]:
 def test_a_stranger_is_packed_as_zeros_and_unpacked_as_nothing() -> None:
     assert unpack(b"", SCHEMA) == unpack(empty_state(SCHEMA), SCHEMA)
     assert unpack(b"", SCHEMA) == UserState(bytes(SCHEMA.user_block_bytes), NOTHING, {}, {})
+
+
+@given(st.lists(st.lists(events, max_size=4), min_size=1, max_size=4), st.data())
+def test_histories_of_many_states_are_those_of_each(people: list[list[LoggedEvent]], data: st.DataObject) -> None:
+    """Whole states, and such as somebody cut or changed: both ways of reading agree on what is none."""
+    states = [fold(*folded) for folded in people]
+    at = data.draw(st.integers(0, len(states) - 1))
+    harmed = bytearray(states[at][: data.draw(st.integers(0, len(states[at])))])
+    for place in data.draw(st.lists(st.integers(0, max(len(harmed) - 1, 0)), max_size=2)):
+        harmed[place : place + 1] = data.draw(st.binary(max_size=1))
+    states[at] = bytes(harmed)
+    found, is_read = histories_in(states, SCHEMA)
+    for b, state in enumerate(states):
+        try:
+            expected = arrays_of([history_in(state, SCHEMA)], SCHEMA.n_recent)
+        except (CorruptState, SchemaMismatch):
+            assert not is_read[b]
+            expected = Arrays.zeros(1, SCHEMA.n_recent)
+        else:
+            assert is_read[b]
+        for array, one in zip(found, expected, strict=True):
+            assert array[b].tolist() == one[0].tolist()
 
 
 @given(st.lists(events, max_size=10), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))

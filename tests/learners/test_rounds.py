@@ -50,6 +50,16 @@ def test_reading_the_same_entries_gives_the_same_weights_bit_for_bit(straight: T
     assert packed(read(Team(SCHEMA, THREE), ENTRIES).learners[0]) == packed(straight.learners[0])
 
 
+def test_an_event_whose_state_is_none_is_passed_over_by_all(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own learner notices at once, the others when they fold it."""
+    bad = {number: ENTRIES[number]._replace(state=b"\x01nonsense") for number in (400, 401, 423)}
+    team = read(Team(SCHEMA, THREE), [bad.get(number, entry) for number, entry in enumerate(ENTRIES)])
+    one, *others = map(packed, team.learners)
+    assert all(other == one for other in others)
+    assert {learner.n_events for learner in team.learners} == {len(ENTRIES) - len(bad)}
+    assert caplog.text.count("passed over") == len(bad) * len(team.learners)
+
+
 @pytest.mark.parametrize("tick_ms", [200, 7_000, 100_000])
 def test_rounds_do_not_depend_on_when_ticks_are_closed(straight: Team, tick_ms: int) -> None:
     team = ticked(Team(SCHEMA, THREE), ENTRIES, tick_ms)
