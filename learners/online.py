@@ -49,7 +49,7 @@ from learners.drift import DriftConfig, DriftDetector
 from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.lateness import Lateness
-from learners.losses import ListwiseLoss, PointwiseLoss
+from learners.losses import ListwiseLoss
 from learners.model import TABLES, ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
 from learners.parts import Part, impressions, positives
@@ -57,16 +57,11 @@ from learners.pending import PendingBatch
 from learners.progressive import Progressive
 from learners.rounds import Round, RoundConfig, Share, lay_table
 from learners.sampling import NegativeSampler, SamplingConfig
+from learners.served import ServedMean
 from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-AVERAGED: Final = 100  # steps whose mean serves
-COMPARED: Final = 16  # steps between two looks at what serves: a look costs a third of a step
-LIFTING: Final = 0.1  # share of what is found missing that a look adds
-HIGHEST: Final = 2.0  # in log odds
-SURE: Final = 30.0  # a logit beyond this is taken for this: the mean rate of such is never 0
-WARM: Final = 4  # steps after which the mean begins to count more than the newest
 VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
 
 logger = logging.getLogger(__name__)
@@ -151,10 +146,7 @@ class OnlineLearner:
         self._progressive = Progressive()
         self._drift = DriftDetector(config.drift)
         self._lateness = Lateness()
-        self._lift = self._lifted = 0.0
-        """What is to be added to the bias of what serves, and what has been."""
-        self._mean_since = 0
-        """Step with which the mean that serves began."""
+        self._served = ServedMean(self.model)
         self._round = Round(self._trained) if config.rounds.n_learners > 1 else None
         self._n_before = self._counts()
         self._first_ms = 0
@@ -297,9 +289,9 @@ class OnlineLearner:
             n_examples,
             n_skipped,
             n_drawn,
-            self._mean_since,
+            self._served.since,
             self._lateness.state,
-            self._lift,
+            self._served.lift,
             self._sampler.met.tolist(),
             self._round.take_tables(),
         )
@@ -307,12 +299,12 @@ class OnlineLearner:
     def lay(self, shares: Sequence[Share]) -> None:
         """After `end_round`: become what the shares of all, by seat, make of where they began."""
         assert self._round is not None
-        self._mean_since = shares[0].mean_since
-        pace = self._pace(self._adam.n_steps - self._round.n_steps, sum(share.weight for share in shares))
+        self._served.since = shares[0].mean_since
+        pace = self._served.pace(self._adam.n_steps - self._round.n_steps, sum(share.weight for share in shares))
         self._round.lay_dense(shares, self._adam, self.model.flat, pace)
-        self._lift = shares[0].lift
+        self._served.lift = shares[0].lift
         if any(share.n_steps for share in shares):
-            self._raise(pace)
+            self._served.keep_lifted(pace)
         now_s = self._now_ms() // 1000
         for name, table in self.model.tables.items():
             lay_table(table, [share.tables[name] for share in shares], now_s)
@@ -372,8 +364,7 @@ class OnlineLearner:
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
         fresh._lateness.state = private.lateness
-        fresh._lift = fresh._lifted = private.lift
-        fresh._mean_since = private.mean_since
+        fresh._served = ServedMean(fresh.model, private.mean_since, private.lift)
         fresh._sampler.met, fresh._pending.n_drawn = np.array(private.met), private.n_drawn
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh.n_skipped = progress.trained_through_ms, private.n_skipped
@@ -469,9 +460,7 @@ class OnlineLearner:
         if self._round is not None:
             self._round.note_step(fullness)
         else:
-            pace = self._pace(self._adam.n_steps - 1, fullness)
-            self.model.flat.lerp_(self._trained.flat, pace)
-            self._raise(pace)
+            self._served.follow(self._trained.flat, self._served.pace(self._adam.n_steps - 1, fullness))
         return norm
 
     def _meet(self, keys: dict[str, U64]) -> None:
@@ -490,8 +479,7 @@ class OnlineLearner:
                 popularity = self.encoder.popularity(part.inputs)
                 excess = self._progressive.add(part.scores, popularity, part.inputs.mask)
                 if self._drift.add(excess, self._now_ms()):
-                    # What the mean holds is of a world that is no more.
-                    self._mean_since = self._adam.n_steps
+                    self._served.since = self._adam.n_steps
             else:
                 in_time, late = (
                     float(part.loss.reward[is_so].sum()) for is_so in (part.loss.is_shown, ~part.loss.is_shown)
@@ -499,34 +487,9 @@ class OnlineLearner:
                 predicted = float(part.loss.rates.sum()) / (1.0 - self._lateness.share)
                 self._progressive.add_impressions(part.n_examples, predicted, in_time + late)
                 self._lateness.add(part.n_examples, in_time, late)
-                if self._adam.n_steps % COMPARED == 0 and part.loss.is_shown.any():
-                    self._compare(part)
+                if self._served.is_due(self._adam.n_steps) and part.loss.is_shown.any():
+                    self._served.compare(part)
         return logloss
-
-    def _pace(self, n_before: int, n_steps: float) -> float:
-        """How far what serves moves towards what is trained: steps are noisy, their mean is less so.
-
-        Args:
-            n_before: Steps there were before.
-            n_steps: Full steps that are taken; of a batch that is not full a part of one.
-        """
-        rate = max(1.0 / AVERAGED, WARM / (WARM + max(n_before - self._mean_since, 0) + 1))
-        return 1.0 - math.pow(1.0 - rate, n_steps)
-
-    def _compare(self, part: Part) -> None:
-        """See whether what serves predicts as many rewards as what is trained, and aim the lift at that.
-
-        It is a mean of weights, and the rate of a mean logit is not the mean of rates.
-        """
-        trained, served = (_mean_rate(scores, part) for scores in (part.scores, self.model.score(part.inputs)))
-        wanted = self._lift + LIFTING * math.log(trained / served)
-        self._lift = min(max(wanted, -HIGHEST), HIGHEST)
-
-    def _raise(self, pace: float) -> None:
-        """After what serves has moved: keep its bias as much higher as it should be."""
-        bias, _ = self.model.arrays_of("bias")
-        bias += np.float32(pace * self._lifted + self._lift - self._lifted)
-        self._lifted = self._lift
 
     def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
         if not self.is_settled:
@@ -558,24 +521,15 @@ class OnlineLearner:
                     self.n_skipped,
                     self._progressive.state,
                     self._drift.state,
-                    self._mean_since,
+                    self._served.since,
                     self._lateness.state,
-                    self._lift,
+                    self._served.lift,
                     self._sampler.met.tolist(),
                     self._pending.n_drawn,
                     packed,
                 )
             ),
         )
-
-
-def _mean_rate(scores_BK: NDArray[np.float32], part: Part) -> float:
-    """Of the impressions of a part, at the first place."""
-    assert isinstance(part.loss, PointwiseLoss)
-    is_shown_BK = part.inputs.mask & part.loss.is_shown[:, None]
-    logits = np.clip(scores_BK[is_shown_BK].astype(np.float64), -SURE, SURE)
-    rates: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
-    return float(rates.mean())
 
 
 def squared(values: NDArray[np.float32]) -> float:
