@@ -61,7 +61,7 @@ def plot_series(
             axis.set_xscale("log")
         axis.set_ylabel(panel["label"])
         if len(panel["series"]) > 1:
-            axis.legend(fontsize=9, loc="upper right")
+            axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     axes[-1].set_xlabel(along)
     axes[0].set_title(title, loc="left", fontsize=11)
     _save(figure, caption, path)
