@@ -174,14 +174,14 @@ def _find(data: Any, start_B: Any, n_block: int, header: Any, first_B: Any, end_
         is_same = True
         for at in range(len(header)):
             is_same &= data[start + at] == header[at]
-        n_recent, n_bytes, n_context = number(data, lists, 2), number(data, lists + 2, 4), number(data, lists + 6, 4)
+        n_recent, n_bytes, n_context = _number(data, lists, 2), _number(data, lists + 2, 4), _number(data, lists + 6, 4)
         first = lists + N_LISTS + 2 * n_recent
         if is_same and first + n_bytes + n_context <= end:
             first_B[b], end_B[b], n_B[b] = first, first + n_bytes, n_recent
 
 
 @compiled()
-def number(data: Any, start: Any, n_bytes: int) -> Any:
+def _number(data: Any, start: Any, n_bytes: int) -> Any:
     """An unsigned number, little endian."""
     found = np.int64(0)
     for at in range(n_bytes):
