@@ -74,6 +74,8 @@ class PendingBatch:
             return
         table = self._table
         seen = self._histories()
+        if not self._events:
+            return  # none of them had a state
         changes = table.changes(self._events, seen, lambda e: history_in(self._states[e], table.schema).items())
         slate_E = np.array(self._slates)
         has_slate_E = slate_E >= 0
@@ -99,7 +101,7 @@ class PendingBatch:
             try:
                 history_in(self._states[e], self._table.schema)
             except FeatureError as error:
-                logger.error("an event of user %s is passed over: %s", self._events[e].user, error)
+                logger.error("an event at %d ms is passed over: %s", self._events[e].ts_ms, error)
             del self._events[e], self._states[e], self._slates[e]
             self.n_passed_over += 1
         return seen.of(is_read_E)

@@ -42,7 +42,7 @@ class Commands:
         """To be called before Ray ends: who then still asks it for something ends the whole process at once."""
         self._is_over.set()
         if self._follower.ident:
-            self._follower.join()
+            self._follower.join(30.0)
 
     def push(self, events: list[dict[str, Any]]) -> Any:
         """`learners.push` from a Ray task, as a pipeline would."""

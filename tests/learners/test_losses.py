@@ -82,6 +82,15 @@ def test_an_impression_pulls_by_its_predicted_rate_less_its_reward() -> None:
     np.testing.assert_allclose(gradient, rates - np.array([[0.0], [1.0]]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("is_shown", [[True, True], [False, True], [False, False]])
+def test_a_loss_that_says_it_only_compares_adds_up_to_zero_over_each_slate(is_shown: list[bool]) -> None:
+    scores_BK, reward_BK = np.float32([[0.3, -1.0, 2.0], [0.1, 0.0, -0.5]]), np.float32([[0, 1, 0], [1, 0, 0]])
+    loss, gradient_BK = used(scores_BK, is_shown, reward_BK, 0.0, -1.0)
+    assert loss.is_relative == (not any(is_shown))
+    assert loss.is_relative == bool((np.abs(gradient_BK.sum(axis=1)) < 1e-6).all())
+    assert ListwiseLoss.is_relative and np.abs(listwise([[0.3, -1.0, 2.0]])[1].sum()) < 1e-6
+
+
 def test_shown_is_the_logistic_loss() -> None:
     scores = torch.tensor([[0.3, -1.0, 2.0, 0.1]], requires_grad=True)
     places = torch.tensor([0.0, -0.5, -1.0, -1.0]) + 0.25

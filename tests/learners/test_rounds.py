@@ -60,6 +60,15 @@ def test_an_event_whose_state_is_none_is_passed_over_by_all(caplog: pytest.LogCa
     assert caplog.text.count("passed over") == len(bad) * len(team.learners)
 
 
+def test_a_learner_whose_others_have_nothing_but_such_events_goes_on() -> None:
+    config = replace(CONFIG, rounds=RoundConfig(n_learners=2))
+    learner = OnlineLearner(SCHEMA, config, 0)
+    for entry in ENTRIES[:3]:
+        learner.read(entry._replace(partition=1, state=b"\x01nonsense"))
+    share = learner.end_round(END_MS)
+    assert (learner.n_events, share.n_examples) == (0, 0)
+
+
 @pytest.mark.parametrize("tick_ms", [200, 7_000, 100_000])
 def test_rounds_do_not_depend_on_when_ticks_are_closed(straight: Team, tick_ms: int) -> None:
     team = ticked(Team(SCHEMA, THREE), ENTRIES, tick_ms)

@@ -46,8 +46,7 @@ def test_it_comes_to_be_what_is_trained_and_its_bias_higher_by_the_lift(model: R
         served.lift = 0.1 * (number % 7)
         served.follow(trained, served.pace(number, 1.0))
     assert bias_of(model) == pytest.approx(0.25 + served.lift, abs=1e-4)
-    bias_of_resumed = ServedMean(model, served.since, served.lift)
-    bias_of_resumed.follow(trained, 0.5)
+    ServedMean(model, served.since, served.lift).follow(trained, 0.5)  # resumed
     assert bias_of(model) == pytest.approx(0.25 + served.lift, abs=1e-4)
     model.arrays_of("bias")[0][:] -= np.float32(served.lift)
     assert torch.allclose(model.flat, trained, atol=1e-4)
