@@ -20,7 +20,6 @@ import asyncio
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -102,7 +101,7 @@ class _Run:
         self._live = live
         weights = {name: _Changes(table.take_touched) for name, table in live.model.tables.items()}
         self._models = {line.weights: _Model(live, weights) for line in lines.values() if line.weights is not None}
-        rows = _Changes(partial(_take_touched, live.rows))
+        rows = _Changes(live.rows.take_touched)
         self._tables = {line.counters: _Table(live, rows) for line in lines.values() if line.counters is not None}
         self._schedules = {line.person for line in lines.values() if line.person is not None}
         self._people: dict[tuple[Schedule, int], UserState] = {}
@@ -200,13 +199,7 @@ class _Table:
         live = self._live.rows
         changed, self._seen = self._changes.since(self._seen)
         rows = changed.tolist()
-        self.rows.load([live.ids[row] for row in rows], [live.pack(row) for row in rows])
-
-
-def _take_touched(table: ItemTable) -> I64:
-    rows = np.array(sorted(table.touched), dtype=np.int64)
-    table.touched.clear()
-    return rows
+        self.rows.load([live.ids[row] for row in rows], list(live.pack_all(rows)))
 
 
 def _instants(

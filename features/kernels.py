@@ -291,17 +291,14 @@ def follow(row: Any, key: Any, ts_ms: Any, weight: float, items: Any, half_life_
     place = place_among(row, key, ts_ms, items, half_life_ms_H)
     if items.next_key[row, place] != key:
         items.next_key[row, place] = key
-        items.next_ms[row, place] = 0
+        items.next_ms[row, place] = ts_ms
         items.next_value[row, place] = np.float32(0.0)
-    before_ms = items.next_ms[row, place]
-    after_ms = max(before_ms, ts_ms)
+    ahead_ms = items.next_ms[row, place] - ts_ms  # positive for a late event
     for h in range(len(half_life_ms_H)):
-        decay, late = (
-            np.exp2((before_ms - after_ms) / half_life_ms_H[h]),
-            np.exp2((ts_ms - after_ms) / half_life_ms_H[h]),
-        )
-        items.next_value[row, place, h] = np.float32(items.next_value[row, place, h] * decay + weight * late)
-    items.next_ms[row, place] = after_ms
+        value, decay = items.next_value[row, place, h], np.exp2(-abs(ahead_ms) / half_life_ms_H[h])
+        added = value + weight * decay if ahead_ms > 0 else value * decay + weight
+        items.next_value[row, place, h] = np.float32(added)
+    items.next_ms[row, place] = max(items.next_ms[row, place], ts_ms)
 
 
 @compiled()
@@ -318,11 +315,11 @@ def place_among(row: Any, key: Any, ts_ms: Any, items: Any, half_life_ms_H: Any)
     for h in range(1, len(half_life_ms_H)):
         if half_life_ms_H[h] < half_life_ms_H[shortest]:
             shortest = h
-    half_life_ms, weakest, least = half_life_ms_H[shortest], 0, np.inf
+    per_ms, weakest, least = 1.0 / half_life_ms_H[shortest], 0, np.inf
     for s in range(n_places):
         if items.next_key[row, s] == 0:
             return s
-        value, halvings = items.next_value[row, s, shortest], max(ts_ms - items.next_ms[row, s], 0) / half_life_ms
+        value, halvings = items.next_value[row, s, shortest], max(ts_ms - items.next_ms[row, s], 0) * per_ms
         # Mostly it is enough to know that 2^-h >= 1 - h log 2, or that it is more than half of 2^-floor(h).
         if value * max(1.0 - LOG_2 * halvings, POWERS[min(np.int64(halvings) + 1, LAST)]) >= least:
             continue

@@ -150,14 +150,14 @@ class Projection:
     async def _commit(self, n_untouched: int | None) -> None:
         """Commit one item partition after the other: the store answers readers in between."""
         touched: dict[int, dict[str, bytes]] = {}
-        for row in self._table.touched:
+        rows = self._table.take_touched().tolist()
+        for row, packed in zip(rows, self._table.pack_all(rows), strict=True):
             item = self._table.ids[row]
-            touched.setdefault(self._store.keys.item_partition(item), {})[item] = self._table.pack(row)
+            touched.setdefault(self._store.keys.item_partition(item), {})[item] = packed
         lagging = (p for p in self._waiting if p not in touched and self._stored[p] != self.reached)
         for partition in [*touched, *islice(lagging, n_untouched)]:
             await self._commit_partition(partition, touched.get(partition, {}))
             self._waiting[partition] = self._waiting.pop(partition)
-        self._table.touched.clear()
         self._is_even = self._is_even or all(stored == self.reached for stored in self._stored)
 
     async def _commit_partition(self, partition: int, rows: dict[str, bytes]) -> None:

@@ -155,7 +155,12 @@ def bucket(group: Group, context: dict[str, Any]) -> int | None:
     if group.counter.split is None:
         return 0
     value = context.get(group.counter.split)
-    return None if value is None else known_hash64(str(value)) % group.counter.n_buckets
+    return None if value is None else bucket_of(value, group.counter.n_buckets)
+
+
+def bucket_of(value: Any, n_buckets: int) -> int:
+    """The bucket of a value that a counter is split by."""
+    return known_hash64(str(value)) % n_buckets
 
 
 def schema_from_dict(values: dict[str, Any]) -> Schema:

@@ -177,11 +177,13 @@ class OnlineLearner:
 
         One that can't be read (another schema, corrupt) is logged and passed over: it must not stop the learning.
         """
-        self.close_tick(entry.id.ms)
+        if entry.id.ms > self._tick_end_ms:  # of one millisecond come many entries
+            self.close_tick(entry.id.ms)
+        is_mine = self._is_mine(entry)
         try:
             if entry.kind == EVENT:
-                self._read_event(entry)
-            elif entry.kind == DECISION and self._is_mine(entry):
+                self._read_event(entry, is_mine)
+            elif entry.kind == DECISION and is_mine:
                 unpack(entry.state, self.schema)  # or it is refused here, not in the middle of a step
                 self._joiner.add_decision(decode_decision(entry.body), entry.state)
             elif entry.kind == ITEM:
@@ -190,7 +192,7 @@ class OnlineLearner:
         except (FeatureError, msgspec.DecodeError) as error:
             logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
         self.positions[entry.partition] = entry.id
-        if self._is_mine(entry):
+        if is_mine:
             self._take_outcomes(entry.id.ms)
 
     def close_tick(self, end_ms: int) -> None:
@@ -321,10 +323,15 @@ class OnlineLearner:
         for table in self.model.tables.values():
             table.take_touched()
             table.take_keeping()
-        self.table.touched.clear()
+        self.table.take_touched()
 
     def snapshot(self, version: int = 0) -> Delta:
-        """Everything, as a full snapshot; takes nothing away from the next delta."""
+        """Everything, as a full snapshot; takes nothing away from the next delta.
+
+        Raises:
+            RuntimeError: As `take_delta`.
+        """
+        self._make_whole()
         tables = {
             name: _rows(table, np.arange(len(table)), table.keeping()) for name, table in self.model.tables.items()
         }
@@ -336,11 +343,11 @@ class OnlineLearner:
         Raises:
             RuntimeError: If something is pending: half a batch can't be committed.
         """
+        self._make_whole()
         tables = {
             name: _rows(table, table.take_touched(), table.take_keeping()) for name, table in self.model.tables.items()
         }
-        items = sorted(self.table.touched)
-        self.table.touched.clear()
+        items = self.table.take_touched().tolist()
         return self.snapshot(version) if base is None else self._delta(version, base, tables, items)
 
     def restore(self, full: Delta) -> None:
@@ -411,9 +418,9 @@ class OnlineLearner:
     def _now_ms(self) -> int:
         return max(at.ms for at in self.positions.values())
 
-    def _read_event(self, entry: Entry) -> None:
+    def _read_event(self, entry: Entry, is_mine: bool) -> None:
         event = decode_event(entry.body)
-        if self._is_mine(entry):
+        if is_mine:
             user = unpack(entry.state, self.schema)
             is_joined = self._joiner.add_feedback(event)
             self._pending.add(event, entry.state, None if is_joined else self._request(event, user, entry.id.ms))
@@ -491,12 +498,15 @@ class OnlineLearner:
                     self._served.compare(part)
         return logloss
 
-    def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Iterable[int]) -> Delta:
+    def _make_whole(self) -> None:
+        """Fold what was read, so that the rows are as far as the positions."""
         if not self.is_settled:
             raise RuntimeError("a snapshot was asked for while examples are pending; wait until is_settled")
         self._pending.live_through()
+
+    def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Sequence[int]) -> Delta:
         adam = self._adam
-        packed = {self.table.ids[row]: self.table.pack(row) for row in items}
+        packed = dict(zip(map(self.table.ids.__getitem__, items), self.table.pack_all(items), strict=True))
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
         return Delta(
             version,

@@ -88,7 +88,7 @@ class RoundClock:
 class TableShare:
     """What a round did to an embedding table."""
 
-    rows: I64  # [N] trained, ascending
+    rows: I64  # [N] trained, each once
     change: F32  # [N, D]
     squares: F32  # [N] growth of the accumulators
     met: U64  # [M] keys, ascending
@@ -135,31 +135,37 @@ class Round:
     def start(self) -> None:
         """Begin the next round with the weights as they are."""
         self._base = self._trained.flat.clone()
-        self._path = torch.zeros_like(self._base)
+        self._mean = self._base.clone()
         self.n_steps, self.weight = 0, 0.0
-        self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in self._trained.tables}
+        tables = self._trained.tables
+        self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in tables}
+        self._is_noted = {name: np.zeros(len(table), dtype=bool) for name, table in tables.items()}
         self._met: dict[str, list[U64]] = {name: [] for name in self._trained.tables}
 
     def note_rows(self, named: Mapping[str, BatchTable]) -> None:
-        """Note rows that are about to be trained, as they are."""
+        """Note rows that are about to be trained for the first time, as they are."""
         for name, found in named.items():
-            accumulators = self._trained.tables[name].accumulator[found.rows]
-            self._before[name].append((found.rows, found.values, accumulators))
+            is_noted_N = self._is_noted[name]
+            is_first = ~is_noted_N[found.rows]
+            rows = found.rows[is_first]
+            is_noted_N[rows] = True
+            accumulators = self._trained.tables[name].accumulator[rows]
+            self._before[name].append((rows, found.values[is_first], accumulators))
 
     def note_step(self, fullness: float) -> None:
         """Note where a step has led, by a batch of this fullness."""
         self.n_steps += 1
         self.weight += fullness
-        self._path += fullness * (self._trained.flat - self._base)
+        self._mean.lerp_(self._trained.flat, fullness / self.weight)
 
     def note_met(self, keys: Mapping[str, U64]) -> None:
         """Note the keys that a step has met, by table."""
         for name, met in keys.items():
-            self._met[name].append(met)
+            self._met[name].append(met[met != 0])
 
     def changes(self) -> tuple[F32, F32]:
         """`change` and `path` of a share."""
-        return (self._trained.flat - self._base).numpy(), (self._path / max(self.weight, 1e-9)).numpy()
+        return (self._trained.flat - self._base).numpy(), (self._mean - self._base).numpy()
 
     def take_tables(self) -> dict[str, TableShare]:
         """What the round did to every table; the rows are set back to what they were."""
@@ -188,8 +194,6 @@ class Round:
             none = np.zeros(0, dtype=np.int64)
             return TableShare(none, table.weight[none], table.accumulator[none], met)
         rows, values, accumulators = (np.concatenate(parts) for parts in zip(*self._before[name], strict=True))
-        rows, first = np.unique(rows, return_index=True)
-        values, accumulators = values[first], accumulators[first]
         share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met)
         table.weight[rows], table.accumulator[rows] = values, accumulators
         return share

@@ -172,7 +172,8 @@ def test_only_the_items_that_lack_an_event_take_it() -> None:
     assert not table.value[rows["x"]].any()
     assert rows["a"] == UNKNOWN
     assert table.successor_value[rows["b"], 0].tolist() == [0.5, 0.5]
-    assert table.touched == {rows["b"]}
+    assert table.take_touched().tolist() == [rows["b"]]
+    assert not len(table.take_touched())
 
 
 def full_table() -> ItemTable:

@@ -208,9 +208,10 @@ def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCapture
     assert "passed over" in caplog.text and learner.n_skipped == 0 and learner.n_examples >= 396
 
 
-def test_merged_deltas_equal_a_snapshot() -> None:
+@pytest.mark.parametrize("entries", [ENTRIES, shown(300)], ids=["events", "decisions"])
+def test_merged_deltas_equal_a_snapshot(entries: list[Entry]) -> None:
     learner, full = OnlineLearner(SCHEMA, CONFIG), None
-    for entry in ENTRIES:
+    for entry in entries:
         learner.read(entry)
         if learner.is_settled:
             version = full.version if full else 0
