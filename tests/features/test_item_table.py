@@ -194,6 +194,26 @@ def test_packed_rows_come_back_bit_for_bit_and_replace_what_was_there() -> None:
     assert target.attributes[target.rows["a"]]["title"] == "shown only"
 
 
+def test_rows_packed_together_are_those_packed_alone() -> None:
+    table = full_table()
+    rows = [row for row in range(len(table) + 1) for _ in range(200)]  # more than one slice
+    assert list(table.pack_all(rows)) == [table.pack(row) for row in rows]
+
+
+@pytest.mark.parametrize("values", [(True, 1), (1, 1.0), ("1", "True")], ids=repr)
+def test_context_values_are_counted_by_how_they_are_written(values: tuple[object, object]) -> None:
+    """Python takes 1 for True and for 1.0."""
+    events = [LoggedEvent("view", "u", "x", T0_MS, 1.0, {"device": value}, None, None) for value in values]  # type: ignore[dict-item]
+    together, apart = ItemTable(SCHEMA), ItemTable(SCHEMA)
+    together.fold_events([(each, NOTHING) for each in events])
+    for each in events:
+        apart.fold_events([(each, NOTHING)])
+    group = SCHEMA.item_groups[2]
+    expected = np.bincount([bucket(group, each.context) for each in events], minlength=3)
+    for table in (together, apart):
+        assert table.value[1, group.start : group.start + group.n_values].tolist() == expected.repeat(2).tolist()
+
+
 def test_a_loaded_table_folds_on_bit_for_bit() -> None:
     source, target = full_table(), ItemTable(SCHEMA)
     target.load(source.ids[1:], [source.pack(row) for row in range(1, len(source) + 1)])
