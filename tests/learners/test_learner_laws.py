@@ -2,7 +2,9 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,7 +41,26 @@ ENTRIES = log(stream(900))
 
 
 def same(one: Delta, other: Delta) -> bool:
-    return snapshots.pack(one) == snapshots.pack(other)
+    """Bit for bit; prints where they differ."""
+    if snapshots.pack(one) == snapshots.pack(other):
+        return True
+    print(*differences(one, other, "delta"), sep="\n")
+    return False
+
+
+def differences(one: Any, other: Any, where: str) -> Iterator[str]:
+    """The smallest parts that differ, by name."""
+    if isinstance(one, msgspec.Struct) and isinstance(other, msgspec.Struct):
+        one, other = msgspec.structs.asdict(one), msgspec.structs.asdict(other)
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        for name in one:
+            yield from differences(one[name], other[name], f"{where}.{name}")
+    elif isinstance(one, np.ndarray) and one.shape == other.shape:
+        at = np.flatnonzero((one != other).ravel())
+        if len(at):
+            yield f"{where}: {len(at)} of {one.size}, first [{at[0]}]: {one.ravel()[at[0]]} and {other.ravel()[at[0]]}"
+    elif one is not other and one != other:
+        yield f"{where}: {one!r:.80} and {other!r:.80}"
 
 
 @pytest.fixture(scope="module")
