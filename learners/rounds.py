@@ -140,7 +140,7 @@ class Round:
         tables = self._trained.tables
         self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in tables}
         self._is_noted = {name: np.zeros(len(table), dtype=bool) for name, table in tables.items()}
-        self._met: dict[str, list[U64]] = {name: [] for name in self._trained.tables}
+        self._met: dict[str, list[U64]] = {name: [] for name in tables}
 
     def note_rows(self, named: Mapping[str, BatchTable]) -> None:
         """Note rows that are about to be trained for the first time, as they are."""

@@ -200,9 +200,9 @@ def test_rows_packed_together_are_those_packed_alone() -> None:
     assert list(table.pack_all(rows)) == [table.pack(row) for row in rows]
 
 
-@pytest.mark.parametrize("values", [(True, 1), (1, 1.0), ("1", "True")], ids=repr)
+@pytest.mark.parametrize("values", [(True, 1), (2, 2.0)], ids=repr)
 def test_context_values_are_counted_by_how_they_are_written(values: tuple[object, object]) -> None:
-    """Python takes 1 for True and for 1.0."""
+    """Python takes 1 for True, and 2 for 2.0."""
     events = [LoggedEvent("view", "u", "x", T0_MS, 1.0, {"device": value}, None, None) for value in values]  # type: ignore[dict-item]
     together, apart = ItemTable(SCHEMA), ItemTable(SCHEMA)
     together.fold_events([(each, NOTHING) for each in events])
