@@ -12,8 +12,14 @@ from typing import Any, Final, TypeVar
 
 from numba import njit
 
-LOOSE: Final = {"reassoc", "contract", "nsz"}
-"""`fastmath` for sums in any order, so that they become vector instructions."""
+FUSED: Final = {"contract", "nsz"}
+"""`fastmath` for loops that multiply and add."""
+ANY_ORDER: Final = {"reassoc", *FUSED}
+"""`fastmath` for sums in any order, so that they become vector instructions: of functions that store nothing.
+
+Of a loop that also stores the compiler makes two, with and without vector instructions, and which of them runs depends
+on whether an array happens to lie right behind another; sums in any order would then not be the same every time.
+"""
 _Function = TypeVar("_Function")
 
 

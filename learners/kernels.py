@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from features.compiling import LOOSE, compiled
+from features.compiling import ANY_ORDER, FUSED, compiled
 from features.index import AHEAD, fetch_row, fetch_slot, find, place_of
 
 LEAST: Final = np.float32(1e-9)
@@ -31,7 +31,7 @@ def row_of(table: Any, key: Any) -> Any:
     return find(slots, old, key)
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
     """Add the mean of the embeddings of the present keys; nothing where none is."""
     n_present = 0
@@ -44,7 +44,7 @@ def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
                 out_D[d] += share * table[2][row, d]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
     """Add the mean of the values, weighted by the softmax of the logits."""
     highest, total = greatest(logit_R), np.float32(0.0)
@@ -56,7 +56,7 @@ def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
             out_D[d] += share * value_RD[r, d]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def people(
     items: Any,
     contexts: Any,
@@ -118,7 +118,7 @@ def people(
                     gate_BI[b, i] += value * gate_PI[p, i]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def see(
     items: Any,
     attributes: Any,
@@ -176,7 +176,7 @@ def see(
                 out_I[i] *= gate_BI[b, i]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def enter(hidden_BKH: Any, offset_BH: Any) -> None:
     """Add what the person adds, then ReLU; in place."""
     for b in range(hidden_BKH.shape[0]):
@@ -185,7 +185,7 @@ def enter(hidden_BKH: Any, offset_BH: Any) -> None:
                 hidden_BKH[b, k, h] = max(hidden_BKH[b, k, h] + offset_BH[b, h], np.float32(0.0))
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def leave(
     mask_BK: Any,
     hidden_BKH: Any,
@@ -199,21 +199,27 @@ def leave(
     """ReLU of the second layer, the output, and the linear skip; 0 for padding."""
     for b in range(mask_BK.shape[0]):
         for k in range(mask_BK.shape[1]):
-            score = bias_1[0] if mask_BK[b, k] else np.float32(0.0)
+            out_BK[b, k] = np.float32(0.0)
             if mask_BK[b, k]:
-                for h in range(len(bias_H)):
-                    score += max(hidden_BKH[b, k, h] + bias_H[h], np.float32(0.0)) * leave_H1[h, 0]
-                for i in range(len(skip_I1)):
-                    score += seen_BKI[b, k, i] * skip_I1[i, 0]
-            out_BK[b, k] = score
+                through = open_dot(hidden_BKH[b, k], bias_H, leave_H1[:, 0])
+                out_BK[b, k] = bias_1[0] + through + dot(seen_BKI[b, k], skip_I1[:, 0])
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=ANY_ORDER)
 def dot(one_D: Any, other_D: Any) -> Any:
     """Inner product."""
     total = np.float32(0.0)
     for d in range(len(one_D)):
         total += one_D[d] * other_D[d]
+    return total
+
+
+@compiled(fastmath=ANY_ORDER)
+def open_dot(hidden_H: Any, bias_H: Any, weight_H: Any) -> Any:
+    """Inner product of what a layer lets through, and weights."""
+    total = np.float32(0.0)
+    for h in range(len(hidden_H)):
+        total += max(hidden_H[h] + bias_H[h], np.float32(0.0)) * weight_H[h]
     return total
 
 
@@ -286,7 +292,7 @@ def gather(value_ND: Any, row_M: Any, out_MD: Any) -> None:
         copy(value_ND[row_M[m]], out_MD[m])
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def moments(value_BKF: Any, mask_BK: Any, around_F: Any, mean_F: Any, variance_F: Any) -> None:
     """Mean and variance of each feature over the candidates that the mask names.
 
@@ -372,7 +378,7 @@ def pointwise(
                     rate_BK[b, k] = np.float32(0.0)
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def leave_back(
     mask_BK: Any, hidden_BKH: Any, bias_H: Any, leave_H1: Any, dscore_BK: Any, dbias_H: Any, dleave_H1: Any
 ) -> None:
@@ -390,7 +396,7 @@ def leave_back(
                 dbias_H[h] += hidden_H[h]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
     """Of `enter`: closes the gradient where the layer was closed, in place, and adds it up over candidates."""
     for b in range(hidden_BKH.shape[0]):
@@ -402,7 +408,7 @@ def enter_back(hidden_BKH: Any, dhidden_BKH: Any, doffset_BH: Any) -> None:
                 doffset_H[h] += dhidden_H[h]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def see_back(
     items: Any,
     attributes: Any,
@@ -473,7 +479,7 @@ def see_back(
                     drecent_D[d] += along * item_D[d]
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def people_back(
     items: Any,
     contexts: Any,
@@ -523,7 +529,7 @@ def people_back(
         add_mean_back(contexts, user_key_BA[b], dperson_BP[b, 3 * n_embedding : 4 * n_embedding], dcontexts)
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def add_mean_back(table: Any, key_A: Any, dout_D: Any, dtable: Any) -> None:
     """Of `add_mean`."""
     n_present = 0

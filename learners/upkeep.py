@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from features.compiling import LOOSE, allocating, compiled
+from features.compiling import FUSED, allocating, compiled
 from features.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
+from learners.kernels import dot
 
 NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
 EPSILON: Final = np.float32(1e-8)
@@ -45,7 +46,7 @@ def touch(rows: Any, state: Any, row: Any) -> None:
         state[N_TOUCHED] += 1
 
 
-@compiled(fastmath=LOOSE)
+@compiled(fastmath=FUSED)
 def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> None:
     """One step of row-wise Adagrad; each row at most once."""
     weight_ND, accumulator_N = rows[0], rows[2]
@@ -53,11 +54,9 @@ def adagrad(rows: Any, state: Any, row_N: Any, gradient_ND: Any, rate: Any) -> N
         if n + AHEAD < len(row_N):
             fetch_row(weight_ND, row_N[n + AHEAD])
             fetch_row(accumulator_N, row_N[n + AHEAD])
-        row, square = row_N[n], np.float32(0.0)
-        gradient_D, weight_D = gradient_ND[n], weight_ND[row]
-        for d in range(len(gradient_D)):
-            square += gradient_D[d] * gradient_D[d]
-        accumulator_N[row] += square / np.float32(len(gradient_D))
+        row, gradient_D = row_N[n], gradient_ND[n]
+        weight_D = weight_ND[row]
+        accumulator_N[row] += dot(gradient_D, gradient_D) / np.float32(len(gradient_D))
         step = rate / (np.sqrt(accumulator_N[row]) + EPSILON)
         for d in range(len(gradient_D)):
             weight_D[d] -= step * gradient_D[d]

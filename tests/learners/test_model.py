@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,78 @@ def test_compiled_gradients_are_those_of_the_networks_forward(learner: OnlineLea
         whole[part.rows] = part.gradient
         np.testing.assert_allclose(whole, values[name].grad.numpy(), rtol=1e-3, atol=2e-6, err_msg=name)
         assert np.abs(whole).max() > 1e-4
+
+
+class Crowded:
+    """Stands for numpy: what is allocated lies close together, in an order that is drawn.
+
+    The first round only finds out what is asked for; so the rounds have to ask for the same.
+    """
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+        self._memory = np.zeros(1 << 22, dtype=np.uint8)
+        self._n_bytes: list[int] = []
+        self._starts: Sequence[int] = []
+        self._n_asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def begin_round(self) -> None:
+        """Draw where everything lies."""
+        order = self._rng.permutation(len(self._n_bytes))
+        gaps = 16 * self._rng.integers(1, 3, len(order))
+        ends = np.cumsum(np.array(self._n_bytes)[order] + gaps) if len(order) else np.zeros(0)
+        starts = np.zeros(len(order), dtype=np.int64)
+        starts[order] = np.concatenate([[0], ends[:-1]]) if len(order) else 0
+        self._starts, self._n_asked = starts.tolist(), 0
+
+    def empty(self, shape: Any, dtype: Any = np.float64) -> np.ndarray:
+        array = np.empty(shape, dtype)
+        if not self._starts:
+            self._n_bytes.append(-(-array.nbytes // 16) * 16)
+            return array
+        start, self._n_asked = self._starts[self._n_asked], self._n_asked + 1
+        return self._memory[start : start + array.nbytes].view(dtype).reshape(array.shape)
+
+    def copy(self, value: np.ndarray) -> np.ndarray:
+        found = self.empty(value.shape, value.dtype)
+        found[...] = value
+        return found
+
+    def zeros(self, shape: Any, dtype: Any = np.float64) -> np.ndarray:
+        return self.copy(np.zeros(shape, dtype))
+
+    def empty_like(self, value: np.ndarray) -> np.ndarray:
+        return self.empty(value.shape, value.dtype)
+
+    def zeros_like(self, value: np.ndarray) -> np.ndarray:
+        return self.zeros(value.shape, value.dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10), (2, 5), (7, 33)])
+def test_where_arrays_lie_in_memory_does_not_change_a_bit(shape: tuple[int, int], monkeypatch: Any) -> None:
+    """The compiler makes two loops of one, and takes the slower one where an array lies right behind another."""
+    schema, numpy = replace(SCHEMA, n_recent=40), Crowded()
+    wide = learned(log(stream(100), schema), OnlineLearner(schema, replace(CONFIG, model=ModelConfig(n_hidden=32))))
+    inputs, model, rng = awkward(wide, *shape), wide._trained, np.random.default_rng(1)
+    for name, values in (("key", inputs.item_key), ("type", np.arange(1, 3)), ("age", np.linspace(0.1, 1.0))):
+        recent = getattr(inputs, f"recent_{name}")
+        recent[:] = rng.choice(values.ravel(), recent.shape)
+    monkeypatch.setattr("learners.model.np", numpy)
+    found = set()
+    for _ in range(600):
+        numpy.begin_round()
+        moved = Inputs(**{field.name: numpy.copy(getattr(inputs, field.name)) for field in fields(Inputs)})
+        named, before = model.look_up(moved), model.flat.clone()
+        model.flat_gradient.zero_()
+        scores = model.learn_from(moved, named, ListwiseLoss(1.0))
+        model.observe(moved, 3)
+        gradients = (model.flat_gradient.numpy(), *(part.gradient for part in named.values()))
+        found.add(b"".join(array.tobytes() for array in (scores, model.flat.numpy(), *gradients)))
+        model.flat.copy_(before)
+    assert len(found) == 1
 
 
 def test_what_only_compares_leaves_the_bias_alone(learner: OnlineLearner) -> None:
