@@ -5,9 +5,9 @@
 One process, no Ray, no store: entries of a small shop's log, ten thousand events a second, each with its user's packed
 state, read by `OnlineLearner` under the default schema. Before what is timed everybody has done enough for a full
 history of 20 items; each event is a slate of itself and 24 negatives. A version is taken after a second of the log or
-4,096 entries, as when several learn. BLAS and torch have one thread. Time is that of the process on its core: what
-others take of the core is not counted. Rounds follow one another with a fresh learner each, warmed up on as many events
-as a history takes; medians and extremes.
+4,096 entries, as when several learn. BLAS and torch have one thread, and freed memory is kept, as in production. Time
+is that of the process on its core: what others take of the core is not counted. Rounds follow one another with a fresh
+learner each, warmed up on as many events as a history takes; medians and extremes.
 
 With `--learners` as many processes divide the same log, in rounds as they are configured by default; this process hands
 their shares round, as the hub does. A round takes as long as the slowest of them. The time is that of the processes on
@@ -32,6 +32,7 @@ from features.encoding import N_RECENT
 from features.events import EVENT, Entry, LoggedEvent, StreamId, encode_body
 from features.schema import Schema
 from features.state import apply_update, unpack, update_for
+from learners.memory import keep_memory
 from learners.online import LearnerConfig, OnlineLearner
 from learners.rounds import RoundClock, RoundConfig
 
@@ -89,6 +90,7 @@ def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) 
         learner.take_delta(1, 0) if not seat else learner.drop_delta()
         clock.start()
 
+    keep_memory()
     with threadpool_limits(1):
         for number, entry in enumerate(log):
             if number == n_before:
@@ -139,6 +141,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     entries = log[n_before:]
     n_recent = statistics.mean(min(len(unpack(entry.state, schema).history), N_RECENT) for entry in entries[:1000])
     rates, together = [], []
+    keep_memory()
     for _ in range(options.rounds):
         with threadpool_limits(1):
             rates.append(events_per_s(schema, log[:n_before], entries))

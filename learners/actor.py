@@ -30,6 +30,7 @@ from features.schema import Schema
 from features.ticks import READ_COUNT, Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
+from learners.memory import keep_memory
 from learners.offers import Alone, InRounds, Offers
 from learners.online import LearnerConfig, OnlineLearner
 
@@ -64,6 +65,7 @@ class Learner:
     ) -> None:
         step_back(niceness, entirely=store.clock == "wall")
         threadpool_limits(1)
+        keep_memory()
         self._schema = schema
         self._config = config
         self._seat = seat

@@ -38,6 +38,7 @@ from features.schema import Entity, Schema
 from features.state import UserState, unpack
 from features.store import Record, event_record
 from features.ticks import TICK_MS
+from learners.memory import keep_memory
 from learners.model import RankingModel
 from learners.online import LearnerConfig, OnlineLearner
 from learners.team import Team
@@ -73,6 +74,7 @@ def evaluate(
         InvalidInput: If an event or an attribute does not fit the schema.
     """
     run = Evaluation(events, schema, config, on_progress, items=items, users=users)
+    keep_memory()
     with one_thread():
         return asyncio.run(_answers(run, queries))
 
