@@ -26,7 +26,7 @@ Legend: B events, N rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiling import compiled
+from features.index import AHEAD, fetch_row
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Group, Schema
 
@@ -76,8 +77,8 @@ class NegativeSampler:
         self._n_negatives = config.n_negatives
         self.met = np.ones(N_STRATA)
         counted = [g for g in schema.item_groups if g.counter.split is None and not g.counter.use_value]
-        lately = [_column(g, min(g.half_lives_ms, key=lambda ms: abs(math.log(ms / SCALE_MS)))) for g in counted]
-        in_all = [_column(g, max(g.half_lives_ms)) for g in counted]
+        lately = _columns((g, min(g.half_lives_ms, key=lambda ms: abs(math.log(ms / SCALE_MS)))) for g in counted)
+        in_all = _columns((g, max(g.half_lives_ms)) for g in counted)
         self._columns = (lately, in_all, in_all)
         self._stratum = np.zeros(0, dtype=np.int8)
         """Of every row, as far as noticed."""
@@ -150,6 +151,9 @@ class NegativeSampler:
         self._members[number] = np.append(self._members[number], rows)
 
     def _look_through(self, number: int, table: ItemTable, now_ms: int, n_shown: float) -> None:
+        if not self._members[number].any():  # none, or but the fallback, which is where it always is
+            self._rows[number], self._cumulative[number] = self._members[number][:1], np.ones(1)
+            return
         rows = np.unique(self._members[number])
         rows = rows[self._stratum[rows] == number]
         stratum = _strata(table.last_ms[rows], now_ms)
@@ -221,17 +225,33 @@ def pick(row_M: Any, cumulative_M: Any, unit_BN: Any, is_asked_N: Any, out_BN: A
                 out_BN[b, n] = row_M[low]
 
 
-def _column(group: Group, half_life_ms: float) -> tuple[int, int, float]:
-    """Where the value of a half-life stands: its column, its group, and the half-life."""
-    return group.start + group.half_lives_ms.index(half_life_ms), group.index, half_life_ms
+def _columns(counted: Iterable[tuple[Group, float]]) -> NDArray[np.float64]:
+    """Where the values of half-lives stand: column, group, and the half-life, of each."""
+    found = [(group.start + group.half_lives_ms.index(ms), group.index, ms) for group, ms in counted]
+    return np.array(found, dtype=np.float64).reshape(-1, 3)
 
 
-def _counts(table: ItemTable, rows: I64, now_ms: int, columns: Sequence[tuple[int, int, float]]) -> NDArray[np.float64]:
+def _counts(table: ItemTable, rows: I64, now_ms: int, column_CX: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.zeros(len(rows))
-    for column, group, half_life_ms in columns:
-        age_ms = np.minimum(table.ms[rows, group] - now_ms, 0)
-        total += table.value[rows, column] * np.exp2(age_ms / half_life_ms)
+    add_counts(rows, table.ms, table.value, now_ms, column_CX, total)
     return total
+
+
+@compiled()
+def add_counts(row_N: Any, ms_NG: Any, value_NF: Any, now_ms: int, column_CX: Any, out_N: Any) -> None:
+    """Add decayed counters of some rows, as of an instant.
+
+    Args:
+        column_CX: As `_columns` gives them.
+    """
+    for n in range(len(row_N)):
+        if n + AHEAD < len(row_N):
+            fetch_row(ms_NG, row_N[n + AHEAD])
+            fetch_row(value_NF, row_N[n + AHEAD])
+        for c in range(len(column_CX)):
+            column, group, half_life_ms = int(column_CX[c, 0]), int(column_CX[c, 1]), column_CX[c, 2]
+            age_ms = min(ms_NG[row_N[n], group] - now_ms, 0)
+            out_N[n] += value_NF[row_N[n], column] * np.exp2(age_ms / half_life_ms)
 
 
 def _strata(last_ms: I64, now_ms: I64 | int) -> NDArray[np.int64]:
