@@ -12,15 +12,18 @@ learner each, warmed up on as many events as a history takes; medians and extrem
 With `--learners` as many processes divide the same log, in rounds as they are configured by default; this process hands
 their shares round, as the hub does. A round takes as long as the slowest of them. The time is that of the processes on
 their cores, added up round by round; beside it that of the one that was busy longest in all, which is less where a
-machine is slow now here, now there; and that of the wall, which is the first where nobody else is on the machine. One
-and several take turns; they are compared in pairs.
+machine is slow now here, now there; and that of the wall, which is the first where nobody else is on the machine. As
+many processes that learn the whole log each, knowing nothing of one another, show what the machine can give: cores
+share memory. All take turns; they are compared with one in pairs.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from typing import Any, Final
 
 import numpy as np
@@ -53,8 +56,10 @@ def log_of(world: World, schema: Schema, n_events: int) -> list[Entry]:
     return entries
 
 
-def events_per_s(schema: Schema, warm_up: list[Entry], entries: list[Entry]) -> float:
-    """Rate at which a fresh learner reads the entries, after the warm-up."""
+def events_per_s(
+    schema: Schema, warm_up: list[Entry], entries: list[Entry], wait: Callable[[], object] = lambda: None
+) -> float:
+    """Rate at which a fresh learner reads the entries, after the warm-up and a wait."""
     config = LearnerConfig()
     learner, clock = OnlineLearner(schema, config), RoundClock(config.rounds)
 
@@ -67,6 +72,7 @@ def events_per_s(schema: Schema, warm_up: list[Entry], entries: list[Entry]) -> 
             clock.count(entry.id.ms)
 
     read(warm_up)
+    wait()
     began_s = time.process_time()
     read(entries)
     return len(entries) / (time.process_time() - began_s)
@@ -108,6 +114,28 @@ def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) 
     hub.send(np.diff(seconds))
 
 
+def learn_alone(n_events: int, barrier: Barrier, bench: Connection) -> None:
+    """One of several that have nothing to do with one another; tells its rate. Runs in a process of its own."""
+    schema, log, n_before = _log(n_events)
+    keep_memory()
+    with threadpool_limits(1):
+        bench.send(events_per_s(schema, log[:n_before], log[n_before:], barrier.wait))
+
+
+def rate_apart(n_learners: int, n_events: int) -> float:
+    """Events per second of as many learners on their own at the same time, added up."""
+    context = get_context("spawn")
+    barrier, (ours, theirs) = context.Barrier(n_learners), context.Pipe(duplex=False)
+    processes = [context.Process(target=learn_alone, args=(n_events, barrier, theirs)) for _ in range(n_learners)]
+    for process in processes:
+        process.start()
+    theirs.close()
+    total = sum(ours.recv() for _ in processes)
+    for process in processes:
+        process.join()
+    return total
+
+
 def rates_of(n_learners: int, n_events: int) -> tuple[float, float, float]:
     """Events per second of several learners, two or more: on their cores, by the busiest one's time, by the wall."""
     context = get_context("spawn")
@@ -147,7 +175,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         with threadpool_limits(1):
             rates.append(events_per_s(schema, log[:n_before], entries))
         if options.learners:
-            together.append(rates_of(options.learners, options.events))
+            apart = rate_apart(options.learners, options.events)
+            together.append((*rates_of(options.learners, options.events), apart))
     return {
         "what": "learning speed",
         "machine": machine.facts(),
@@ -176,7 +205,7 @@ def report(found: dict[str, Any]) -> None:
     print(machine.table(("events/s, median", "slowest round", "fastest"), rows))
     if found["together"]:
         rows = []
-        names = "on their cores", "the busiest one", "by the wall"
+        names = "on their cores", "the busiest one", "by the wall", "each on its own"
         for name, column in zip(names, zip(*found["together"], strict=True), strict=True):
             ratios = [several / one for several, one in zip(column, rates, strict=True)]
             extremes = f"{min(ratios):.2f} to {max(ratios):.2f}"
