@@ -2,12 +2,12 @@
 
     python -m benchmarks.bench_learning [--events 30000] [--rounds 5] [--learners 2] [--json FILE]
 
-One process, no Ray, no store: entries of a small shop's log, ten thousand events a second, each with its user's packed
-state, read by `OnlineLearner` under the default schema. Before what is timed everybody has done enough for a full
-history of 20 items; each event is a slate of itself and 24 negatives. A version is taken after a second of the log or
-4,096 entries, as when several learn. BLAS and torch have one thread, and freed memory is kept, as in production. Time
-is that of the process on its core: what others take of the core is not counted. Rounds follow one another with a fresh
-learner each, warmed up on as many events as a history takes; medians and extremes.
+No Ray, no store: entries of a small shop's log, ten thousand events a second, each with its user's packed state, read
+by `OnlineLearner` under the default schema. Before what is timed everybody has done enough for a full history of 20
+items; each event is a slate of itself and 24 negatives. A version is taken after a second of the log or 4,096 entries,
+as when several learn. BLAS and torch have one thread, and freed memory is kept, as in production. Time is that of the
+process on its core: what others take of the core is not counted. Rounds follow one another with a fresh learner in a
+fresh process each, warmed up on as many events as a history takes; medians and extremes.
 
 With `--learners` as many processes divide the same log, in rounds as they are configured by default; this process hands
 their shares round, as the hub does. A round takes as long as the slowest of them. The time is that of the processes on
@@ -20,7 +20,6 @@ share memory. All take turns; they are compared with one in pairs.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -56,26 +55,27 @@ def log_of(world: World, schema: Schema, n_events: int) -> list[Entry]:
     return entries
 
 
-def events_per_s(
-    schema: Schema, warm_up: list[Entry], entries: list[Entry], wait: Callable[[], object] = lambda: None
-) -> float:
-    """Rate at which a fresh learner reads the entries, after the warm-up and a wait."""
+def learn_alone(n_events: int, barrier: Barrier, bench: Connection) -> None:
+    """A learner that has nothing to do with any other; tells its rate.
+
+    Runs in a process of its own. Waits at the barrier before what is timed.
+    """
+    schema, log, n_before = _log(n_events)
     config = LearnerConfig()
     learner, clock = OnlineLearner(schema, config), RoundClock(config.rounds)
-
-    def read(some: list[Entry]) -> None:
-        for entry in some:
+    began_s = 0.0
+    keep_memory()
+    with threadpool_limits(1):
+        for number, entry in enumerate(log):
+            if number == n_before:
+                barrier.wait()
+                began_s = time.process_time()
             if clock.is_over(entry.id.ms) and learner.is_settled:
                 learner.take_delta(1, 0)
                 clock.start()
             learner.read(entry)
             clock.count(entry.id.ms)
-
-    read(warm_up)
-    wait()
-    began_s = time.process_time()
-    read(entries)
-    return len(entries) / (time.process_time() - began_s)
+    bench.send(n_events / (time.process_time() - began_s))
 
 
 def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) -> None:
@@ -114,16 +114,8 @@ def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) 
     hub.send(np.diff(seconds))
 
 
-def learn_alone(n_events: int, barrier: Barrier, bench: Connection) -> None:
-    """One of several that have nothing to do with one another; tells its rate. Runs in a process of its own."""
-    schema, log, n_before = _log(n_events)
-    keep_memory()
-    with threadpool_limits(1):
-        bench.send(events_per_s(schema, log[:n_before], log[n_before:], barrier.wait))
-
-
 def rate_apart(n_learners: int, n_events: int) -> float:
-    """Events per second of as many learners on their own at the same time, added up."""
+    """Events per second of as many learners, each on its own, at the same time; added up."""
     context = get_context("spawn")
     barrier, (ours, theirs) = context.Barrier(n_learners), context.Pipe(duplex=False)
     processes = [context.Process(target=learn_alone, args=(n_events, barrier, theirs)) for _ in range(n_learners)]
@@ -167,13 +159,12 @@ def rates_of(n_learners: int, n_events: int) -> tuple[float, float, float]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure; returns everything that is reported."""
     schema, log, n_before = _log(options.events)
-    entries = log[n_before:]
-    n_recent = statistics.mean(min(len(unpack(entry.state, schema).history), N_RECENT) for entry in entries[:1000])
+    some = log[n_before : n_before + 1000]
+    n_recent = statistics.mean(min(len(unpack(entry.state, schema).history), N_RECENT) for entry in some)
+    del log
     rates, together = [], []
-    keep_memory()
     for _ in range(options.rounds):
-        with threadpool_limits(1):
-            rates.append(events_per_s(schema, log[:n_before], entries))
+        rates.append(rate_apart(1, options.events))
         if options.learners:
             apart = rate_apart(options.learners, options.events)
             together.append((*rates_of(options.learners, options.events), apart))
