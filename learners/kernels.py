@@ -190,9 +190,9 @@ def leave(
     mask_BK: Any,
     hidden_BKH: Any,
     bias_H: Any,
-    leave_H1: Any,
+    leave_H: Any,
     seen_BKI: Any,
-    skip_I1: Any,
+    skip_I: Any,
     bias_1: Any,
     out_BK: Any,
 ) -> None:
@@ -201,8 +201,8 @@ def leave(
         for k in range(mask_BK.shape[1]):
             out_BK[b, k] = np.float32(0.0)
             if mask_BK[b, k]:
-                through = open_dot(hidden_BKH[b, k], bias_H, leave_H1[:, 0])
-                out_BK[b, k] = bias_1[0] + through + dot(seen_BKI[b, k], skip_I1[:, 0])
+                through = open_dot(hidden_BKH[b, k], bias_H, leave_H)
+                out_BK[b, k] = bias_1[0] + through + dot(seen_BKI[b, k], skip_I)
 
 
 @compiled(fastmath=ANY_ORDER)

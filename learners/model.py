@@ -314,7 +314,8 @@ class RankingModel(nn.Module):
         kernels.enter(made.first, made.offset)
         made.second = (made.first.reshape(-1, n_hidden) @ w["middle"]).reshape(shape)
         kernels.leave(
-            inputs.mask, made.second, w["middle_bias"], w["leave"], made.seen, w["skip"], w["bias"], made.scores
+            *(inputs.mask, made.second, w["middle_bias"], w["leave"].ravel()),
+            *(made.seen, w["skip"].ravel(), w["bias"], made.scores),
         )
         return made
 
