@@ -117,7 +117,7 @@ def learn_in_rounds(seat: int, n_learners: int, n_events: int, hub: Connection) 
 def rate_apart(n_learners: int, n_events: int) -> float:
     """Events per second of as many learners, each on its own, at the same time; added up."""
     context = get_context("spawn")
-    barrier, (ours, theirs) = context.Barrier(n_learners), context.Pipe(duplex=False)
+    barrier, (ours, theirs) = context.Barrier(n_learners, timeout=300), context.Pipe(duplex=False)
     processes = [context.Process(target=learn_alone, args=(n_events, barrier, theirs)) for _ in range(n_learners)]
     for process in processes:
         process.start()

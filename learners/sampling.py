@@ -151,7 +151,7 @@ class NegativeSampler:
         self._members[number] = np.append(self._members[number], rows)
 
     def _look_through(self, number: int, table: ItemTable, now_ms: int, n_shown: float) -> None:
-        if not self._members[number].any():  # none, or but the fallback, which is where it always is
+        if not self._members[number].any():  # nothing, or the fallback (row 0), which never leaves
             self._rows[number], self._cumulative[number] = self._members[number][:1], np.ones(1)
             return
         rows = np.unique(self._members[number])
