@@ -149,7 +149,7 @@ def rates_of(n_learners: int, n_events: int) -> tuple[float, float, float]:
         if said[0] == "ready":
             began_s = ended_s
         for seat, hub in enumerate(hubs):
-            hub.send(said[:seat] + said[seat + 1 :])  # nobody's own one travels, as in the object store of Ray
+            hub.send(said[:seat] + said[seat + 1 :])  # its own is not copied; Ray's object store copies none
     for process in processes:
         process.join()
     on_cores_s, busiest_s = float(np.max(said, axis=0).sum()), float(np.sum(said, axis=1).max())

@@ -134,8 +134,7 @@ class ItemTable:
             items_of: One of these, taken apart.
             takes: As `fold_events`.
         """
-        rows, row = self.rows, self.row
-        row_E = np.array([rows.get(event.item) or row(event.item) for event in events], dtype=np.int64)
+        row_E = np.array([self.row(event.item) for event in events], dtype=np.int64)
         key_E = self.key[row_E]
         ms_E = np.array([event.ts_ms for event in events], dtype=np.int64)
         before_EP = self._made(self.keys_before(seen, ms_E, key_E), items_of, takes)

@@ -40,8 +40,7 @@ def add_mean(table: Any, key_A: Any, out_D: Any) -> None:
     for a in range(len(key_A)):
         if key_A[a] != 0:
             row, share = row_of(table, key_A[a]), np.float32(1.0) / np.float32(n_present)
-            for d in range(len(out_D)):
-                out_D[d] += share * table[2][row, d]
+            add_times(share, table[2][row], out_D)
 
 
 @compiled(fastmath=FUSED)
@@ -51,9 +50,7 @@ def add_weighted(logit_R: Any, value_RD: Any, out_D: Any) -> None:
     for r in range(len(logit_R)):
         total += np.exp(logit_R[r] - highest)
     for r in range(len(logit_R)):
-        share = np.exp(logit_R[r] - highest) / total
-        for d in range(len(out_D)):
-            out_D[d] += share * value_RD[r, d]
+        add_times(np.exp(logit_R[r] - highest) / total, value_RD[r], out_D)
 
 
 @compiled(fastmath=FUSED)
@@ -110,12 +107,9 @@ def people(
         for p in range(len(person_P)):
             value = person_P[p]
             if value != 0.0:
-                for d in range(n_embedding):
-                    query_BJD[b, 3, d] += value * query_PD[p, d]
-                for h in range(offset_BH.shape[1]):
-                    offset_BH[b, h] += value * weight_PH[p, h]
-                for i in range(gate_BI.shape[1]):
-                    gate_BI[b, i] += value * gate_PI[p, i]
+                add_times(value, query_PD[p], query_BJD[b, 3])
+                add_times(value, weight_PH[p], offset_BH[b])
+                add_times(value, gate_PI[p], gate_BI[b])
 
 
 @compiled(fastmath=FUSED)
@@ -221,6 +215,13 @@ def open_dot(hidden_H: Any, bias_H: Any, weight_H: Any) -> Any:
     for h in range(len(hidden_H)):
         total += max(hidden_H[h] + bias_H[h], np.float32(0.0)) * weight_H[h]
     return total
+
+
+@compiled(fastmath=FUSED)
+def add_times(share: Any, value_D: Any, out_D: Any) -> None:
+    """Add so many times some values."""
+    for d in range(len(out_D)):
+        out_D[d] += share * value_D[d]
 
 
 @compiled()
@@ -458,13 +459,9 @@ def see_back(
             add_mean(attributes, attribute_key_BKA[b, k], candidate_D)
             dcandidate_D = dseen_I[start:at_dots]
             for j in range(4):
-                along = dseen_I[at_dots + j]
-                query_D, dquery_D = query_BJD[b, j], dquery_BJD[b, j]
-                for d in range(n_embedding):
-                    dcandidate_D[d] += along * query_D[d]
-                    dquery_D[d] += along * candidate_D[d]
-            for d in range(n_embedding):
-                ditem_D[d] += dcandidate_D[d]
+                add_times(dseen_I[at_dots + j], query_BJD[b, j], dcandidate_D)
+                add_times(dseen_I[at_dots + j], candidate_D, dquery_BJD[b, j])
+            add_times(np.float32(1.0), dcandidate_D, ditem_D)
             add_mean_back(attributes, attribute_key_BKA[b, k], dcandidate_D, dattributes)
             alike_R, share_R = alike_BKR[b, k], share_BKR[b, k]
             nearest = dot(share_R[:n_recent], alike_R[:n_recent])
@@ -472,11 +469,8 @@ def see_back(
                 along = dseen_I[at_dots + 4] * share_R[r]
                 shift = along * (alike_R[r] - nearest)
                 dlogit_BR[b, r] += shift
-                along += shift
-                recent_D, drecent_D = recent_BRD[b, r], drecent_BRD[b, r]
-                for d in range(n_embedding):
-                    ditem_D[d] += along * recent_D[d]
-                    drecent_D[d] += along * item_D[d]
+                add_times(along + shift, recent_BRD[b, r], ditem_D)
+                add_times(along + shift, item_D, drecent_BRD[b, r])
 
 
 @compiled(fastmath=FUSED)
@@ -500,7 +494,12 @@ def people_back(
     dage_1: Any,
     scratch: Any,
 ) -> None:
-    """Of `people` but for its matrices: from the person's gradient to what the person is made of."""
+    """Of `people` but for its matrices: from the person's gradient to what the person is made of.
+
+    Args:
+        drecent_BRD: What comes from `see`; is used up.
+        scratch: Used on the way.
+    """
     n_embedding = recent_BRD.shape[2]
     weight_R, along_R = scratch
     for b in range(len(dperson_BP)):
@@ -515,16 +514,14 @@ def people_back(
                 weight_R[r] /= total
                 along_R[r] = dot(dpooled_D, recent_BRD[b, r])
                 mean += weight_R[r] * along_R[r]
-            for d in range(n_embedding):
-                drecent_BRD[b, 0, d] += dlast_D[d]
+            add_times(np.float32(1.0), dlast_D, drecent_BRD[b, 0])
             for r in range(n_recent):
                 dlogit = dlogit_BR[b, r] + weight_R[r] * (along_R[r] - mean)
                 dplace_R[r] += dlogit
                 dkind_T[recent_type_BR[b, r]] += dlogit
                 dage_1[0] += dlogit * recent_age_BR[b, r]
-                ditem_D, drecent_D = ditems[row_of(items, recent_key_BR[b, r])], drecent_BRD[b, r]
-                for d in range(n_embedding):
-                    ditem_D[d] += drecent_D[d] + weight_R[r] * dpooled_D[d]
+                add_times(weight_R[r], dpooled_D, drecent_BRD[b, r])
+                add_times(np.float32(1.0), drecent_BRD[b, r], ditems[row_of(items, recent_key_BR[b, r])])
         add_mean_back(contexts, context_key_BC[b], dperson_BP[b, 2 * n_embedding : 3 * n_embedding], dcontexts)
         add_mean_back(contexts, user_key_BA[b], dperson_BP[b, 3 * n_embedding : 4 * n_embedding], dcontexts)
 
@@ -537,6 +534,4 @@ def add_mean_back(table: Any, key_A: Any, dout_D: Any, dtable: Any) -> None:
         n_present += key_A[a] != 0
     for a in range(len(key_A)):
         if key_A[a] != 0:
-            drow_D, share = dtable[row_of(table, key_A[a])], np.float32(1.0) / np.float32(n_present)
-            for d in range(len(dout_D)):
-                drow_D[d] += share * dout_D[d]
+            add_times(np.float32(1.0) / np.float32(n_present), dout_D, dtable[row_of(table, key_A[a])])

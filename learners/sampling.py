@@ -246,8 +246,7 @@ def add_counts(row_N: Any, ms_NG: Any, value_NF: Any, now_ms: int, column_CX: An
     """
     for n in range(len(row_N)):
         if n + AHEAD < len(row_N):
-            fetch_row(ms_NG, row_N[n + AHEAD])
-            fetch_row(value_NF, row_N[n + AHEAD])
+            fetch_row(ms_NG, row_N[n + AHEAD])  # the values stand behind the times
         for c in range(len(column_CX)):
             column, group, half_life_ms = int(column_CX[c, 0]), int(column_CX[c, 1]), column_CX[c, 2]
             age_ms = min(ms_NG[row_N[n], group] - now_ms, 0)

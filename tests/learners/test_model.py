@@ -202,10 +202,9 @@ class Crowded:
     def begin_round(self) -> None:
         """Draw where everything lies."""
         order = self._rng.permutation(len(self._n_bytes))
-        gaps = 16 * self._rng.integers(1, 3, len(order))
-        ends = np.cumsum(np.array(self._n_bytes)[order] + gaps) if len(order) else np.zeros(0)
-        starts = np.zeros(len(order), dtype=np.int64)
-        starts[order] = np.concatenate([[0], ends[:-1]]) if len(order) else 0
+        room = np.array(self._n_bytes, dtype=np.int64)[order] + 16 * self._rng.integers(1, 3, len(order))
+        starts = np.empty_like(room)
+        starts[order] = room.cumsum() - room
         self._starts, self._n_asked = starts.tolist(), 0
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> np.ndarray:
