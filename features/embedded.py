@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -44,13 +45,22 @@ class EmbeddedServer:
         folder: Where it keeps its data; by default a temporary folder that is removed by `close`.
         is_ephemeral: Keep nothing on disk.
         port: TCP port; by default a free one.
+        settings: Further ones, as the server's command line takes them.
     """
 
-    def __init__(self, folder: Path | None = None, *, is_ephemeral: bool = False, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        is_ephemeral: bool = False,
+        port: int | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="headrace-redis-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.port = port or _free_port()
         self._is_ephemeral = is_ephemeral
+        self._further = settings
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -124,6 +134,7 @@ class EmbeddedServer:
             # syncs the folder. By default it begins at 64 MB, six seconds of 1,000 decisions/s; these are read in 5 s.
             *("--auto-aof-rewrite-min-size", "4gb", "--rdbcompression", "no"),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
+            *self._further,
         ]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:

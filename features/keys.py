@@ -47,6 +47,10 @@ class Keys:
         """Prefix of the rotating sets of event digests."""
         return f"{self.prefix}:{{p{partition}}}:seen:"
 
+    def mark(self, partition: int) -> str:
+        """What is written to have all writes before it confirmed."""
+        return f"{self.prefix}:{{p{partition}}}:mark"
+
     def item(self, item: str) -> str:
         """Packed row of an item."""
         return f"{self.prefix}:{{i{self.item_partition(item)}}}:r:{item}"
