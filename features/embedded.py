@@ -46,6 +46,7 @@ class EmbeddedServer:
         is_ephemeral: Keep nothing on disk.
         port: TCP port; by default a free one.
         settings: Further ones, as the server's command line takes them.
+        binary: Which server to start; by default `server_binary`.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class EmbeddedServer:
         is_ephemeral: bool = False,
         port: int | None = None,
         settings: Sequence[str] = (),
+        binary: Path | None = None,
     ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="headrace-redis-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.port = port or _free_port()
         self._is_ephemeral = is_ephemeral
         self._further = settings
+        self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,7 +89,10 @@ class EmbeddedServer:
         log = (self.folder / "server.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [str(server_binary()), *self._settings()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [str(self._binary or server_binary()), *self._settings()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._wait_until_ready(self._process)
         threading.Thread(target=_watch, args=(self._process,), daemon=True, name="store-watch").start()

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,6 +21,8 @@ from features.errors import StoreUnavailable
 N_MASTERS: Final = 3
 N_SLOTS: Final = 16384
 NODE_TIMEOUT_MS: Final = 1000  # of silence, after which a master counts as failed; by default it is 15 s
+BUS_AFTER: Final = 1  # its port is so much behind the server's
+TLS_AFTER: Final = 2
 AGREE_S: Final = 60.0
 POLL_S: Final = 0.02
 
@@ -30,17 +32,23 @@ class EmbeddedCluster:
 
     Args:
         settings: Further settings of every server, as its command line takes them.
+        tls: Folder with `ca.crt`, `server.crt` and `server.key`: every server listens on a second port, with TLS.
+        binary: Which server to start; that of `EmbeddedServer` has no TLS.
     """
 
-    def __init__(self, settings: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Sequence[str] = (), *, tls: Path | None = None, binary: Path | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-cluster-")
         self._settings = settings
+        self._tls = tls
+        self._binary = binary
         self.servers = [self._server() for _ in range(2 * N_MASTERS)]
 
     @property
     def url(self) -> str:
         """Where to connect to: two servers, in case one is away."""
-        return f"redis://127.0.0.1:{self.servers[0].port},127.0.0.1:{self.servers[1].port}/0"
+        ports = [server.port + (TLS_AFTER if self._tls else 0) for server in self.servers[:2]]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        return f"rediss://{hosts}/0?ssl_ca_certs={self._tls}/ca.crt" if self._tls else f"redis://{hosts}/0"
 
     def start(self) -> Self:
         """Start every server, and wait until they agree that all slots are served.
@@ -124,18 +132,22 @@ class EmbeddedCluster:
         self.wait_until_whole()
 
     def _server(self) -> EmbeddedServer:
-        port = _free_pair()
-        settings = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
-        bus = ("--cluster-port", str(port + 1), "--repl-diskless-sync-delay", "0")
-        folder = Path(self._folder.name) / str(port)
-        return EmbeddedServer(folder, port=port, settings=(*settings, *bus, *self._settings))
+        port = _free_ports()
+        settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
+        settings += ["--cluster-port", str(port + BUS_AFTER), "--repl-diskless-sync-delay", "0", *self._settings]
+        if self._tls:
+            settings += ["--tls-port", str(port + TLS_AFTER), "--tls-ca-cert-file", f"{self._tls}/ca.crt"]
+            settings += ["--tls-cert-file", f"{self._tls}/server.crt", "--tls-key-file", f"{self._tls}/server.key"]
+            settings += ["--tls-auth-clients", "no", "--tls-cluster", "yes", "--tls-replication", "yes"]
+        return EmbeddedServer(Path(self._folder.name) / str(port), port=port, settings=settings, binary=self._binary)
 
     def _running(self) -> list[EmbeddedServer]:
         return [server for server in self.servers if server.pid is not None]
 
     def _meet(self, server: EmbeddedServer) -> None:
         known = self.servers[0].port
-        self.say(server, "CLUSTER", "MEET", "127.0.0.1", known, known + 1)
+        port = known + TLS_AFTER if self._tls else known
+        self.say(server, "CLUSTER", "MEET", "127.0.0.1", port, known + BUS_AFTER)
         met = self.servers[: self.servers.index(server) + 1]
         self._wait(lambda: all(self._n_known(each) >= len(met) for each in met), "servers that know one another")
 
@@ -172,11 +184,13 @@ class EmbeddedCluster:
         raise StoreUnavailable(f"not within {AGREE_S:g} s: {what}")
 
 
-def _free_pair() -> int:
-    """A free port with a free one behind it, for the servers' own talk."""
+def _free_ports() -> int:
+    """A free port, with free ones behind it for the servers' own talk and for TLS."""
     while True:
-        with socket.socket() as first, socket.socket() as second, suppress(OSError):
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            second.bind(("127.0.0.1", port + 1))
+        with ExitStack() as stack, suppress(OSError):
+            sockets = [stack.enter_context(socket.socket()) for _ in (0, BUS_AFTER, TLS_AFTER)]
+            sockets[0].bind(("127.0.0.1", 0))
+            port = int(sockets[0].getsockname()[1])
+            sockets[1].bind(("127.0.0.1", port + BUS_AFTER))
+            sockets[2].bind(("127.0.0.1", port + TLS_AFTER))
             return port
