@@ -134,14 +134,14 @@ class Run:
         self.stop()
 
     def _start_store(self, run_id: str) -> None:
+        if self.config.store.url:
+            return
+        self._say("starting a private store")
+        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
+        if self.server.pid is not None:
+            self.cluster.spare.add(self.server.pid)
         folder = self.config.folder or str(run_versions(run_id))
-        if not self.config.store.url:
-            self._say("starting a private store")
-            self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
-            if self.server.pid is not None:
-                self.cluster.spare.add(self.server.pid)
-            self.config = with_store(self.config, url=self.server.url)
-        self.config = replace(self.config, folder=folder)
+        self.config = with_store(replace(self.config, folder=folder), url=self.server.url)
 
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + READY_S
@@ -160,5 +160,5 @@ class Run:
 
 
 def run_versions(run_id: str) -> Path:
-    """Where a run keeps its durable versions when no folder is configured; it goes with the private store."""
+    """Where a run with a private store keeps its durable versions when no folder is configured; they go with it."""
     return processes.home() / "versions" / run_id

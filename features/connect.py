@@ -8,6 +8,7 @@ from features.errors import SchemaError
 from features.keys import Keys
 from features.redis_store import RedisStore
 from features.schema import Schema
+from features.store_files import StoreFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,3 +49,8 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
         durability=config.durability,
         ephemeral=config.ephemeral,
     )
+
+
+def files_of(config: StoreConfig) -> StoreFiles:
+    """Files kept in the store."""
+    return StoreFiles(config.url, keys=Keys(n_partitions=config.n_partitions), timeout_s=config.timeout_s)

@@ -68,6 +68,14 @@ class Keys:
         """Hash of log partition -> position up to which these item rows are folded."""
         return f"{self.prefix}:{{i{item_partition}}}:pos"
 
+    def files(self) -> str:
+        """Hash of file name -> where its chunks are."""
+        return f"{self.prefix}:files"
+
+    def chunk(self, token: str, number: int) -> str:
+        """A part of a file."""
+        return f"{self.prefix}:file:{token}:{number}"
+
     def settings(self) -> str:
         """Hash of what is fixed at creation: partitions, format, clock."""
         return f"{self.prefix}:settings"
