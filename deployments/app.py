@@ -6,6 +6,7 @@
 modules that need Ray are imported by name, inside functions.
 """
 
+import asyncio
 import importlib
 import logging
 import shutil
@@ -23,11 +24,31 @@ from deployments import processes
 from deployments.cluster import MAX_ONGOING, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.errors import UnavailableError
+from features.connect import connect
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
 
 logger = logging.getLogger(__name__)
+
+
+def try_store(config: Config) -> None:
+    """See that the store can keep the promises, before anything relies on it.
+
+    Raises:
+        StoreRefused: If it cannot; the message says how to mend that.
+        StoreUnavailable: If it does not answer.
+    """
+
+    async def open_and_close() -> None:
+        store = connect(config.store, config.schema)
+        try:
+            await store.open()
+            await store.try_replicas()
+        finally:
+            await store.close()
+
+    asyncio.run(open_and_close())
 
 
 def deploy(config: Config) -> None:
@@ -135,6 +156,7 @@ class Run:
 
     def _start_store(self, run_id: str) -> None:
         if self.config.store.url:
+            try_store(self.config)
             return
         self._say("starting a private store")
         self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()

@@ -1,5 +1,7 @@
 """Whether a server can keep what is promised: asked when a store is opened, and refused by name.
 
+Whether a master's replicas confirm what it writes is another matter: they come and go. See `RedisStore.try_replicas`.
+
 process    written to an append-only file before the reply: survives the death of the server, not of the machine
 disk       that file synced before the reply: survives the machine, not its loss
 replica    in the synced append-only file of a replica before the reply: survives the loss of the machine
@@ -42,8 +44,11 @@ async def check(node: RedisNode, durability: Durability, *, is_ephemeral: bool) 
         )
     if durability == "disk":
         await _check_sync(node, durability)
-    if durability == "replica":
-        _check_replicas(node, version, info)
+    if durability == "replica" and _number(version) < MIN_VERSION_REPLICA:
+        raise StoreRefused(
+            f"{node.address}: durability 'replica' needs WAITAOF, which version {version} has not; "
+            "upgrade to Redis 7.2 or Valkey 8 or newer, or choose durability 'disk'"
+        )
 
 
 async def _check_sync(node: RedisNode, durability: Durability) -> None:
@@ -52,19 +57,6 @@ async def _check_sync(node: RedisNode, durability: Durability) -> None:
         raise StoreRefused(
             f"{node.address}: durability '{durability}' needs appendfsync always, it is {sync.decode()}; "
             "CONFIG SET appendfsync always, or choose durability 'process'"
-        )
-
-
-def _check_replicas(node: RedisNode, version: str, info: dict[str, str]) -> None:
-    if _number(version) < MIN_VERSION_REPLICA:
-        raise StoreRefused(
-            f"{node.address}: durability 'replica' needs WAITAOF, which version {version} has not; "
-            "upgrade to Redis 7.2 or Valkey 8 or newer, or choose durability 'disk'"
-        )
-    if not any(",state=online," in value for name, value in info.items() if name.startswith("slave")):
-        raise StoreRefused(
-            f"{node.address}: durability 'replica' needs a replica, and none is connected; "
-            "start one with appendonly yes and appendfsync always, or choose durability 'disk'"
         )
 
 

@@ -148,7 +148,17 @@ class RedisServers:
         Raises:
             FeatureError: If one of them does not answer.
         """
-        return list(await asyncio.gather(*(node.call(*command) for node in (await self.find()).masters)))
+        return list(await asyncio.gather(*(node.call(*command) for node in await self.masters())))
+
+    async def masters(self) -> list[RedisNode]:
+        """Every master; asks anew who they are if one was lost.
+
+        Raises:
+            FeatureError: If nobody answers.
+        """
+        if any(node.is_away for node in (await self.find()).masters):
+            await self._refresh()
+        return (await self.find()).masters
 
     async def get(self, keys: Sequence[str], slots: Sequence[int]) -> list[bytes | FeatureError]:
         """Values of keys, empty for what is not there; of a server that is known to be away an error, at once."""

@@ -85,12 +85,26 @@ class RedisStore:
         Raises:
             StoreRefused: If a server cannot keep the promises, or holds a store of other partitions or another clock.
         """
-        for node in (await self._servers.find()).masters:
+        for node in await self._servers.masters():
             await check(node, self._durability, is_ephemeral=self._ephemeral)
             await node.load_library()
-        if self._durability == "replica":
-            await self._see_replicas_confirm()
         await self._agree_on_settings()
+
+    async def try_replicas(self) -> None:
+        """Have a write of every partition confirmed, if that is the durability; for once, when a deployment starts.
+
+        Raises:
+            StoreRefused: If that takes longer than an answer may: no event would be acknowledged.
+        """
+        if self._durability != "replica":
+            return
+        marks = [(slot, ("SET", self.keys.mark(p), "")) for p, slot in enumerate(self._user_slots)]
+        for reply in await self._servers.pipeline(marks, confirm=self._confirmation):
+            if isinstance(reply, FeatureError):
+                raise StoreRefused(
+                    f"durability 'replica': {reply}; every master needs a replica with appendonly yes and "
+                    "appendfsync always, or choose durability 'disk'"
+                )
 
     async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         """Apply records in order. Lost answers are `StoreUnavailable` too: such a record may or may not be written."""
@@ -223,16 +237,6 @@ class RedisStore:
     def _confirmation(self, slot: int) -> Confirmation:
         mark = ("SET", self.keys.mark(self._partition_of_slot[slot]), "")
         return Confirmation(n_replicas=1, wait_s=self._confirm_s, mark=mark)
-
-    async def _see_replicas_confirm(self) -> None:
-        """Have a write of every partition confirmed: what the servers say of their replicas is not yet a promise."""
-        marks = [(slot, ("SET", self.keys.mark(p), "")) for p, slot in enumerate(self._user_slots)]
-        for reply in await self._servers.pipeline(marks, confirm=self._confirmation):
-            if isinstance(reply, FeatureError):
-                raise StoreRefused(
-                    f"durability 'replica': {reply}; every master needs a replica with appendonly yes and "
-                    "appendfsync always, or choose durability 'disk'"
-                )
 
     async def _agree_on_settings(self) -> None:
         key, slot = self.keys.settings(), self._settings_slot

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import redis
@@ -208,11 +208,27 @@ async def test_a_master_killed_under_load_loses_nothing_that_its_replica_confirm
 async def test_a_cluster_whose_masters_have_no_replica_to_confirm_is_refused_by_name(
     own_cluster: EmbeddedCluster,
 ) -> None:
-    with pytest.raises(StoreRefused, match="replica"):
-        for server in own_cluster.servers[3:]:
-            server.kill()
-        async with opened(own_cluster, "replica"):
-            pass
+    async with opened(own_cluster, "replica") as store:
+        await store.try_replicas()
+        own_cluster.servers[4].kill()
+        with pytest.raises(StoreRefused, match="confirmed by 0 replicas of 1; every master needs a replica"):
+            await store.try_replicas()
+
+
+async def test_a_lost_master_is_not_asked_for_its_time_for_ever(own_cluster: EmbeddedCluster) -> None:
+    """Who only reads the log asks every master, and is told by none that another has taken over."""
+    async with opened(own_cluster) as store:
+        lost = own_cluster.masters()[0]
+        lost.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.now_ms()
+        own_cluster.wait_until_replaced(lost)
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(StoreUnavailable):
+                    await store.now_ms()
+                    break
+                await asyncio.sleep(0.01)
 
 
 def move_by_hand(cluster: EmbeddedCluster, slot: int, n_keys: int) -> Iterator[None]:
