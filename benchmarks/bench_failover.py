@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_failover [--rounds 5] [--replicas 1] [--json [FILE]]
 
-Three masters with replicas, eight writers that send events with ids, sixteen at a time, and a reader of people's states.
+Three masters with replicas, eight writers that send events with ids, sixteen at a time, and a reader of states.
 After two seconds a master is killed (SIGKILL). Once its replica has taken over, every acknowledged event is sent again
 to a store that knows nothing of all this: whatever is no duplicate was lost.
 

@@ -3,6 +3,7 @@
     [schema]   features.schema.Schema           [rank]      deployments.ranking.RankConfig
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
     [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
+                                                [autoscale] deployments.autoscaling.AutoscaleConfig
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -16,6 +17,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from deployments.autoscaling import AutoscaleConfig
 from deployments.cluster import ClusterConfig
 from deployments.errors import ConfigError
 from deployments.ranking import RankConfig
@@ -37,6 +39,8 @@ class ReplicaConfig:
     schema: Schema
     rank: RankConfig
     policy: PolicyConfig
+    late_s: float
+    """An answer that takes longer counts as late; see `AutoscaleConfig`."""
     capture_folder: str = ""
     """Test hook: where to write the inputs of every batch; empty: nowhere."""
 
@@ -52,6 +56,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
     """Replicas of the Ranker; one fills a core."""
     n_events: int = 1
@@ -75,6 +80,8 @@ class Config:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+        if 0 < self.autoscale.max_rankers < self.n_rankers:
+            raise ConfigError(f"max_rankers: expected n_rankers or more, {self.n_rankers}, or 0")
         if self.keep_log_s < self.learner.join.attribution_s:
             window_s = self.learner.join.attribution_s
             raise ConfigError(
@@ -89,6 +96,7 @@ class Config:
             schema=self.schema,
             rank=self.rank,
             policy=self.policy,
+            late_s=self.autoscale.late_ms / 1000.0,
             capture_folder=self.capture_folder,
         )
 
@@ -123,6 +131,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         "policy": PolicyConfig,
         "learner": LearnerConfig,
         "cluster": ClusterConfig,
+        "autoscale": AutoscaleConfig,
     }
     for name, value in values.items():
         if name not in Config.__dataclass_fields__:

@@ -8,6 +8,7 @@ measuring log time, exporting metrics.
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -20,10 +21,11 @@ import psutil
 from ray import serve
 from threadpoolctl import threadpool_limits
 
+from deployments.autoscaling import Load
 from deployments.batcher import MicroBatcher
 from deployments.config import ReplicaConfig
 from deployments.decision_log import DecisionLog
-from deployments.errors import ApiError, UnavailableError
+from deployments.errors import ApiError, OverloadedError, UnavailableError
 from deployments.http import App, Request, Response, error_response
 from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
@@ -51,6 +53,7 @@ class RankEndpoint:
     Args:
         barrier: Awaited before a request is ranked; under the event clock it waits for the projection.
         deadline_ms: For requests that name none; None: they wait as long as it takes.
+        note: Told how many seconds each answer took, infinity for one that was refused.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class RankEndpoint:
         barrier: Callable[[], Awaitable[None]] | None = None,
         *,
         deadline_ms: int | None = None,
+        note: Callable[[float], None] = lambda _took_s: None,
     ) -> None:
         self._barrier = barrier
         self._deadline_ms = deadline_ms
+        self._note = note
         self.batcher = MicroBatcher(
             ranking.answer, max_batch=MAX_BATCH, max_cost=MAX_COST, max_depth=MAX_DEPTH, cost=request_cost
         )
@@ -90,7 +95,12 @@ class RankEndpoint:
             await self._barrier()
         deadline_ms = request.deadline_ms or self._deadline_ms
         deadline_s = deadline_ms / 1000 - (time.monotonic() - arrived_s) if deadline_ms is not None else None
-        answer = await self.batcher.submit(request, deadline_s)
+        try:
+            answer = await self.batcher.submit(request, deadline_s)
+        except OverloadedError:
+            self._note(math.inf)
+            raise
+        self._note(time.monotonic() - arrived_s)
         self.n_answered += 1
         return answer
 
@@ -138,11 +148,12 @@ class Ranker:
         policy = policy_of(config.policy, np.random.default_rng())
         now_ms, keep = self._clock.now_ms, self._decision_log.keep
         self._ranking = Ranking(self._store, self._weights, now_ms, keep, rank, capture, policy)
+        self._load = Load(config.late_s)
         # Under the event clock nobody waits in front of a page; history is lived through however long it takes.
         self._endpoint = (
             RankEndpoint(self._ranking, self._wait_for_projection)
             if is_event_clock
-            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms)
+            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms, note=self._load.note)
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
@@ -154,6 +165,10 @@ class Ranker:
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
         return self._endpoint.app
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve how much there is to do."""
+        return self._load.take()
 
     def _start(self, *coroutines: Coroutine[Any, Any, None]) -> None:
         loop = asyncio.get_running_loop()
