@@ -54,13 +54,14 @@ def try_store(config: Config) -> None:
 def deploy(config: Config) -> None:
     """Start the learning side and the Serve applications on the Ray cluster this process is connected to."""
     group = importlib.import_module("learners.group")
-    group.start_group(
+    started = group.start_group(
         config.store,
         config.schema,
         config.learner,
         group.GroupConfig(folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s),
     )
-    serve = importlib.import_module("ray.serve")
+    ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
+    ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
     serve.run_many(
         [
             serve.RunTarget(_bind("Ranker", config, config.n_rankers), name="rank", route_prefix="/v1/rank"),

@@ -32,13 +32,21 @@ CAPTURE = "HEADRACE_CAPTURE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LiveConfig:
+    """What replicas take over while they run."""
+
+    rank: RankConfig
+    policy: PolicyConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaConfig:
     """What a serving replica needs to know."""
 
     store: StoreConfig
     schema: Schema
-    rank: RankConfig
-    policy: PolicyConfig
+    live: LiveConfig
+    """To start with."""
     late_s: float
     """An answer that takes longer counts as late; see `AutoscaleConfig`."""
     capture_folder: str = ""
@@ -94,8 +102,7 @@ class Config:
         return ReplicaConfig(
             store=self.store,
             schema=self.schema,
-            rank=self.rank,
-            policy=self.policy,
+            live=LiveConfig(rank=self.rank, policy=self.policy),
             late_s=self.autoscale.late_ms / 1000.0,
             capture_folder=self.capture_folder,
         )

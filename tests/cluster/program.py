@@ -63,6 +63,12 @@ class Commands:
         """Call a method of the hub that takes nothing."""
         return self._ray.get(getattr(self._ray.get_actor(ACTORS["hub"]), method).remote())
 
+    def configure(self, values: dict[str, Any]) -> str:
+        """Have replicas follow other settings, as a deployment does that changes nothing else."""
+        settings = msgspec.json.encode(config_from_dict(values).replica.live)
+        self._ray.get(self._ray.get_actor(ACTORS["hub"]).configure.remote(settings))
+        return "configured"
+
     def store_kill(self) -> str:
         """SIGKILL the private store."""
         assert self._run.server is not None
