@@ -21,13 +21,16 @@ import httpx
 import msgspec
 
 from deployments import processes
+from deployments.autoscaling import policy
 from deployments.cluster import MAX_ONGOING, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.errors import UnavailableError
+from deployments.release import release_of
 from features.connect import connect
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
+LOOK_BACK_S: Final = 10.0  # over which loads are averaged; replicas take theirs five times in it
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,9 @@ def deploy(config: Config) -> None:
         config.store,
         config.schema,
         config.learner,
-        group.GroupConfig(folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s),
+        group.GroupConfig(
+            folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s, release=release_of(config)
+        ),
     )
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
@@ -72,13 +77,33 @@ def deploy(config: Config) -> None:
 
 def _bind(name: str, config: Config, n_replicas: int) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
-    return deployment.options(**replica_options(config, n_replicas)).bind(config.replica)
+    options = replica_options(config, n_replicas)
+    if name == "Ranker" and config.autoscale.max_rankers:
+        del options["num_replicas"]
+        options["autoscaling_config"] = _autoscaling(config)
+    # Serve takes every deployment for a new version and replaces all replicas, unless it is told that it is none; which
+    # it wants to hear from itself alone.
+    return deployment.options(**options, version=release_of(config), _internal=True).bind(config.replica)
+
+
+def _autoscaling(config: Config) -> Any:
+    scale, serve = config.autoscale, importlib.import_module("ray.serve.config")
+    return serve.AutoscalingConfig(
+        min_replicas=config.n_rankers,
+        max_replicas=scale.max_rankers,
+        upscale_delay_s=scale.up_s,
+        downscale_delay_s=scale.down_s,
+        look_back_period_s=LOOK_BACK_S,
+        policy=serve.AutoscalingPolicy(policy_function=policy(scale)),
+    )
 
 
 def replica_options(config: Config, n_replicas: int) -> dict[str, Any]:
     """How Serve runs a deployment of ours."""
     return {
         "num_replicas": n_replicas,
+        # A lone replica's successor answers before it goes; of several, the others answer while one is replaced.
+        "max_surge_percent": 100 if n_replicas == 1 else 0,
         "max_ongoing_requests": MAX_ONGOING,
         "graceful_shutdown_timeout_s": config.cluster.draining_s,
         "health_check_period_s": 1.0,

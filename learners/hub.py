@@ -57,9 +57,11 @@ class ModelHub:
         schema: Versions of another schema are refused.
         folder: Folder or bucket URL of durable commits; empty: in the store.
         niceness: Added to the process's own; less than the learner's, which waits for it.
+        release: What it is made of; told in `status`.
     """
 
-    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5) -> None:
+    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5, release: str = "") -> None:
+        self._release = release
         step_back(niceness, entirely=store.clock == "wall")
         self._files: Files
         self._full: Delta | None = None
@@ -200,6 +202,7 @@ class ModelHub:
             "progressive": dict(progress.metrics) if progress else {},
             "state": "held" if self._is_held else "live",
             "pid": os.getpid(),
+            "release": self._release,
         }
 
     async def positions(self) -> dict[int, tuple[int, int]]:

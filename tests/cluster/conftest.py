@@ -44,13 +44,13 @@ class Application:
         self.run_id = ready["run_id"]
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
 
-    def call(self, *command: Any) -> Any:
+    def call(self, *command: Any, wait_s: float = 60.0) -> Any:
         """Have the program do something; returns its answer."""
         assert self._process.stdin is not None
         with self._lock:
             self._process.stdin.write(msgspec.json.encode(command) + b"\n")
             self._process.stdin.flush()
-            return self._read(60.0)
+            return self._read(wait_s)
 
     def kill(self, actor: str) -> bool:
         """SIGKILL an actor's process; False while it is being restarted."""
