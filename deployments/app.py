@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,10 +21,10 @@ import httpx
 import msgspec
 
 from deployments import processes
-from deployments.autoscaling import policy
 from deployments.cluster import MAX_ONGOING, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.errors import UnavailableError
+from deployments.load_policy import LoadPolicy
 from deployments.release import release_of
 from features.connect import connect
 from features.embedded import EmbeddedServer
@@ -94,7 +94,9 @@ def _autoscaling(config: Config) -> Any:
         upscale_delay_s=scale.up_s,
         downscale_delay_s=scale.down_s,
         look_back_period_s=LOOK_BACK_S,
-        policy=serve.AutoscalingPolicy(policy_function=policy(scale)),
+        policy=serve.AutoscalingPolicy(
+            policy_function=f"{LoadPolicy.__module__}:{LoadPolicy.__name__}", policy_kwargs=asdict(scale)
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """How many replicas a load needs: by how busy those are that run, and by whether anybody waits too long.
 
-    replica: `Load`, a meter ─► Serve's controller: `policy` ─► `desired`, arithmetic
+    replica: `Load`, a meter ─► Serve's controller: `load_policy` ─► `desired`, arithmetic
 
 How busy is the processor time of the event loop, which is what a replica runs out of first: requests under way, which
 Serve counts by itself, are few until it is too late, as a batcher that drains while it is busy has short queues. How
@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 from deployments.errors import ConfigError
 
@@ -97,28 +97,3 @@ def desired(n_replicas: int, busy_ratio: float, late_ratio: float, config: Autos
     if load > n_replicas:
         return math.ceil(load)
     return max(1, min(n_replicas, math.ceil(load / SHRINK)))
-
-
-class Context(Protocol):
-    """What of `ray.serve.config.AutoscalingContext` matters."""
-
-    current_num_replicas: int
-    policy_state: dict[str, Any]
-
-    @property
-    def aggregated_metrics(self) -> dict[str, dict[Any, float]]:
-        """Every replica's value of every metric."""
-        ...
-
-
-def policy(config: AutoscaleConfig) -> Callable[[Context], tuple[int, dict[str, Any]]]:
-    """The function that Serve asks. Replicas that have not told anything yet do not count; if none has, all stays."""
-
-    def decide(context: Context) -> tuple[int, dict[str, Any]]:
-        told = context.aggregated_metrics or {}
-        if not (told.get(BUSY) and told.get(LATE)):
-            return context.current_num_replicas, context.policy_state
-        busy_ratio, late_ratio = (sum(told[name].values()) / len(told[name]) for name in (BUSY, LATE))
-        return desired(context.current_num_replicas, busy_ratio, late_ratio, config), context.policy_state
-
-    return decide

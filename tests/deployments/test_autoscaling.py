@@ -1,13 +1,15 @@
 """Laws of how many replicas a load needs."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.autoscaling import BUSY, LATE, AutoscaleConfig, Load, desired, policy
+from deployments.autoscaling import BUSY, LATE, AutoscaleConfig, Load, desired
 from deployments.errors import ConfigError
+from deployments.load_policy import LoadPolicy
 
 CONFIG = AutoscaleConfig(max_rankers=100, busy_ratio=0.5, late_ms=50)
 replicas = st.integers(1, 100)
@@ -56,10 +58,10 @@ def test_serve_gets_the_mean_of_those_that_told_something() -> None:
         policy_state={"kept": 1},
         aggregated_metrics={BUSY: {"a": 0.9, "b": 0.7}, LATE: {"a": 0.0, "b": 0.0}},
     )
-    assert policy(CONFIG)(context) == (4, {"kept": 1})
+    assert LoadPolicy(**asdict(CONFIG))(context) == (4, {"kept": 1})
     for nothing in (None, {}, {BUSY: {}, LATE: {}}):
         context.aggregated_metrics = nothing
-        assert policy(CONFIG)(context) == (2, {"kept": 1})
+        assert LoadPolicy(**asdict(CONFIG))(context) == (2, {"kept": 1})
 
 
 @pytest.mark.parametrize(
