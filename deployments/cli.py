@@ -63,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--port", type=int, default=8000)
     status.add_argument("--json", action="store_true")
+    node = _command(
+        commands, "node", _lazily("node", "run_node"),
+        "Make this machine a node of a cluster, before `ray start`: cluster.yaml does it.",
+        "headrace node && source ~/headrace/node/environment.sh",
+    )  # fmt: skip
+    node.add_argument("--folder", type=Path, default=Path("~/headrace/node"), help="what a node needs is written here")
+    node.add_argument(
+        "--joined", metavar="HEAD:PORT", help="only say, by exit status 0, that it is a live node of this cluster"
+    )
     replay = _command(
         commands, "replay", _lazily("cli_history", "run_replay"), "Send a recorded stream through the front door.",
         "headrace replay events.parquet --queries queries.parquet --out predictions.parquet",
