@@ -20,9 +20,11 @@ import httpx
 import msgspec
 
 from deployments import processes
-from deployments.cluster import MAX_ONGOING, LocalCluster
+from deployments.cluster import MAX_ONGOING, QUIET, LocalCluster
 from deployments.config import Config, as_dict, with_store
+from deployments.environment import LEARNING, SERVING, TRACE
 from deployments.errors import UnavailableError
+from deployments.node import DRAINING_S
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
@@ -30,27 +32,45 @@ READY_S: Final = 120.0
 logger = logging.getLogger(__name__)
 
 
-def deploy(config: Config) -> None:
-    """Start the learning side and the Serve applications on the Ray cluster this process is connected to."""
+def deploy(config: Config, n_nodes: int | None = None) -> None:
+    """Start the learning side and the Serve applications on the Ray cluster this process is connected to.
+
+    Args:
+        n_nodes: Of several machines, how many serve: each gets the configured number of replicas. None: this one
+            machine, which has no roles.
+    """
     group = importlib.import_module("learners.group")
     group.start_group(
         config.store,
         config.schema,
         config.learner,
-        group.GroupConfig(folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s),
+        group.GroupConfig(
+            folder=config.folder,
+            offer_s=config.offer_s,
+            keep_log_s=config.keep_log_s,
+            resources={} if n_nodes is None else {LEARNING: TRACE},
+        ),
     )
     serve = importlib.import_module("ray.serve")
     serve.run_many(
         [
-            serve.RunTarget(_bind("Ranker", config, config.n_rankers), name="rank", route_prefix="/v1/rank"),
-            serve.RunTarget(_bind("Events", config, config.n_events), name="events", route_prefix="/"),
+            serve.RunTarget(_bind("Ranker", config, config.n_rankers, n_nodes), name="rank", route_prefix="/v1/rank"),
+            serve.RunTarget(_bind("Events", config, config.n_events, n_nodes), name="events", route_prefix="/"),
         ]
     )
 
 
-def _bind(name: str, config: Config, n_replicas: int) -> Any:
+def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
-    return deployment.options(**replica_options(config, n_replicas)).bind(config.replica)
+    options = replica_options(config, n_replicas)
+    if n_nodes is not None:
+        options |= {
+            "num_replicas": n_replicas * n_nodes,
+            "max_replicas_per_node": n_replicas,
+            "graceful_shutdown_timeout_s": DRAINING_S,
+            "ray_actor_options": {**options["ray_actor_options"], "resources": {SERVING: TRACE}},
+        }
+    return deployment.options(**options).bind(config.replica)
 
 
 def replica_options(config: Config, n_replicas: int) -> dict[str, Any]:
@@ -61,7 +81,7 @@ def replica_options(config: Config, n_replicas: int) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": config.cluster.draining_s,
         "health_check_period_s": 1.0,
         "health_check_timeout_s": 10.0,
-        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "logging_config": QUIET,
         "ray_actor_options": {"num_cpus": 0.1},
     }
 

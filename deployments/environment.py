@@ -10,6 +10,11 @@ from typing import Final
 
 LOOPBACK: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"
+FRONT_PORT: Final = 8000  # of every node of a cluster
+# Roles of nodes: resources that they are started with (cluster.yaml), and of which replicas and actors ask for a trace.
+SERVING: Final = "serving"
+LEARNING: Final = "learning"
+TRACE: Final = 0.001
 
 
 def ray_environment(host: str) -> dict[str, str]:
@@ -63,6 +68,8 @@ def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) 
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # HAProxy itself is missed after three failed looks; Ray looks every 10 s.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # It is started while replicas are, and imports as much; given up and begun again it takes longer still (5 s).
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # A process replaced by a reload keeps its old list of replicas for at most this long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),

@@ -3,7 +3,8 @@
 The actors are detached and restart by themselves for ever; whoever starts a second time gets the running ones.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -26,6 +27,8 @@ class GroupConfig:
     """Seconds between versions."""
     keep_log_s: float = 3600.0
     """Log time kept although everybody has read it, for rereading and for debugging."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What of a node every actor asks Ray for: it says where they may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,15 @@ class Group:
 
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet."""
-    hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder, store.clock == "wall")
-    projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
+    hub = _named(ModelHub, HUB_NAME, config).remote(schema, config.folder, store.clock == "wall")
+    projector = _named(Projector, PROJECTOR_NAME, config).remote(store, schema, config.keep_log_s)
     learners = [
-        _named(Learner, learner_name(seat)).remote(store, schema, learner, config.offer_s, seat=seat)
+        _named(Learner, learner_name(seat), config).remote(store, schema, learner, config.offer_s, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
     ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
     return Group(hub, projector, learners)
 
 
-def _named(actor: Any, name: str) -> Any:
-    return actor.options(name=name, lifetime="detached", get_if_exists=True)
+def _named(actor: Any, name: str, config: GroupConfig) -> Any:
+    return actor.options(name=name, lifetime="detached", get_if_exists=True, resources=dict(config.resources))

@@ -41,11 +41,11 @@ def test_many_cores_get_more_threads_of_haproxy(tmp_path: Path) -> None:
 
 def test_haproxys_own_pages_stay_on_the_node_while_its_front_is_everybodys(tmp_path: Path) -> None:
     wrapper, rendered = Path(sourced(write_node(tmp_path), "RAY_SERVE_HAPROXY_BINARY_PATH")), tmp_path / "haproxy.cfg"
-    pages = "frontend prometheus\n    bind :9101\nlisten stats\n    bind *:8404\n"
-    rendered.write_text(f"{pages}frontend http_frontend\n    bind 0.0.0.0:8000\n")
+    front = "frontend http_frontend\n    bind *:8000\nbackend default_backend\n"  # what Ray makes of 0.0.0.0
+    rendered.write_text(f"frontend prometheus\n    bind :9101\n{front}listen stats\n    bind *:8404\n")
     subprocess.run([wrapper, "-db", "-f", rendered, "-v"], check=True, capture_output=True)
     binds = [line.split()[1] for line in rendered.read_text().splitlines() if line.strip().startswith("bind")]
-    assert binds == ["127.0.0.1:9101", "127.0.0.1:8404", "0.0.0.0:8000"]
+    assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
 
 
 @pytest.mark.parametrize(
