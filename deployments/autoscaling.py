@@ -29,7 +29,7 @@ class AutoscaleConfig:
     """When Rankers are added and taken away."""
 
     max_rankers: int = 0
-    """Most replicas; as many as that take part where `n_rankers` is the least. 0: there are `n_rankers`, always."""
+    """Most replicas, where `n_rankers` are the fewest; on a cluster, of each node. 0: there are `n_rankers`, always."""
     busy_ratio: float = 0.5
     """Wanted share of time that a replica computes; up to half of saturation nobody waits for others to speak of."""
     late_ms: int = 50

@@ -66,9 +66,9 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
-    """Replicas of the Ranker; one fills a core."""
+    """Replicas of the Ranker; one fills a core. On a cluster: on each node that serves."""
     n_events: int = 1
-    """Replicas of Events."""
+    """Replicas of Events. On a cluster: on each node that serves."""
     offer_s: float = 1.0
     """Seconds between versions."""
     keep_log_s: float = 3600.0
@@ -114,6 +114,15 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: Naming the unknown field, or the one of the wrong type or out of range.
     """
+    return config_from_dict(read_values(path, environment))
+
+
+def read_values(path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Read the same as nested tables, not judged yet, so that they can be sent elsewhere.
+
+    Raises:
+        ConfigError: If the file is no TOML.
+    """
     values: dict[str, Any] = {}
     if path is not None:
         try:
@@ -122,7 +131,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
             raise ConfigError(f"{path}: {error}") from None
     values.setdefault("store", {}).setdefault("url", environment.get(REDIS_URL, ""))
     values.setdefault("capture_folder", environment.get(CAPTURE, ""))
-    return config_from_dict(values)
+    return values
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

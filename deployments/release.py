@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from deployments.config import Config
+from deployments.shipping import PACKAGES, SOURCE
 
-PACKAGES: Final = ("features", "learners", "deployments")
 SUFFIXES: Final = (".py", ".lua")
 
 
@@ -21,7 +21,7 @@ def release_of(config: Config, root: Path | None = None) -> str:
         root: Folder of the packages; by default that of the running source.
     """
     name = hashlib.sha256(msgspec.json.encode(_without_live(config)))
-    for path in _source(root or Path(__file__).parents[1]):
+    for path in _source(root or SOURCE):
         name.update(path.name.encode())
         name.update(path.read_bytes())
     return name.hexdigest()[:16]

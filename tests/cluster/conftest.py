@@ -17,6 +17,8 @@ import pytest
 
 from deployments.processes import marked_processes, sweep
 from tests import waiting
+from tests.cluster.lab import Lab
+from tests.cluster.operating import Operator
 
 START_S = 120.0
 
@@ -133,3 +135,16 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     )
     yield application
     assert application.close() == []
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Operator]:
+    """The operator of three machines and a store, who has not typed anything yet."""
+    assert pytestconfig.cache is not None
+    shared, compiled = tmp_path_factory.mktemp("shared"), Path(pytestconfig.cache.mkdir("compiled"))
+    with (
+        Lab(tmp_path_factory.mktemp("lab"), shared=(shared, compiled)) as lab,
+        contextlib.closing(Operator(lab, shared, compiled)) as operator,
+    ):
+        operator.start_store()
+        yield operator

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deployments.config import Config, config_from_dict, with_store
-from deployments.release import PACKAGES, release_of
+from deployments.release import release_of
+from deployments.shipping import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 
