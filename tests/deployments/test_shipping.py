@@ -57,7 +57,7 @@ def test_the_password_lies_in_one_file(packed: Path) -> None:
     [
         ({"store": {"url": ""}}, "HEADRACE_REDIS_URL"),
         ({"store": {"url": "redis://localhost:6379"}}, "every node"),
-        ({"folder": ""}, "folder"),
+        ({"store": {"url": "redis://u:p@10.0.0.1:6379,127.0.0.1:6379/0"}}, "every node"),
         ({"cluster": {"port": 9000}}, "cluster.yaml"),
         ({"n_rankers": 0}, "n_rankers"),
     ],
