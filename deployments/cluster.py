@@ -125,7 +125,8 @@ class LocalCluster:
         try:
             folder = self._make_folder()
             # Four threads of HAProxy, as Ray would have them, would compete with the replica for two cores.
-            of_serve = serve_environment(folder, draining_s=self.config.draining_s, n_proxy_threads=1)
+            draining_s = self.config.draining_s
+            of_serve = serve_environment(folder, draining_s=draining_s, proxy_draining_s=draining_s, n_proxy_threads=1)
             self._export(ray_environment(self.config.host) | of_serve | free_ports())
             self._start_ray()
             self._start_serve()

@@ -44,12 +44,15 @@ def ray_environment(host: str) -> dict[str, str]:
     }
 
 
-def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) -> dict[str, str]:
+def serve_environment(
+    folder: Path, *, draining_s: float, proxy_draining_s: float, n_proxy_threads: int
+) -> dict[str, str]:
     """Return the variables Serve must be started under, on top of Ray's.
 
     Args:
         folder: For HAProxy's files and the wrapper; short, a unix socket's path has 108 bytes at most.
         draining_s: How long a replica stays reachable after it is told to stop.
+        proxy_draining_s: How long HAProxy stays where there is no replica any more.
         n_proxy_threads: Of HAProxy.
     """
     return {
@@ -79,7 +82,7 @@ def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) 
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         # Serve raises every ingress deployment's shutdown timeout to this plus 5 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(draining_s),
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(draining_s),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(proxy_draining_s),
         # Ray's smallest bucket is 1 ms, about our median.
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,1000",
     }

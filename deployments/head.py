@@ -78,7 +78,7 @@ class Head:
             ClusterError: If it fails, with the end of what it printed.
         """
         sdk = importlib.import_module("ray.job_submission")
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        logging.disable(logging.INFO)  # of how it is sent
         try:
             client = sdk.JobSubmissionClient(self.address, headers=self._headers)
             job = client.submit_job(entrypoint=command, runtime_env={"working_dir": str(folder)})

@@ -23,13 +23,16 @@ def sourced(file: Path, name: str) -> str:
 
 def test_a_node_is_started_under_the_settings_of_one_machine_but_for_ports_and_interfaces(tmp_path: Path) -> None:
     file = write_node(tmp_path / "a node", n_cores=2)
-    common = serve_environment(tmp_path / "a node", draining_s=ClusterConfig().draining_s, n_proxy_threads=1)
+    draining_s = ClusterConfig().draining_s
+    common = serve_environment(
+        tmp_path / "a node", draining_s=draining_s, proxy_draining_s=draining_s, n_proxy_threads=1
+    )
     common |= ray_environment(LOOPBACK)
     given = {name: sourced(file, name) for name in common}
     assert {name: value for name, value in given.items() if common[name] != value} == {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5.0",
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5.0",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "120.0",
     }
     assert sourced(file, "PATH") == f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
