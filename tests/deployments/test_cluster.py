@@ -4,6 +4,7 @@ The cluster is a process of its own (`cluster_program`), spoken to by HTTP and s
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -179,12 +180,12 @@ def test_only_the_token_guarded_ports_listen_beyond_loopback(program: Program) -
 
 
 async def get_retrying(client: httpx.AsyncClient, path: str, *, attempts: int = 5) -> httpx.Response:
-    """Get, again if the connection was closed without a word."""
+    """Get, again if the connection was closed without a word, or if nobody could answer."""
     for _ in range(attempts - 1):
-        try:
-            return await client.get(path)
-        except httpx.RemoteProtocolError:
-            continue
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            answer = await client.get(path)
+            if answer.status_code != 503:
+                return answer
     return await client.get(path)
 
 
