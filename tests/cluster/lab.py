@@ -203,8 +203,20 @@ class Lab:
     def processes(self, host: str) -> list[psutil.Process]:
         """What runs on a host besides what every host has: its first process, and sshd for who listens."""
         first = psutil.Process(self._first_pid(host))
-        own = {first, *(child for child in first.children() if child.name() in {"sleep", "sshd"})}
+        own = {first}
+        for child in first.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name() in {"sleep", "sshd"}:
+                    own.add(child)
         return [process for process in self.everything(host) if process not in own]
+
+    def command_lines(self, host: str) -> list[str]:
+        """How the programs that run on a host were called."""
+        found = []
+        for process in self.processes(host):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(" ".join(process.cmdline()))
+        return found
 
     def home(self, host: str) -> Path:
         """A host's home folder, as seen from here."""
