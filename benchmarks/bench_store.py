@@ -8,8 +8,8 @@ processes, so what others take of the cores is not counted; each operation goes 
 the growth of what the server says it uses, without the bytes that were handed to it: what a thing costs beside itself.
 
 *Hear of item row* is what a written row costs for each listener more, and every Ranker is one; *cache item row* is what
-comes there after the reading of a row. *Fold event* and *pack item row* are what the projector does between reading the
-log and writing rows; *commit* is the writing of a single row.
+comes there after the reading of a row. *Project event* is what the projector does between reading the log and writing
+rows, which are packed, a quarter of a second of 10,000 events/s at once; *commit* is the writing of a single row.
 
 Not shown: latency (see `bench_tail`), rewrites of the append-only file (a process of its own), the network.
 """
@@ -31,8 +31,9 @@ from benchmarks import machine
 from benchmarks.sizes import START_MS, example_decision, example_event, full_row, full_state, identifier
 from deployments.row_cache import RowCache
 from features.embedded import EmbeddedServer
-from features.events import EVENT, Entry, Positions, StreamId, encode_body
-from features.item_table import ItemTable
+from features.events import Positions
+from features.memory_store import MemoryStore
+from features.projection import Projection
 from features.redis_store import RedisStore
 from features.schema import Schema
 from features.store import Record, decision_record, event_record
@@ -41,7 +42,7 @@ N_PEOPLE: Final = 2_000
 N_ITEMS: Final = 6_400
 N_KEPT: Final = 16_000  # records whose memory is looked at; Redis packs sets of up to 128 ids a partition
 N_LISTENERS: Final = 8
-N_FOLDED: Final = 2_500  # a quarter of a second of 10,000 events/s, as the projector flushes
+N_PROJECTED: Final = 2_560  # at once: a quarter of a second of 10,000 events/s
 READS_AT_ONCE: Final = 16  # by as many connections: a server that many ask does several in one turn of its loop
 EVENTS_AT_ONCE: Final = 32
 DECISIONS_AT_ONCE: Final = 8
@@ -114,7 +115,7 @@ class Bench:
             await self._store.trim(await self._store.heads())
             found.append(await self._timed(f"write {kind}", self._writing(records, at_once)))
             found.append(await self._timed(f"read {kind} in the log", self._reading()))
-        return [*found, *self._in_memory(), *await self._rows()]
+        return [*found, await self._caching(), await self._projecting(), *await self._rows()]
 
     def _events(self, *, has_id: bool = True) -> Iterator[Record]:
         """People act on items, each time with an id that was not seen before."""
@@ -163,28 +164,29 @@ class Bench:
 
         return read
 
-    def _in_memory(self) -> list[Cost]:
-        """What projector and Rankers do between two questions to the store."""
-        table, entries = ItemTable(self._schema), []
-        table.load(self._items, [self._row] * N_ITEMS)
-        for number in range(N_FOLDED):
-            event = example_event(self._schema, number % N_PEOPLE, number % N_ITEMS, START_MS + number)
-            entries.append(Entry(StreamId(event.ts_ms, 0), 0, EVENT, encode_body(event), self._state))
-        table.fold(entries)  # compiles
-        touched, some = table.take_touched().tolist(), self._items[:ROWS_AT_ONCE]
-        cache, written = RowCache(self._schema), itertools.cycle([self._row, full_row(self._schema, 1)])
-        return [
-            self._timed_here("fold event", len(entries), lambda: table.fold(entries)),
-            self._timed_here("pack item row", len(touched), lambda: list(table.pack_all(touched))),
-            self._timed_here("cache item row", len(some), lambda: _cached(cache, some, next(written))),
-        ]
+    async def _projecting(self) -> Cost:
+        """The projector beside a store that costs next to nothing."""
+        store = MemoryStore(self._schema)
+        projection = Projection(store, self._schema, count=N_PROJECTED // store.keys.n_partitions)
+        await projection.load()
+        events, n = self._events(has_id=False), round(N_PROJECTED * (2 + 20 * self._seconds))
+        await store.apply(list(itertools.islice(events, n)))
+        await projection.advance()  # compiles
+        n_before, meter = projection.n_entries, Meter(self._process)
+        while await projection.advance():
+            pass
+        return meter.cost("project event", projection.n_entries - n_before)
 
-    def _timed_here(self, what: str, n_each: int, call: Callable[[], object]) -> Cost:
-        meter, n, end_s = Meter(self._process), 0, time.monotonic() + self._seconds
-        while time.monotonic() < end_s:
-            call()
-            n += n_each
-        return meter.cost(what, n)
+    async def _caching(self) -> Cost:
+        cache, some = RowCache(self._schema), self._items[:ROWS_AT_ONCE]
+        written = itertools.cycle([self._row, full_row(self._schema, 1)])
+
+        async def take() -> int:
+            cache.asking()
+            cache.load(some, [next(written)] * len(some))
+            return len(some)
+
+        return await self._timed("cache item row", take)
 
     async def _rows(self) -> list[Cost]:
         """Writing item rows while nobody listens, and what each listener adds."""
@@ -222,11 +224,6 @@ class Bench:
 
     def _used_bytes(self) -> int:
         return int(self._redis.info("memory")["used_memory"])
-
-
-def _cached(cache: RowCache, items: list[str], row: bytes) -> None:
-    cache.asking()
-    cache.load(items, [row] * len(items))
 
 
 async def measure(server: EmbeddedServer, seconds: float) -> dict[str, Any]:
