@@ -6,6 +6,7 @@
 modules that need Ray are imported by name, inside functions.
 """
 
+import asyncio
 import importlib
 import logging
 import shutil
@@ -23,11 +24,31 @@ from deployments import processes
 from deployments.cluster import MAX_ONGOING, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.errors import UnavailableError
+from features.connect import connect
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
 
 logger = logging.getLogger(__name__)
+
+
+def try_store(config: Config) -> None:
+    """See that the store can keep the promises, before anything relies on it.
+
+    Raises:
+        StoreRefused: If it cannot; the message says how to mend that.
+        StoreUnavailable: If it does not answer.
+    """
+
+    async def open_and_close() -> None:
+        store = connect(config.store, config.schema)
+        try:
+            await store.open()
+            await store.try_replicas()
+        finally:
+            await store.close()
+
+    asyncio.run(open_and_close())
 
 
 def deploy(config: Config) -> None:
@@ -134,14 +155,15 @@ class Run:
         self.stop()
 
     def _start_store(self, run_id: str) -> None:
+        if self.config.store.url:
+            try_store(self.config)
+            return
+        self._say("starting a private store")
+        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
+        if self.server.pid is not None:
+            self.cluster.spare.add(self.server.pid)
         folder = self.config.folder or str(run_versions(run_id))
-        if not self.config.store.url:
-            self._say("starting a private store")
-            self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
-            if self.server.pid is not None:
-                self.cluster.spare.add(self.server.pid)
-            self.config = with_store(self.config, url=self.server.url)
-        self.config = replace(self.config, folder=folder)
+        self.config = with_store(replace(self.config, folder=folder), url=self.server.url)
 
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + READY_S
@@ -160,5 +182,5 @@ class Run:
 
 
 def run_versions(run_id: str) -> Path:
-    """Where a run keeps its durable versions when no folder is configured; it goes with the private store."""
+    """Where a run with a private store keeps its durable versions when no folder is configured; they go with it."""
     return processes.home() / "versions" / run_id

@@ -61,7 +61,8 @@ class Config:
     keep_log_s: float = 3600.0
     """Log time kept although everybody has read it: a learner that restarts reads the attribution window again."""
     folder: str = ""
-    """Folder or bucket URL of durable versions; empty: the run's own folder."""
+    """Folder or bucket URL of durable versions; empty: in the store, where every node finds them (with a private store:
+    in the run's own folder)."""
     capture_folder: str = ""
     """Test hook, see `ReplicaConfig`."""
 

@@ -34,7 +34,7 @@ from features.intake import Intake, Receipt, attributes_record
 from features.item_table import ItemTable
 from features.schema import Entity
 from features.state import describe, unpack
-from features.store import Applied, FeatureStore, Record, erasure_record
+from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 from learners.hub import get_hub
 
 MAX_EVENTS: Final = 1000
@@ -202,8 +202,9 @@ class EventsEndpoint:
         return json_response({"log_ms": result.id.ms}, 202)
 
     async def _read(self, users: list[str], items: list[str]) -> tuple[list[bytes], list[bytes]]:
+        states, rows = await self._store.read(users, items)
         try:
-            return await self._store.read(users, items)
+            return all_of(states), all_of(rows)
         except FeatureError as error:
             raise _as_api_error(error) from None
 

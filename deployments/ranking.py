@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -21,11 +21,11 @@ from deployments.errors import ConfigError, InvalidError
 from deployments.row_cache import RowCache
 from features.decisions import new_decision
 from features.encoding import Encoder, Inputs, Request
-from features.errors import FeatureError, InvalidInput, StoreUnavailable
+from features.errors import FeatureError, InvalidInput
 from features.events import LoggedDecision, Scalar, check_context, check_id
 from features.schema import Schema
 from features.state import UserState, unpack
-from features.store import FeatureStore, Record, decision_record
+from features.store import FeatureStore, Read, Record, decision_record
 from learners.policies import Policy, Slate, greedy
 from learners.scorer import Scorer
 
@@ -35,7 +35,7 @@ MAX_DEADLINE_MS: Final = 60_000
 REQUEST_COST: Final = 50  # what a request costs beside its candidates, in candidates; see `request_cost`
 MAX_LOGGED: Final = 50  # shown items a decision keeps
 FOLLOW_AGAIN_S: Final = 1.0
-PROBE_S: Final = 0.25  # while the store is away, one batch in this time asks again; the others do not wait for it
+NOTE_S: Final = 1.0  # between two lines in the log about a store that is away
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Ranking:
         self._policy = policy
         self._encoder = Encoder(store.schema)
         self._stranger = _Known(unpack(b"", store.schema), b"", is_degraded=True)
-        self._ask_again_s = 0.0
+        self._noted_s = -NOTE_S
         self._rows = RowCache(store.schema)
         self.n_batches = 0
         self.n_second_reads = 0
@@ -224,55 +224,77 @@ class Ranking:
 
     async def _read(self, requests: list[RankRequest], rows: list[NDArray[np.int64]]) -> list[_Known]:
         """What is known of each request's user; reads what the cache lacks on the way, and completes `rows`."""
-        if time.monotonic() < self._ask_again_s:
-            return [self._stranger] * len(requests)
         try:
             ids = list(dict.fromkeys(request.user for request in requests))
             stale: dict[str, None] = {}
             for request, found in zip(requests, rows, strict=True):
                 at = self._rows.is_stale(found, self._config.cache_s).nonzero()[0]
                 stale.update(dict.fromkeys(request.candidates[k] for k in at.tolist()))
-            states = await self._load(ids, list(stale))
+            states, lost = await self._load(ids, list(stale))
             for b, found in enumerate(rows):
                 if np.count_nonzero(found) < len(found):  # some were of no item that was known here
                     rows[b] = self._rows.table.find(requests[b].candidates)
             users = {user: self._unpack(user, state) for user, state in zip(ids, states, strict=True)}
             known = [users[request.user] for request in requests]
-            await self._read_recent(known, requests)
-        except StoreUnavailable as error:
-            logger.warning("ranking without fresh features: %s", error)
-            self._ask_again_s = time.monotonic() + PROBE_S
-            return [self._stranger] * len(requests)
+            recent = self._recent(known, requests)
+            lost |= await self._read_recent(recent)
         except FeatureError as error:
             logger.error("ranking without features: %s", error)
             return [self._stranger] * len(requests)
+        if lost:
+            for b, request in enumerate(requests):
+                if not (lost.isdisjoint(request.candidates) and lost.isdisjoint(recent[b])):
+                    known[b] = replace(known[b], is_degraded=True)
         return known
 
-    def _unpack(self, user: str, packed: bytes) -> _Known:
+    def _unpack(self, user: str, packed: Read) -> _Known:
+        if isinstance(packed, FeatureError):
+            self._note(packed)
+            return self._stranger
         try:
             return _Known(unpack(packed, self._schema), packed, is_degraded=False)
         except FeatureError as error:
             logger.error("user %r is ranked as a stranger: %s", user, error)
             return self._stranger
 
-    async def _read_recent(self, users: list[_Known], requests: list[RankRequest]) -> None:
-        wanted: set[str] = set()
+    def _recent(self, users: list[_Known], requests: list[RankRequest]) -> list[set[str]]:
+        """The items whose successors matter to each request."""
         now_ms = self._now_ms()
-        for user, request in zip(users, requests, strict=True):
-            wanted.update(self._rows.table.predecessors(user.state.history, request.now_ms or now_ms))
-        names = list(wanted)
-        is_stale = self._rows.is_stale(self._rows.table.find(names), self._config.recent_cache_s)
-        if is_stale.any():
-            self.n_second_reads += 1
-            await self._load([], [names[n] for n in is_stale.nonzero()[0]])
+        return [
+            set(self._rows.table.predecessors(user.state.history, request.now_ms or now_ms))
+            for user, request in zip(users, requests, strict=True)
+        ]
 
-    async def _load(self, users: list[str], items: list[str]) -> list[bytes]:
+    async def _read_recent(self, recent: list[set[str]]) -> set[str]:
+        """Have the rows of these items in the cache; returns those that could not be read."""
+        names = list(set().union(*recent))
+        is_stale = self._rows.is_stale(self._rows.table.find(names), self._config.recent_cache_s)
+        if not is_stale.any():
+            return set()
+        self.n_second_reads += 1
+        _, lost = await self._load([], [names[n] for n in is_stale.nonzero()[0]])
+        return lost
+
+    async def _load(self, users: list[str], items: list[str]) -> tuple[list[Read], set[str]]:
+        """The states of users, and which of the items could not be read; the rows of the others are in the cache."""
         if not items:
-            return (await self._store.read(users, items))[0]
+            return (await self._store.read(users, items))[0], set()
         self._rows.asking()
         states, rows = await self._store.read(users, items)
-        self._rows.load(items, rows)
-        return states
+        came: dict[str, bytes] = {}
+        for item, row in zip(items, rows, strict=True):
+            if isinstance(row, FeatureError):
+                self._note(row)
+            else:
+                came[item] = row
+        self._rows.load(list(came), list(came.values()))
+        return states, set() if len(came) == len(items) else set(items) - set(came)
+
+    def _note(self, error: FeatureError) -> None:
+        """Log what could not be read, once in a while."""
+        if time.monotonic() - self._noted_s >= NOTE_S:
+            logger.warning("ranking without fresh features: %s", error)
+            self._noted_s = time.monotonic()
 
     def _compose(
         self, request: RankRequest, known: _Known, now_ms: int, scores: Any, dense: Any, model: dict[str, int]

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from features.durability import Durability
 from features.errors import SchemaError
 from features.keys import Keys
 from features.redis_store import RedisStore
 from features.schema import Schema
+from features.store_files import StoreFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,15 +16,15 @@ class StoreConfig:
     """How to reach the store. Partitions and clock are fixed when a store is created."""
 
     url: str
-    """`redis://host:port/db`."""
+    """`redis://[user:password@]host:port/db`, `rediss://` for TLS; of a cluster some servers, with commas between."""
     n_partitions: int = 64
     """Log partitions, and item partitions; bounds how far a store can be spread over a Redis Cluster."""
     clock: Literal["wall", "event"] = "wall"
     """`event`: log time is event time, so that history can be lived through."""
     dedupe_window_s: float = 3600.0
     """How long an event id is remembered; costs 80 bytes an event."""
-    durability: Literal["process", "disk"] = "process"
-    """What an acknowledged event survives: the death of the server, or of its machine."""
+    durability: Durability = "process"
+    """What an acknowledged event survives; see `features.durability`."""
     ephemeral: bool = False
     """Accept a server that keeps nothing on disk."""
     timeout_s: float = 2.0
@@ -47,3 +49,8 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
         durability=config.durability,
         ephemeral=config.ephemeral,
     )
+
+
+def files_of(config: StoreConfig) -> StoreFiles:
+    """Files kept in the store."""
+    return StoreFiles(config.url, keys=Keys(n_partitions=config.n_partitions), timeout_s=config.timeout_s)

@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -44,13 +45,25 @@ class EmbeddedServer:
         folder: Where it keeps its data; by default a temporary folder that is removed by `close`.
         is_ephemeral: Keep nothing on disk.
         port: TCP port; by default a free one.
+        settings: Further ones, as the server's command line takes them.
+        binary: Which server to start; by default `server_binary`.
     """
 
-    def __init__(self, folder: Path | None = None, *, is_ephemeral: bool = False, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        is_ephemeral: bool = False,
+        port: int | None = None,
+        settings: Sequence[str] = (),
+        binary: Path | None = None,
+    ) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="headrace-redis-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.port = port or _free_port()
         self._is_ephemeral = is_ephemeral
+        self._further = settings
+        self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +89,10 @@ class EmbeddedServer:
         log = (self.folder / "server.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [str(server_binary()), *self._settings()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [str(self._binary or server_binary()), *self._settings()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._wait_until_ready(self._process)
         threading.Thread(target=_watch, args=(self._process,), daemon=True, name="store-watch").start()
@@ -124,6 +140,7 @@ class EmbeddedServer:
             # syncs the folder. By default it begins at 64 MB, six seconds of 1,000 decisions/s; these are read in 5 s.
             *("--auto-aof-rewrite-min-size", "4gb", "--rdbcompression", "no"),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
+            *self._further,
         ]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:

@@ -47,6 +47,10 @@ class Keys:
         """Prefix of the rotating sets of event digests."""
         return f"{self.prefix}:{{p{partition}}}:seen:"
 
+    def mark(self, partition: int) -> str:
+        """What is written to have all writes before it confirmed."""
+        return f"{self.prefix}:{{p{partition}}}:mark"
+
     def item(self, item: str) -> str:
         """Packed row of an item."""
         return f"{self.prefix}:{{i{self.item_partition(item)}}}:r:{item}"
@@ -63,6 +67,14 @@ class Keys:
     def positions(self, item_partition: int) -> str:
         """Hash of log partition -> position up to which these item rows are folded."""
         return f"{self.prefix}:{{i{item_partition}}}:pos"
+
+    def files(self) -> str:
+        """Hash of file name -> where its chunks are."""
+        return f"{self.prefix}:files"
+
+    def chunk(self, token: str, number: int) -> str:
+        """A part of a file."""
+        return f"{self.prefix}:file:{token}:{number}"
 
     def settings(self) -> str:
         """Hash of what is fixed at creation: partitions, format, clock."""

@@ -17,7 +17,7 @@ from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
 from features.state import apply_update, with_attributes
-from features.store import Applied, Record, RowListener
+from features.store import Applied, Read, Record, RowListener
 
 HEARD_S: Final = 0.02
 
@@ -65,9 +65,10 @@ class MemoryStore:
         self._has_appended.set()
         return results
 
-    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[bytes], list[bytes]]:
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
         """Packed user states and item rows."""
-        return [self._users.get(user, b"") for user in users], [self._rows.get(item, b"") for item in items]
+        states: list[Read] = [self._users.get(user, b"") for user in users]
+        return states, [self._rows.get(item, b"") for item in items]
 
     async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
         """Entries after the positions."""

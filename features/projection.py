@@ -35,7 +35,7 @@ from features.history import NOTHING, History
 from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import history_in
-from features.store import FeatureStore
+from features.store import FeatureStore, all_of
 from features.ticks import TickReader
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Projection:
         missing = [item for item in wanted if item not in self._table.rows]
         if missing:
             _, rows = await self._store.read([], missing)
-            self._table.load(missing, rows)
+            self._table.load(missing, all_of(rows))
 
     async def _commit(self, n_untouched: int | None) -> None:
         """Commit one item partition after the other: the store answers readers in between."""

@@ -1,23 +1,29 @@
-"""One Redis or Valkey server: connections to it, the checks before it is trusted, and the function library on it.
+"""One Redis or Valkey server: connections to it, and the function library on it.
 
-Knows commands and errors, but neither keys nor records. `pipeline` never raises for what the server says or for its
-silence: each command gets its reply or a `FeatureError` in its place. A command is sent again only when the server has
-said that it did not run (the library was missing), so nothing is ever applied twice from here.
+Knows commands, but neither keys nor what a reply means. `run` never raises for what the server says or for its silence:
+each command gets its reply, the server's error, or a `FeatureError` in its place. A command is sent again only when the
+server has said that it did not run (the library was missing), so nothing is ever applied twice from here.
+
+A server that was lost is `is_away` until it answers a ping. It is pinged in the background, so nobody has to find out
+by waiting; but commands are tried all the same: whoever would rather do without looks at `is_away` first.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -34,17 +40,17 @@ from features.errors import (
     StoreUnavailable,
 )
 
-Durability = Literal["process", "disk"]
 Command = tuple[bytes | str | int, ...]
 
 LIBRARY: Final = "headrace_2"
 CODE: Final = files("features").joinpath("functions.lua").read_text("utf-8")
 PIPELINE_MAX: Final = 32  # commands; longer pipelines were measured to lift a bystander's read p99 from 0.3 to 5 ms
 HEARD_S: Final = 0.05  # between two looks at which keys were written; a look costs a tenth of a millisecond
-MIN_VERSION: Final = (7, 0)
+FIRST_WAIT_S: Final = 0.01  # for a replica to sync what was written; an idle disk takes a millisecond
+PROBE_S: Final = 0.25  # between two looks whether a server that was lost is back
 LOST: Final = (RedisError, OSError)  # time-outs are OSErrors
 
-_passing = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
+_passing = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError, AskError)  # MovedError is an AskError
 _by_code: Final[dict[str, type[FeatureError]]] = {
     "HRSCHEMA": SchemaMismatch,
     "HRCORRUPT": CorruptState,
@@ -52,6 +58,21 @@ _by_code: Final[dict[str, type[FeatureError]]] = {
     "WRONGTYPE": CorruptState,
     **dict.fromkeys(("OOM", "LOADING", "READONLY", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN"), StoreUnavailable),
 }
+
+
+class Unreached(StoreUnavailable):
+    """Nobody was there to take the commands: they did not run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """What must be so before writes count: replicas have them in their synced append-only files."""
+
+    n_replicas: int
+    wait_s: float
+    mark: Command
+    """A write of no consequence, sent behind the others. The server waits for what its connection has written, and a
+    duplicate writes nothing, though the write that it repeats may still be on its way."""
 
 
 class RedisNode:
@@ -63,35 +84,55 @@ class RedisNode:
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self.address = url.rpartition("@")[2].rpartition("://")[2]
+        self.address = url.rpartition("@")[2].rpartition("://")[2].partition("/")[0].partition("?")[0]
         self._url = url
         self._timeout_s = timeout_s
         self._pool = _connections(url, timeout_s, protocol=2)
         self._idle: list[AbstractConnection] = []
+        self._probing: asyncio.Task[None] | None = None
 
-    async def pipeline(self, commands: Sequence[Command], *, wait_s: float = 0.0) -> list[Any]:
-        """Run commands in order, 32 at a time; once the connection is lost the rest is not sent.
+    @property
+    def is_away(self) -> bool:
+        """Whether the server was lost and has not been seen since."""
+        return self._probing is not None and not self._probing.done()
+
+    async def run(
+        self,
+        commands: Sequence[Command],
+        *,
+        wait_s: float = 0.0,
+        at_once: int = PIPELINE_MAX,
+        confirmation: Confirmation | None = None,
+    ) -> list[Any]:
+        """Run commands in order, some at a time; once the connection is lost the rest is not sent.
 
         Args:
             wait_s: How much longer than usual a blocking command may take.
+            at_once: Commands sent together.
         Returns:
-            A reply for each command, or the `FeatureError` that stands for it.
+            For each command its reply, the server's `ResponseError`, or the `FeatureError` that says what was lost.
         """
-        replies = await self._run(commands, wait_s)
+        replies = await self._run(commands, wait_s, at_once, confirmation)
         missing = [index for index, reply in enumerate(replies) if _lacks_library(reply)]
         if missing:
-            again = await self._run_with_library([commands[index] for index in missing], wait_s)
+            try:
+                await self.load_library()
+            except FeatureError as error:
+                again: list[Any] = [error] * len(missing)
+            else:
+                again = await self._run([commands[index] for index in missing], wait_s, at_once, confirmation)
             for index, reply in zip(missing, again, strict=True):
                 replies[index] = reply
-        return [_judged(reply) for reply in replies]
+        return replies
 
     async def call(self, *command: bytes | str | int, wait_s: float = 0.0) -> Any:
         """Run one command.
 
         Raises:
-            FeatureError: What `pipeline` would return in place of the reply.
+            FeatureError: What stands for a reply that is an error, or was lost.
         """
-        (reply,) = await self.pipeline([command], wait_s=wait_s)
+        (reply,) = await self.run([command], wait_s=wait_s)
+        reply = judged(reply)
         if isinstance(reply, FeatureError):
             raise reply
         return reply
@@ -130,71 +171,34 @@ class RedisNode:
         finally:
             await pool.disconnect()
 
-    async def check(self, durability: Durability, *, is_ephemeral: bool) -> None:
-        """Make sure that the server can keep the promises.
-
-        Raises:
-            StoreRefused: Naming what it is that it cannot, and how to mend it.
-        """
-        info = _fields(await self.call("INFO"))
-        version = info.get("redis_version", "0.0")
-        if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
-            raise StoreRefused(
-                f"{self.address}: version {version} has no functions; upgrade to Redis 7.2 or Valkey 8 or newer"
-            )
-        policy = info.get("maxmemory_policy", "unknown")
-        if policy != "noeviction":
-            raise StoreRefused(
-                f"{self.address}: maxmemory-policy is {policy}, so people would be forgotten silently; "
-                "CONFIG SET maxmemory-policy noeviction"
-            )
-        if not is_ephemeral:
-            await self._check_durability(durability, has_file=info.get("aof_enabled") == "1")
-
     async def load_library(self) -> None:
         """Put the function library on the server unless it is there; processes that race load the same code."""
-        listed = await self._run([("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")], 0.0)
-        if not isinstance(listed[0], Exception) and listed[0] and CODE.encode() in listed[0][0]:
-            return
-        (reply,) = await self._run([("FUNCTION", "LOAD", "REPLACE", CODE)], 0.0)
-        if isinstance(reply, Exception):
-            raise _judged(reply)
+        listed = await self.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+        if not listed or CODE.encode() not in listed[0]:
+            await self.call("FUNCTION", "LOAD", "REPLACE", CODE)
+
+    def give_up(self) -> None:
+        """Look no further for a server that was lost: others have taken its place."""
+        if self._probing is not None:
+            self._probing.cancel()
 
     async def close(self) -> None:
         """Close every connection."""
+        self.give_up()
         await self._pool.disconnect()
 
-    async def _check_durability(self, durability: Durability, *, has_file: bool) -> None:
-        if not has_file:
-            raise StoreRefused(
-                f"{self.address}: appendonly is off, so acknowledged events would die with the server; "
-                "CONFIG SET appendonly yes, or say --ephemeral"
-            )
-        if durability == "disk":
-            _, sync = await self.call("CONFIG", "GET", "appendfsync")
-            if sync != b"always":
-                raise StoreRefused(
-                    f"{self.address}: durability 'disk' needs appendfsync always, it is {sync.decode()}; "
-                    "CONFIG SET appendfsync always, or choose durability 'process'"
-                )
-
-    async def _run_with_library(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
-        try:
-            await self.load_library()
-        except FeatureError as error:
-            return [error] * len(commands)
-        return await self._run(commands, wait_s)
-
-    async def _run(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
-        replies: list[Any] = []
+    async def _run(
+        self, commands: Sequence[Command], wait_s: float, at_once: int, confirmation: Confirmation | None
+    ) -> list[Any]:
         try:
             connection = await self._take()
         except LOST as error:
-            return [self._lost(error)] * len(commands)
+            return [self._lost(error, was_reached=False)] * len(commands)
+        replies: list[Any] = []
         try:
-            for start in range(0, len(commands), PIPELINE_MAX):
+            for start in range(0, len(commands), at_once):
                 async with asyncio.timeout(self._timeout_s + wait_s):
-                    await _exchange(connection, commands[start : start + PIPELINE_MAX], replies)
+                    await _exchange(connection, commands[start : start + at_once], confirmation, replies)
         except BaseException as error:
             # Replies still under way would be taken for those of the next command.
             await self._drop(connection)
@@ -220,13 +224,39 @@ class RedisNode:
         finally:
             await self._pool.release(connection)
 
-    def _lost(self, error: BaseException) -> FeatureError:
+    def _lost(self, error: BaseException, *, was_reached: bool = True) -> FeatureError:
         if isinstance(error, AuthenticationError):
             return StoreRefused(f"{self.address}: {error}; give user and password in the address")
-        return StoreUnavailable(f"{self.address}: {str(error) or 'no answer in time'}")
+        if not self.is_away:
+            self._probing = asyncio.get_running_loop().create_task(self._probe())
+        kind = StoreUnavailable if was_reached else Unreached
+        return kind(f"{self.address}: {str(error) or 'no answer in time'}")
+
+    async def _probe(self) -> None:
+        """Ping until there is an answer."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            (reply,) = await self._run([("PING",)], 0.0, 1, None)
+            if not isinstance(reply, FeatureError):
+                return
 
 
-async def _exchange(connection: AbstractConnection, commands: Sequence[Command], replies: list[Any]) -> None:
+async def _exchange(
+    connection: AbstractConnection, commands: Sequence[Command], confirmation: Confirmation | None, replies: list[Any]
+) -> None:
+    """Send, and append what comes back; what has been read when the connection is lost counts."""
+    if confirmation is None:
+        await _send_and_read(connection, commands, replies)
+        return
+    unconfirmed: list[Any] = []
+    await _send_and_read(connection, (*commands, confirmation.mark), unconfirmed)
+    missing = judged(unconfirmed.pop())
+    if not isinstance(missing, FeatureError):
+        missing = await _confirm(connection, confirmation)
+    replies += [reply if isinstance(reply, Exception) else missing or reply for reply in unconfirmed]
+
+
+async def _send_and_read(connection: AbstractConnection, commands: Sequence[Command], replies: list[Any]) -> None:
     # The client's own packing is in Python, and takes as long as everything else here.
     packed = b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]  # stub: 1-tuples only
     await connection.send_packed_command(packed, check_health=False)
@@ -235,6 +265,27 @@ async def _exchange(connection: AbstractConnection, commands: Sequence[Command],
             replies.append(await connection.read_response())
         except ResponseError as error:
             replies.append(error)
+
+
+async def _confirm(connection: AbstractConnection, confirmation: Confirmation) -> FeatureError | None:
+    """What is missing for the writes of a connection to count; None if nothing is.
+
+    A replica answers when it is asked how far it is, and else once a second. Asked in the same breath as it is sent a
+    write, it says that it has not synced it; so it is asked afterwards, and again after ever longer waits.
+    """
+    ends_s, wait_s = time.monotonic() + confirmation.wait_s, FIRST_WAIT_S
+    while True:
+        answers: list[Any] = []
+        await _send_and_read(connection, [("WAITAOF", 0, confirmation.n_replicas, round(wait_s * 1000))], answers)
+        (answer,) = map(judged, answers)
+        if isinstance(answer, FeatureError):
+            return answer
+        if answer[1] >= confirmation.n_replicas:
+            return None
+        left_s = ends_s - time.monotonic()
+        if left_s <= FIRST_WAIT_S:
+            return StoreUnavailable(f"written, but confirmed by {answer[1]} replicas of {confirmation.n_replicas}")
+        wait_s = min(2 * wait_s, left_s)
 
 
 async def _is_ready(connection: AbstractConnection) -> bool:
@@ -260,20 +311,18 @@ async def _as_is(message: list[Any]) -> list[Any]:
     return message
 
 
-def _lacks_library(reply: Any) -> bool:
-    return isinstance(reply, ResponseError) and "function not found" in str(reply).lower()
-
-
-def _judged(reply: Any) -> Any:
+def judged(reply: Any) -> Any:
+    """A reply as it is, or the `FeatureError` for what the server said instead."""
     if not isinstance(reply, RedisError):
         return reply
     code, _, message = str(reply).partition(" ")
     if isinstance(reply, _passing):
         return StoreUnavailable(str(reply))
+    if isinstance(reply, NoPermissionError):
+        return StoreRefused(f"{reply}; see README on what a user needs")
     kind = _by_code.get(code, FeatureError)
     return kind(message if code.startswith("HR") else str(reply))
 
 
-def _fields(info: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in info.decode().splitlines() if ":" in line)
-    return {name: value for name, _, value in pairs}
+def _lacks_library(reply: Any) -> bool:
+    return isinstance(reply, ResponseError) and "function not found" in str(reply).lower()

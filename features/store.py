@@ -7,9 +7,9 @@ written by `commit_rows`, which moves the rows of one item partition and the pos
 refuses if somebody else has moved them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from features.events import (
 from features.keys import Keys, digest
 from features.schema import Schema
 from features.state import Update, update_for
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class Applied(NamedTuple):
     is_duplicate: bool
 
 
+Read = bytes | FeatureError
+"""What was read of a key, empty if there is nothing; or why that is not known."""
+
+
 class RowListener(Protocol):
     """Who wants to know which item rows are written. Instants are `time.monotonic` seconds."""
 
@@ -74,7 +80,7 @@ class RowListener(Protocol):
 
 
 class FeatureStore(Protocol):
-    """Every method raises `StoreUnavailable` when the store does not answer."""
+    """Every method but `apply` and `read` raises `StoreUnavailable` when the store does not answer."""
 
     keys: Keys
     schema: Schema
@@ -83,8 +89,12 @@ class FeatureStore(Protocol):
         """Apply records in order; each is judged by itself, and an error means that nothing of it was written."""
         ...
 
-    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[bytes], list[bytes]]:
-        """Packed user states and item rows; empty bytes for what is not known."""
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
+        """Packed user states and item rows; empty bytes for strangers.
+
+        Raises nothing: an error stands in place of what can't be had, be it one of many servers that is away. `all_of`
+        is for those who need everything.
+        """
         ...
 
     async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
@@ -133,6 +143,20 @@ class FeatureStore(Protocol):
     async def close(self) -> None:
         """Release connections; the store can't be used after it."""
         ...
+
+
+def all_of(results: Iterable[T | FeatureError]) -> list[T]:
+    """The results, if none of them is an error.
+
+    Raises:
+        FeatureError: The first one.
+    """
+    whole: list[T] = []
+    for result in results:
+        if isinstance(result, FeatureError):
+            raise result
+        whole.append(result)
+    return whole
 
 
 def event_record(event: LoggedEvent, schema: Schema, keys: Keys) -> Record:

@@ -36,7 +36,7 @@ from features.item_table import ItemTable
 from features.memory_store import MemoryStore
 from features.schema import Entity, Schema
 from features.state import UserState, unpack
-from features.store import Record, event_record
+from features.store import Record, all_of, event_record
 from features.ticks import TICK_MS
 from learners.memory import keep_memory
 from learners.model import RankingModel
@@ -160,7 +160,8 @@ class Evaluation:
 
     async def user(self, user: str) -> UserState:
         """The state of a person."""
-        (state,), _ = await self._store.read([user], [])
+        states, _ = await self._store.read([user], [])
+        (state,) = all_of(states)
         return unpack(state, self.schema)
 
     def score(self, request: Request) -> NDArray[np.float32]:

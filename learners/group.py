@@ -20,8 +20,8 @@ from learners.projector import PROJECTOR_NAME, Projector
 class GroupConfig:
     """How the learning side runs."""
 
-    folder: str
-    """Folder or bucket URL of durable commits."""
+    folder: str = ""
+    """Folder or bucket URL of durable commits; empty: in the store."""
     offer_s: float = 1.0
     """Seconds between versions."""
     keep_log_s: float = 3600.0
@@ -39,7 +39,7 @@ class Group:
 
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet."""
-    hub = _named(ModelHub, HUB_NAME).remote(schema, config.folder, store.clock == "wall")
+    hub = _named(ModelHub, HUB_NAME).remote(store, schema, config.folder)
     projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
     learners = [
         _named(Learner, learner_name(seat)).remote(store, schema, learner, config.offer_s, seat=seat)

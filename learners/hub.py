@@ -26,16 +26,20 @@ from typing import Any, Final
 
 import ray
 
+from features.connect import StoreConfig, files_of
+from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints
 from learners.errors import StaleSnapshot
+from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
 from learners.rounds import Share
 from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"
+RETRY_S: Final = 1.0
 N_DELTAS: Final = 64  # about a minute of versions: a replica further behind takes the snapshot
 
 logger = logging.getLogger(__name__)
@@ -47,18 +51,18 @@ class ModelHub:
 
     Args:
         schema: Versions of another schema are refused.
-        folder: Folder or bucket URL of durable commits.
-        is_idle: Be scheduled as idle; see `step_back`.
+        folder: Folder or bucket URL of durable commits; empty: in the store.
         niceness: Added to the process's own; less than the learner's, which waits for it.
     """
 
-    def __init__(self, schema: Schema, folder: str, is_idle: bool, niceness: int = 5) -> None:
-        step_back(niceness, entirely=is_idle)
-        self._checkpoints = Checkpoints(folder, schema)
-        self._full: Delta | None = self._checkpoints.load()
+    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5) -> None:
+        step_back(niceness, entirely=store.clock == "wall")
+        self._full: Delta | None = None
+        self._loading = asyncio.get_running_loop().create_task(self._load(store, schema, folder))
+        self._committing = asyncio.Lock()
         self._deltas: OrderedDict[int, ray.ObjectRef[bytes]] = OrderedDict()
         self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
-        self._trained_through_ms = self._full.progress.trained_through_ms if self._full else 0
+        self._trained_through_ms = 0
         self._changed = asyncio.Event()
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._is_held = False
@@ -66,11 +70,13 @@ class ModelHub:
 
     async def version(self) -> int:
         """Number of the current version; 0 before the first commit."""
-        return self._full.version if self._full else 0
+        full = await self._current()
+        return full.version if full else 0
 
     async def committed(self) -> bytes | None:
         """The current version whole, private parts too, for a learner to go on from; None before the first."""
-        return snapshots.pack(self._full) if self._full else None
+        full = await self._current()
+        return snapshots.pack(full) if full else None
 
     async def offer(self, packed: bytes) -> int:
         """Commit what a learner has learned on top of the current version.
@@ -80,21 +86,25 @@ class ModelHub:
             CorruptSnapshot: If the bytes were altered on the way.
         """
         delta = snapshots.unpack(packed)
+        async with self._committing:
+            await self._commit(delta, packed)
+        return delta.version
+
+    async def _commit(self, delta: Delta, packed: bytes) -> None:
         current = await self.version()
         if delta.version != current + 1 or (delta.base or 0) != current:
             raise StaleSnapshot(
                 f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
             )
-        self._checkpoints.write(packed, delta.version)
+        await self._checkpoints.write(packed, delta.version)
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
-        self._checkpoints.compact(self._full)
         self._meetings.commit(delta.version)
         self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
         if self._is_held:
             self._unpublished.append(delta)
         else:
             self._publish(delta)
-        return delta.version
+        await self._checkpoints.compact(self._full)
 
     async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
         """Hand in a learner's share of the round that becomes `version`; returns those of all once they are there.
@@ -150,6 +160,7 @@ class ModelHub:
         Returns:
             `version`, `trained_through_ms`, `status` and `refs`: object references of packed deltas to apply in order.
         """
+        await self._current()
         if not self._has_news(version, trained_through_ms):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
@@ -178,7 +189,26 @@ class ModelHub:
 
     async def positions(self) -> dict[int, tuple[int, int]]:
         """Log positions of the current version: nothing after them may be trimmed."""
-        return dict(self._full.progress.positions) if self._full else {}
+        full = await self._current()
+        return dict(full.progress.positions) if full else {}
+
+    async def _load(self, store: StoreConfig, schema: Schema, folder: str) -> None:
+        """Find what was committed; whoever asks waits, for as long as it is out of reach."""
+        while True:
+            try:
+                self._checkpoints = Checkpoints(FolderFiles(folder) if folder else files_of(store), schema)
+                self._full = await self._checkpoints.load()
+                break
+            except (FeatureError, OSError) as error:
+                logger.warning("durable versions are out of reach: %s", error)
+                await asyncio.sleep(RETRY_S)
+        if self._full is not None:
+            self._trained_through_ms = self._full.progress.trained_through_ms
+
+    async def _current(self) -> Delta | None:
+        """The current version; not before it is known which one that is."""
+        await asyncio.shield(self._loading)
+        return self._full
 
     def _is_held_from(self, version: int) -> bool:
         return self._is_held and version > 0

@@ -7,6 +7,7 @@ import redis
 from hypothesis import settings
 
 from features.embedded import EmbeddedServer
+from features.embedded_cluster import EmbeddedCluster
 from features.keys import Keys
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -38,6 +39,21 @@ def empty_server(redis_server: EmbeddedServer) -> EmbeddedServer:
         client.config_set("maxmemory", 0)
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[EmbeddedCluster]:
+    """One Redis Cluster for all tests that leave its servers running."""
+    with EmbeddedCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def empty_cluster(redis_cluster: EmbeddedCluster) -> EmbeddedCluster:
+    """The session's cluster without a key."""
+    for server in redis_cluster.masters():
+        redis_cluster.say(server, "FLUSHALL")
+    return redis_cluster
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Application:
         self.folder = folder
         self.port = _free_port()
         cluster = {"port": self.port, **config.pop("cluster", {})}
-        config = {"cluster": cluster, "folder": str(folder / "versions"), **config}
+        config = {"cluster": cluster, **config}
         self.log = (folder / "program.log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.cluster.program", msgspec.json.encode(config).decode()],

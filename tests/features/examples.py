@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import redis
+from redis.crc import key_slot
 
 from features.events import (
     Entry,
@@ -17,7 +18,7 @@ from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.schema import Counter, Schema
 from features.state import UserState, unpack
-from features.store import Applied, FeatureStore, Record, event_record
+from features.store import Applied, FeatureStore, Record, all_of, event_record
 
 T0_MS = 1_764_000_000_000
 KEYS = Keys(n_partitions=4)
@@ -79,7 +80,7 @@ async def applied(store: FeatureStore, *records: Record) -> list[Applied]:
 
 async def state_of(store: FeatureStore, user: str) -> UserState:
     """A user's state, taken apart."""
-    (state,), _ = await store.read([user], [])
+    (state,) = all_of((await store.read([user], []))[0])
     return unpack(state, SCHEMA)
 
 
@@ -97,23 +98,36 @@ async def contents(store: Store) -> object:
 
 
 def dump(store: RedisStore) -> dict[bytes, bytes]:
-    """Every key of the server with its serialized value."""
-    with client_of(store) as client:
-        return {key: client.dump(key) for key in client.scan_iter()}
+    """Every key of the servers with its serialized value."""
+    found: dict[bytes, bytes] = {}
+    for address in masters_of(store):
+        with redis.Redis.from_url(f"redis://{address}", protocol=2) as client:
+            found.update((key, client.dump(key)) for key in client.scan_iter())
+    return found
+
+
+def masters_of(store: RedisStore) -> list[str]:
+    """Addresses of the servers behind a store that has been used."""
+    topology = store._servers._topology
+    assert topology is not None
+    return [node.address for node in topology.masters]
 
 
 def client_of(store: RedisStore) -> redis.Redis:
-    """A plain client to the server behind a store."""
-    return redis.Redis.from_url(f"redis://{store._node.address}", protocol=2)
+    """A plain client to the one server behind a store."""
+    (seed,) = store._servers._seeds
+    return redis.Redis.from_url(f"redis://{seed.address}", protocol=2)
 
 
 def plant(store: Store, user: str, state: bytes) -> None:
     """Put bytes where a user's state is kept, past every check."""
     if isinstance(store, MemoryStore):
         store._users[user] = state
-    else:
-        with client_of(store) as client:
-            client.set(KEYS.user(user), state)
+        return
+    key, topology = KEYS.user(user), store._servers._topology
+    address = topology.owner(key_slot(key.encode())).address if topology else store._servers._seeds[0].address
+    with redis.Redis.from_url(f"redis://{address}", protocol=2) as client:
+        client.set(key, state)
 
 
 def body_of(entry: LoggedEvent | LoggedAttributes | LoggedErasure | LoggedDecision) -> bytes:

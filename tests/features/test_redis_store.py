@@ -176,8 +176,8 @@ async def test_a_killed_server_loses_nothing_confirmed_and_is_found_again(own_se
     assert 0 < len(confirmed) < len(records)
     assert results[: len(confirmed)] == confirmed
     assert all(isinstance(result, StoreUnavailable) for result in results[len(confirmed) :])
-    with pytest.raises(StoreUnavailable):
-        await store.read(["u1"], [])
+    (state,), (row,) = await store.read(["u1"], ["i1"])
+    assert isinstance(state, StoreUnavailable) and isinstance(row, StoreUnavailable)
 
     own_server.start()
     again = await applied(store, *records)

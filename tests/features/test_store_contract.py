@@ -19,7 +19,7 @@ from features.events import DECISION, ERASURE, EVENT, ITEM, START, USER, StreamI
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.state import empty_state, unpack
-from features.store import Applied, decision_record, erasure_record, item_record, user_record
+from features.store import Applied, all_of, decision_record, erasure_record, item_record, user_record
 from tests.features.examples import (
     KEYS,
     OTHER_SCHEMA,
@@ -39,9 +39,10 @@ from tests.features.examples import (
 )
 
 ClockMode = Literal["wall", "event"]
+EVENT_CLOCK = ["memory-event", "redis-event", "cluster-event"]
 
 
-@pytest.fixture(params=["memory-wall", "memory-event", "redis-wall", "redis-event"])
+@pytest.fixture(params=["memory-wall", "memory-event", "redis-wall", "redis-event", "cluster-wall", "cluster-event"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Every store on every clock, empty."""
     kind, clock = request.param.split("-")
@@ -49,8 +50,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if kind == "memory":
         made = MemoryStore(SCHEMA, keys=KEYS, clock=clock)
     else:
-        server = request.getfixturevalue("empty_server")
-        made = RedisStore(server.url, SCHEMA, keys=KEYS, clock=clock)
+        servers = request.getfixturevalue({"redis": "empty_server", "cluster": "empty_cluster"}[kind])
+        made = RedisStore(servers.url, SCHEMA, keys=KEYS, clock=clock)
         await made.open()
     yield made
     await made.close()
@@ -108,7 +109,7 @@ async def test_a_partition_keeps_the_order_and_its_ids_rise(store: Store) -> Non
     assert all(one.id < other.id for one, other in pairwise(log))
 
 
-@pytest.mark.parametrize("store", ["memory-event", "redis-event"], indirect=True)
+@pytest.mark.parametrize("store", EVENT_CLOCK, indirect=True)
 async def test_on_the_event_clock_log_time_is_event_time_and_never_runs_backwards(store: Store) -> None:
     times = [T0_MS, T0_MS + 5, T0_MS + 3, T0_MS + 5, T0_MS + 9]
     results = await applied(store, *(click(ts_ms=ts_ms) for ts_ms in times))
@@ -121,7 +122,7 @@ async def test_on_the_event_clock_log_time_is_event_time_and_never_runs_backward
     ]
 
 
-@pytest.mark.parametrize("store", ["memory-event", "redis-event"], indirect=True)
+@pytest.mark.parametrize("store", EVENT_CLOCK, indirect=True)
 async def test_on_the_event_clock_trimming_does_not_turn_log_time_back(store: Store) -> None:
     (last,) = await applied(store, click(ts_ms=T0_MS + 100))
     await store.trim({KEYS.user_partition("u1"): last.id})
@@ -139,8 +140,7 @@ async def test_no_entry_gets_an_id_before_a_time_read_earlier(store: Store) -> N
 async def test_an_entry_carries_the_state_from_just_before_it(store: Store) -> None:
     before = []
     for number in range(6):
-        (state,), _ = await store.read(["u1"], [])
-        before.append(state)
+        before += (await store.read(["u1"], []))[0]
         await applied(store, click(item=f"i{number}", ts_ms=T0_MS + number))
     assert [entry.state for entry in await log_of(store)] == before
 
@@ -176,7 +176,7 @@ async def test_even_a_corrupt_state_can_be_erased(store: Store) -> None:
 
 async def test_items_and_decisions_are_logged_and_touch_no_state(store: Store) -> None:
     await applied(store, click())
-    (state,), _ = await store.read(["u1"], [])
+    (state,) = all_of((await store.read(["u1"], []))[0])
     shown, item = decision_record(decision("u1"), state, KEYS), item_record(attributes("a", brand="x"), KEYS)
     await applied(store, shown, item)
     assert await store.read(["u1"], []) == ([state], [])

@@ -1,18 +1,33 @@
 """Laws of durable commits: what was written is found again, and what is corrupt is skipped by name."""
 
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from features.store_files import StoreFiles
 from learners import checkpoints, snapshots
-from learners.checkpoints import Checkpoints
+from learners.checkpoints import Checkpoints, Files
+from learners.folder_files import FolderFiles
 from learners.online import OnlineLearner
 from learners.snapshots import Delta
 from tests.learners.examples import CONFIG, SCHEMA, learned, log, stream
 
 N_VERSIONS = 5
+
+
+@pytest.fixture(params=["folder", "store", "store on a cluster"])
+async def files(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Files]:
+    """Every place where versions are kept, empty."""
+    if request.param == "folder":
+        yield FolderFiles(str(tmp_path))
+        return
+    servers = request.getfixturevalue("empty_server" if request.param == "store" else "empty_cluster")
+    made = StoreFiles(servers.url)
+    yield made
+    await made.close()
 
 
 def versions(n: int = N_VERSIONS) -> list[Delta]:
@@ -26,14 +41,14 @@ def versions(n: int = N_VERSIONS) -> list[Delta]:
     return deltas
 
 
-def written(folder: Path, deltas: list[Delta]) -> Delta:
+async def written(files: Files, deltas: list[Delta]) -> Delta:
     """Write versions as the hub does; returns the whole state after the last."""
-    subject = Checkpoints(str(folder), SCHEMA)
-    full = subject.load()
+    subject = Checkpoints(files, SCHEMA)
+    full = await subject.load()
     for delta in deltas:
-        subject.write(snapshots.pack(delta), delta.version)
+        await subject.write(snapshots.pack(delta), delta.version)
         full = delta if full is None else snapshots.merge(full, delta)
-        subject.compact(full)
+        await subject.compact(full)
     assert full is not None
     return full
 
@@ -48,51 +63,50 @@ def assert_same(left: Delta | None, right: Delta) -> None:
         np.testing.assert_array_equal(left.tables[name].keys, rows.keys)
 
 
-def test_what_was_written_is_loaded_again(tmp_path: Path) -> None:
-    full = written(tmp_path, versions())
-    assert_same(Checkpoints(str(tmp_path), SCHEMA).load(), full)
-    assert Checkpoints(str(tmp_path / "new"), SCHEMA).load() is None
+async def test_what_was_written_is_loaded_again(files: Files) -> None:
+    assert await Checkpoints(files, SCHEMA).load() is None
+    full = await written(files, versions())
+    assert_same(await Checkpoints(files, SCHEMA).load(), full)
 
 
-def test_old_files_go_when_the_whole_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_files_go_when_the_whole_state_is_written(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
-    full = written(tmp_path, versions())
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [
+    full = await written(files, versions())
+    assert sorted(await files.names()) == [
         "v0000000002.full",
         "v0000000003.delta",
         "v0000000004.delta",
         "v0000000004.full",
         "v0000000005.delta",
     ]
-    assert_same(Checkpoints(str(tmp_path), SCHEMA).load(), full)
+    assert_same(await Checkpoints(files, SCHEMA).load(), full)
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
-def test_a_corrupt_whole_state_is_skipped_for_the_one_before_it(
+async def test_a_corrupt_whole_state_is_skipped_for_the_one_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
-    full = written(tmp_path, versions())
+    full = await written(FolderFiles(str(tmp_path)), versions())
     broken = tmp_path / "v0000000004.full"
     data = broken.read_bytes()
     changed = {"cut": data[:-3], "altered": data[:-3] + b"xyz", "empty": b""}[damage]
     broken.write_bytes(changed)
     with caplog.at_level(logging.WARNING):
-        assert_same(Checkpoints(str(tmp_path), SCHEMA).load(), full)
+        assert_same(await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load(), full)
     assert "v0000000004.full is skipped" in caplog.text
 
 
-def test_nothing_is_built_on_a_corrupt_delta(tmp_path: Path) -> None:
+async def test_nothing_is_built_on_a_corrupt_delta(tmp_path: Path) -> None:
     deltas = versions()
-    written(tmp_path, deltas)
+    await written(FolderFiles(str(tmp_path)), deltas)
     (tmp_path / "v0000000003.delta").write_bytes(b"half a fi")
-    loaded = Checkpoints(str(tmp_path), SCHEMA).load()
+    loaded = await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load()
     assert loaded is not None and loaded.version == 2
     assert not (tmp_path / "v0000000004.delta").exists()
 
 
-def test_a_file_that_was_being_written_is_not_met(tmp_path: Path) -> None:
-    full = written(tmp_path, versions(2))
+async def test_a_file_that_was_being_written_is_not_met(tmp_path: Path) -> None:
+    full = await written(FolderFiles(str(tmp_path)), versions(2))
     (tmp_path / ".v0000000003.delta.tmp").write_bytes(b"half a fi")
-    assert_same(Checkpoints(str(tmp_path), SCHEMA).load(), full)
+    assert_same(await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load(), full)
