@@ -3,7 +3,7 @@
 A limit is a share of something, computed from a `Plan`: above 1 it is broken. It says which figure of the load drives
 it; with the others kept, `breaks_at` is where that share reaches 1. Events go along with ranks.
 
-Only what no number of machines mends is a limit: replicas, nodes and learners are counted by the plan instead.
+Replicas, nodes and learners are counted by the plan; a limit is what more machines do not mend by themselves.
 """
 
 import math
@@ -100,25 +100,34 @@ def _parts(parts: dict[str, float], scale: float, unit: str) -> str:
 
 LIMITS: Final = (
     Limit(
-        "one store server: processor",
+        "a single store server: processor",
         "ranks_per_s",
-        lambda plan: sum(plan.store_busy.values()),
-        lambda plan: _parts(plan.store_busy, 1.0, "cores of one"),
-        "`RedisStore` on a Redis Cluster: keys have hash tags already, reads would be cut by slot",
+        lambda plan: sum(_without(plan.store_busy, "versions").values()),
+        lambda plan: _parts(_without(plan.store_busy, "versions"), 1.0, "cores of one"),
+        "a Redis Cluster",
     ),
     Limit(
-        "one store server: people",
+        "a single store server: people",
         "users",
         lambda plan: plan.store_bytes["people"] / plan.machines.store_bytes,
         lambda plan: f"{plan.sizes.state + plan.costs.person_bytes:,.0f} B each: {_gb(plan.store_bytes['people'])}",
-        "the same; people not seen for long out of memory",
+        "a Redis Cluster; an end for people who are not seen for long, which there is none of",
     ),
     Limit(
-        "one store server: log and ids",
+        "a single store server: log and ids",
         "ranks_per_s",
-        lambda plan: sum(_log_bytes(plan).values()) / plan.machines.store_bytes,
-        lambda plan: _parts(_log_bytes(plan), 1e-9, "GB"),
-        "a shorter `keep_log_s`, but not below the attribution window; states and inputs out of the log",
+        lambda plan: (
+            sum(_without(plan.store_bytes, "people", "items", "versions").values()) / plan.machines.store_bytes
+        ),
+        lambda plan: _parts(_without(plan.store_bytes, "people", "items", "versions"), 1e-9, "GB"),
+        "a Redis Cluster; a shorter `keep_log_s`, down to `learner.join.attribution_s`; less in a decision",
+    ),
+    Limit(
+        "a single store server: versions",
+        "items",
+        lambda plan: 2 * plan.whole_bytes / plan.machines.store_bytes,
+        lambda plan: f"two whole ones of {_gb(plan.whole_bytes)}, beside what each second adds to them",
+        "`folder`: a bucket, or a folder that all nodes share",
     ),
     Limit(
         "store partitions",
@@ -229,8 +238,9 @@ LIMITS: Final = (
 )
 
 
-def _log_bytes(plan: Plan) -> dict[str, float]:
-    return {name: n_bytes for name, n_bytes in plan.store_bytes.items() if name not in ("people", "items")}
+def _without(parts: dict[str, float], *others: str) -> dict[str, float]:
+    """Parts but for those that another limit is about."""
+    return {name: value for name, value in parts.items() if name not in others}
 
 
 def _share_of_node(plan: Plan) -> float:

@@ -145,6 +145,16 @@ class Plan:
         """Everything a learner knows, as the hub holds it and now and then writes it."""
         return self.embedded_items * (self.sizes.embedding + UPKEEP_BYTES) + self.load.items * self.sizes.row
 
+    @property
+    def kept_version_bytes(self) -> float:
+        """Durable versions, at most: two whole ones, and what came since the first of them."""
+        return 2 * self.whole_bytes + 2 * FULL_EVERY * self.offer_bytes
+
+    @property
+    def committed_bytes_per_s(self) -> float:
+        """What the hub makes durable: an offer a second, and everything once in `FULL_EVERY` of them."""
+        return self.offer_bytes + self.whole_bytes / FULL_EVERY
+
     # Serving.
 
     @cached_property
@@ -253,7 +263,7 @@ class Plan:
     @property
     def hub_busy(self) -> float:
         """Of the one process that commits versions."""
-        return (self.offer_bytes + self.whole_bytes / FULL_EVERY) * self.costs.hub_byte_s
+        return self.committed_bytes_per_s * self.costs.hub_byte_s
 
     @property
     def open_decision_bytes(self) -> float:
@@ -278,6 +288,7 @@ class Plan:
             "log read": (1.0 + self.n_learners) * log_s,
             "rows written": commits + self.rows_written_per_s * costs.store_write_row_s,
             "replicas told": self.rows_written_per_s * n_replicas * costs.store_hear_row_s,
+            "versions": self.committed_bytes_per_s * costs.store_byte_s,
         }
 
     @property
@@ -303,6 +314,7 @@ class Plan:
             "events in the log": load.events_per_s * load.keep_log_s * (event + costs.entry_bytes),
             "decisions in the log": load.ranks_per_s * load.keep_log_s * (decision + costs.entry_bytes),
             "ids seen": 2 * load.events_per_s * load.dedupe_window_s * costs.seen_bytes,
+            "versions": self.kept_version_bytes,
         }
 
     @cached_property
@@ -319,11 +331,12 @@ class Plan:
             "log read": (1.0 + self.n_learners) * (load.events_per_s * event + load.ranks_per_s * decision),
             "rows written": self.rows_written_per_s * sizes.row,
             "replicas told": self.rows_written_per_s * n_replicas * NAME_BYTES,
+            "versions": self.committed_bytes_per_s,
         }
 
     @property
     def servers_by(self) -> dict[str, float]:
-        """Servers it would take, had each an equal part of everything, by what they run out of."""
+        """Masters it takes, if each has an equal part of everything, by what they run out of."""
         return {
             "processor": sum(self.store_busy.values()) / self.machines.store_busy,
             "memory": sum(self.store_bytes.values()) / self.machines.store_bytes,
@@ -332,7 +345,7 @@ class Plan:
 
     @property
     def n_servers(self) -> float:
-        """Servers."""
+        """Masters of the store; more than one are a Redis Cluster."""
         return _up(max(self.servers_by.values()))
 
     @property

@@ -48,6 +48,8 @@ class UnitCosts:
     """Of the item rows of one partition that are written together, besides the rows."""
     store_hear_row_s: float = 0.3e-6
     """Of a written row, for each listener; a difference of larger figures, 0.15 to 0.6."""
+    store_byte_s: float = 0.4e-9
+    """Of a byte of versions: a tenth of a millisecond for 256 KiB (`features/store_files.py`)."""
 
     # Projector and learners.
     read_event_s: float = 5e-6

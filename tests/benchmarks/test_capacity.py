@@ -33,7 +33,7 @@ def test_needs_name_every_part():
 def test_findings_are_told_with_their_unit():
     rows = {name: at for name, at, _, _ in told(findings(Plan(SMALL)))}
     assert rows["embedding rows"].endswith(" items")
-    assert rows["one store server: people"].endswith(" users")
+    assert rows["a single store server: people"].endswith(" users")
 
 
 def test_the_command_plans_what_it_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -32,7 +32,7 @@ def test_a_limit_is_met_where_it_is_said_to_be(limit: Limit):
 def test_people_fill_a_server_at_a_number_that_one_can_work_out():
     plan = Plan(LARGE)
     each = plan.sizes.state + plan.costs.person_bytes
-    assert breaks_at(named("one store server: people"), plan) == pytest.approx(
+    assert breaks_at(named("a single store server: people"), plan) == pytest.approx(
         plan.machines.store_bytes / each, rel=2e-3
     )
 
@@ -59,7 +59,7 @@ def test_a_small_shop_breaks_none_but_the_wait_for_late_rewards():
 
 def test_the_arithmetic_is_that_of_the_breaking_point():
     """Where everything is asked too much, figures without end would explain nothing."""
-    (store,) = [f for f in findings(Plan(LARGE)) if f.limit.name == "one store server: processor"]
+    (store,) = [f for f in findings(Plan(LARGE)) if f.limit.name == "a single store server: processor"]
     assert "without end" not in store.arithmetic
     assert store.arithmetic.endswith(("= 0.999 cores of one", "= 1 cores of one"))
 
