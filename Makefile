@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	cp pyproject.toml $@
 
 demo: $(VENV)/installed
 	$(BIN)/headrace demo $(ARGS)

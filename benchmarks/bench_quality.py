@@ -38,9 +38,9 @@ from benchmarks import machine, plotting, quality_report
 from benchmarks.rankers.rivals import RIVALS, Rival
 from benchmarks.rankers.stream import HOUR_MS, Stream, as_stream
 from benchmarks.scoring import Truth, Way, best_of, judged
-from deployments.cli import progress
 from deployments.config import Config, load_config
 from deployments.replay import read_events
+from deployments.terminal import progress
 from features.embedded import _free_port
 from learners.answers import aligned, true_columns
 from learners.evaluation import evaluate

@@ -1,13 +1,12 @@
 """One machine's Ray and Serve, from nothing to an open port and back to nothing.
 
-Owns the environment Ray Serve is started under, the ports, the HAProxy wrapper and the order of stopping. Does not know
-which applications run: callers use `ray.serve.run` between `start` and `stop`.
+Owns the ports, the HAProxy wrapper and the order of starting and stopping; what environment they are started under is
+told in `environment.py`. Does not know which applications run: callers use `ray.serve.run` between `start` and `stop`.
 
 Binding: in HAProxy mode Ray 2.60 defaults to every interface, but an explicit `http_options.host` of 127.0.0.1 reaches
 both HAProxy's frontend and the replicas' own ports. What else HAProxy must be told stands in `haproxy.py`.
 
-Invariant: after `stop`, or `processes.sweep(run_id)` from any other process, nothing of the run is left. HAProxy is a
-child of a Ray actor and outlives `ray stop`; the sweep ends it by the run's mark.
+Invariant: after `stop`, or `processes.sweep(run_id)` from any other process, nothing of the run is left.
 """
 
 import importlib
@@ -25,12 +24,12 @@ from types import ModuleType, TracebackType
 from typing import Self
 
 from deployments import haproxy
+from deployments.environment import LOOPBACK, ray_environment, serve_environment
 from deployments.errors import ConfigError, UnavailableError
 from deployments.processes import Ended, is_stale, mark_this_process, read_record, sweep, termination
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 NAMESPACE = "headrace"
 ORDERLY_STOP_S = 15.0  # a stop takes 3 to 4 s on two idle cores
 MAX_ONGOING = 10_000  # requests in one replica, for Serve; we shed long before, and its queue must never be what fills
@@ -79,39 +78,11 @@ class ClusterConfig:
             )
 
 
-def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
-    """Return the variables Serve must be started under, on top of Ray's; Ray's daemons hand them to every worker.
-
-    Args:
-        folder: An empty folder for HAProxy's files; short, a unix socket's path has 108 bytes at most.
-    """
+def free_ports() -> dict[str, str]:
+    """Return variables that give Serve ports of its own: two runs, or a run and its tests, live on one machine."""
     first_http, first_grpc = _free_range(N_REPLICA_PORTS), _free_range(N_REPLICA_PORTS)
     metrics, stats, fallback_http, fallback_grpc = _free_ports(4)
     return {
-        # HAProxy in front of the replicas' own servers: one Python hop instead of two.
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        # Requests run on the replica's main loop, logs are buffered, the heap is frozen after the start.
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
-        # Four threads of HAProxy would compete with the replica for two cores.
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # With metrics on, Python parses a datagram per request.
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Events may carry no id: only a request that never left HAProxy is sent again.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
-        # A dead replica is noticed within a second.
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        # HAProxy itself is missed after three failed looks; Ray looks every 10 s.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # A process replaced by a reload keeps its old list of replicas for at most this long.
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        # Every port is chosen free, so that two runs, or a run and its tests, live on one machine.
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
@@ -120,45 +91,13 @@ def serve_environment(folder: Path, config: ClusterConfig) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_http + N_REPLICA_PORTS - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_grpc),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_grpc + N_REPLICA_PORTS - 1),
-        # Serve raises every ingress deployment's shutdown timeout to this plus 5 s.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(config.draining_s),
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(config.draining_s),
-        # Ray's smallest bucket is 1 ms, about our median.
-        "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,1000",
-    }
-
-
-def ray_environment(host: str) -> dict[str, str]:
-    """Return the variables that Ray's daemons, and every program that joins them, must be started under.
-
-    Args:
-        host: Interface of the frontend; it decides where Ray's own servers listen.
-    """
-    return {
-        # With each report Ray's agent replays what was counted, see `make_agent_idle` (default 10 s).
-        "RAY_metrics_report_interval_ms": "100000",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray runs every worker at niceness 15; replicas belong before learners, which lower themselves.
-        "RAY_worker_niceness": "0",
-        # A slate is too small to be worth a second thread, and the replica has no core for one.
-        "OPENBLAS_NUM_THREADS": "1",
-        # Ray's ports run what they are sent, and one per replica listens on every interface whatever one says. What
-        # guards them is the token (~/.ray/auth_token, made by the first start); said here so that it is never off.
-        "RAY_AUTH_MODE": "token",
-        # setproctitle would write the titles of Ray's agents over their environment, and with it over the run's mark.
-        "SPT_NOENV": "1",
-        # "No cluster of several machines": makes Ray's own servers listen on 127.0.0.1 only, on Linux too. Without it
-        # they listen on every interface, guarded by Ray's token.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if host == LOOPBACK else "1",
-        # Ray 2.60 warns at every start unless one says that zero-GPU tasks may see the GPUs; ours do not look.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 
 
 class LocalCluster:
     """Ray and Serve on this machine: `start`, deploy, `stop`; or a `with` block.
 
-    `start` exports `serve_environment` and only then imports Ray. A module that imports `ray.serve` must therefore be
+    `start` exports Serve's environment and only then imports Ray. A module that imports `ray.serve` must therefore be
     imported after `start`, or the process must have been started under HAProxy mode; `start` refuses otherwise.
     """
 
@@ -183,7 +122,9 @@ class LocalCluster:
         self.run_id = mark_this_process()
         try:
             folder = self._make_folder()
-            self._export(ray_environment(self.config.host) | serve_environment(folder, self.config))
+            # Four threads of HAProxy, as Ray would have them, would compete with the replica for two cores.
+            of_serve = serve_environment(folder, draining_s=self.config.draining_s, n_proxy_threads=1)
+            self._export(ray_environment(self.config.host) | of_serve | free_ports())
             self._start_ray()
             self._start_serve()
         except BaseException:

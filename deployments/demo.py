@@ -2,6 +2,7 @@
 the three promises on this very run.
 """
 
+import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.app import Run
-from deployments.cli import ReplayProgress, progress
+from deployments.cli_history import ReplayProgress
 from deployments.client import Headrace
 from deployments.config import Config, load_config, with_store
 from deployments.demo_data import DemoStream, FetchError, movielens, simulated
 from deployments.processes import home, termination
 from deployments.replay import Replay
+from deployments.terminal import progress
 
 N_RANKS: Final = 300
 N_VISIBLE: Final = 200
@@ -31,6 +33,11 @@ SLOWEST_S: Final = 30.0  # a slower answer than this fails the demonstration
 BATCH_SPAN_S: Final = 1800.0  # event time a batch spans: seven months pass in a minute or two
 
 console = Console()
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """`headrace demo`."""
+    return run(port=options.port, is_exit=options.exit)
 
 
 def run(port: int, *, is_exit: bool) -> int:

@@ -3,6 +3,7 @@
 Owns what a client may be told and under which status; does not know who raises it or how it is sent (`http`).
 
     ConfigError            a setting is out of range or unknown; ends the start
+    ClusterError           a cluster did not do what its operator asked for, and what it said about it
     ApiError               carries status, code, message and, where one field is to blame, its path
     |- MalformedError      400  the body cannot be read at all
     |- NotFoundError       404
@@ -23,6 +24,10 @@ NO_HEADERS: Final[Mapping[str, str]] = {}
 
 class ConfigError(ValueError):
     """A setting is unknown or out of range; the message names field, value and range."""
+
+
+class ClusterError(Exception):
+    """A cluster is out of reach, or did not do what it was asked for; the message ends with what it said."""
 
 
 class ApiError(Exception):

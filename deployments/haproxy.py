@@ -9,6 +9,9 @@ Ray 2.60 has no hook for the configuration it renders. The edits:
   there. The price of the latter: an answer is computed also for who has hung up.
 - Load is shed in front of the replicas, before Python has spent anything on it: see `_SHED`.
 
+HAProxy is a child of one of Ray's actors, and Ray leaves it running, its ports taken, when the actor is killed: the
+next one cannot start. So the kernel is told to end it with its parent, whichever way that goes.
+
 What a route's backend is called is Ray's affair and known only once the route is deployed, so it is read from the file.
 """
 
@@ -32,7 +35,7 @@ rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
 sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
     -e "/^frontend http_frontend/r $3.front" "$3"
-exec {binary} "$@"
+exec setpriv --pdeathsig TERM {binary} "$@"
 """
 _HEADERS: Final = """\
     http-request set-header x-request-disconnect-disabled ?1

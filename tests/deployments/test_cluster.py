@@ -215,18 +215,28 @@ async def test_a_killed_replica_fails_only_what_it_held_and_the_other_answers(pr
     assert outcomes <= {(200, ""), (0, ""), (503, "unavailable")}
 
 
-def test_a_killed_haproxy_comes_back(program: Program, client: httpx.Client) -> None:
-    def answers() -> bool:
-        try:
-            return client.get("/v1/rank").status_code == 200
-        except httpx.TransportError:
-            return False
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/v1/rank").status_code == 200
+    except httpx.TransportError:
+        return False
 
+
+def test_a_killed_haproxy_comes_back(program: Program, client: httpx.Client) -> None:
     killed = {process.pid for process in haproxies(program.run_id)}
     for process in haproxies(program.run_id):
         process.kill()
-    eventually(answers, "it answers", 30.0)
+    eventually(lambda: answers(client), "it answers", 30.0)
     assert killed.isdisjoint(process.pid for process in haproxies(program.run_id))
+
+
+def test_haproxy_ends_with_the_actor_that_started_it_and_both_come_back(program: Program, client: httpx.Client) -> None:
+    """Left alone it would keep the port, and the next one could not start."""
+    (before,) = haproxies(program.run_id)
+    before.parent().kill()
+    before.wait(5)
+    eventually(lambda: answers(client), "it answers", 30.0)
+    assert before not in haproxies(program.run_id)
 
 
 def test_ctrl_c_leaves_nothing_behind(program: Program) -> None:

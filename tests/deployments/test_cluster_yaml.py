@@ -1,4 +1,4 @@
-"""`cluster.yaml` is what `ray up` accepts, with the Serve settings of `deployments.cluster`. No machine is asked."""
+"""`cluster.yaml` is what `ray up` accepts, and its commands do what they say. On the lab tests/cluster runs it."""
 
 import ipaddress
 import re
@@ -10,12 +10,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from deployments.cluster import LOOPBACK, ClusterConfig, ray_environment, serve_environment
+from tests.cluster.operating import edited
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = "environment.sh"
-# Ports and folders of one machine's run, and what is only right where the cluster is one machine.
-OF_ONE_MACHINE = re.compile(r"_PORT$|BINARY_PATH|CONFIG_FILE_LOC|SOCKET_PATH|SERVER_STATE|DRAINING|CLUSTER$|NBTHREAD")
+START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +25,6 @@ def written() -> dict[str, Any]:
 def prepared(written: dict[str, Any]) -> dict[str, Any]:
     """As `ray up` sees it, its defaults filled in."""
     return prepare_config(written)
-
-
-def exported(config: dict[str, Any]) -> dict[str, str]:
-    """The variables of the environment file that the set-up writes."""
-    (script,) = [command for command in config["setup_commands"] if ENVIRONMENT in command]
-    words = [word for line in script.splitlines() if line.startswith("export ") for word in line.split()[1:]]
-    return dict(word.split("=", 1) for word in words)
 
 
 def test_ray_accepts_it(prepared: dict[str, Any]):
@@ -62,23 +53,6 @@ def test_mounted_packages_are_those_that_are_installed(written: dict[str, Any]):
     assert {source for source in written["file_mounts"].values() if not source.startswith("~")} == wanted
 
 
-@pytest.mark.parametrize("which", ["head_start_ray_commands", "worker_start_ray_commands"])
-def test_ray_is_started_under_the_environment(written: dict[str, Any], which: str):
-    commands = written[which]
-    assert "ray stop" in commands[0]
-    assert "ray start" in commands[-1]
-    assert all(command.startswith(f"source ~/headrace/{ENVIRONMENT};") for command in commands)
-
-
-def test_serve_settings_are_those_of_one_machine(written: dict[str, Any]):
-    """A setting that is added, removed or changed in these environments must be considered here too."""
-    ours = ray_environment(LOOPBACK) | serve_environment(Path("folder"), ClusterConfig())
-    wanted = {name: value for name, value in ours.items() if not OF_ONE_MACHINE.search(name)}
-    own = {"PATH", "PYTHONDONTWRITEBYTECODE"}
-    given = {name: value for name, value in exported(written).items() if name not in own}
-    assert {name: value for name, value in given.items() if not name.startswith("RAY_health_check_")} == wanted
-
-
 def test_commands_are_sound_shell(prepared: dict[str, Any]):
     names = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "initialization_commands")
     for command in [command for name in names for command in prepared[name]]:
@@ -86,17 +60,88 @@ def test_commands_are_sound_shell(prepared: dict[str, Any]):
         assert checked.returncode == 0, f"{command}\n{checked.stderr}"
 
 
-def test_the_environment_file_is_written_whole(written: dict[str, Any], tmp_path: Path):
-    """The set-up command run with another home; a here-document loses its end easily when YAML indents it."""
-    (tmp_path / "headrace").mkdir()
-    (script,) = [command for command in written["setup_commands"] if ENVIRONMENT in command]
-    shell = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    subprocess.run(["bash", "-c", f"true && ({script})"], check=True, env=shell)  # as Ray wraps it
-    show = f"source {tmp_path}/headrace/{ENVIRONMENT} && env"
-    seen = subprocess.run(["bash", "-c", show], check=True, env=shell, capture_output=True, text=True).stdout
-    for name, value in exported(written).items():
-        if "$" not in value:
-            assert f"{name}={value}\n" in seen
+class Home:
+    """A home folder whose programs only write down how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._calls = folder / "calls"
+        self._bin = folder / "headrace" / ".venv" / "bin"
+        self._bin.mkdir(parents=True)
+        (folder / "headrace" / "node").mkdir()
+        (folder / "headrace" / "node" / "environment.sh").write_text(f"export PATH={self._bin}:$PATH\n")
+        (folder / "headrace" / "pyproject.toml").write_text("first")
+        for name in ("python", "headrace", "ray"):
+            self.write(name, "true")
+
+    def write(self, name: str, script: str) -> None:
+        """Let a program do this from now on, besides writing down how it was called."""
+        program = self._bin / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self._calls}\n{script}\n')
+        program.chmod(0o700)
+
+    def run(self, commands: list[str]) -> tuple[int, list[str]]:
+        """Run commands as Ray does, until one fails; returns the last status, and which programs were called."""
+        self._calls.write_text("")
+        status = 0
+        for command in commands:
+            wrapped = f"source ~/.bashrc; export RAY_HEAD_IP=192.0.2.10 && ({command})"
+            shell = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin"}
+            (self.folder / ".bashrc").touch()
+            status = subprocess.run(["bash", "-c", wrapped], env=shell, check=False).returncode
+            if status:
+                break
+        return status, self._calls.read_text().splitlines()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.mark.parametrize("which", START_COMMANDS)
+def test_ray_is_started_after_what_ran_before_was_stopped(written: dict[str, Any], home: Home, which: str):
+    home.write("headrace", '[ "$2" != --joined ]')
+    status, calls = home.run(written[which])
+    assert status == 0
+    stopped, started = calls.index("ray stop --force"), len(calls) - 1
+    assert calls[started].startswith("ray start ")
+    assert stopped < started
+
+
+@pytest.mark.parametrize("which", START_COMMANDS)
+def test_a_node_that_cannot_be_made_is_not_started(written: dict[str, Any], home: Home, which: str):
+    home.write("headrace", "exit 3")
+    status, calls = home.run(written[which])
+    assert status == 3
+    assert not any(call.startswith("ray start") for call in calls)
+
+
+def test_a_worker_that_belongs_to_the_head_is_left_alone(written: dict[str, Any], home: Home):
+    assert home.run(written["worker_start_ray_commands"]) == (0, ["headrace node --joined 192.0.2.10:6379"])
+
+
+def test_setting_up_again_installs_only_what_has_changed(written: dict[str, Any], home: Home):
+    install = f"python -m pip install --quiet --editable {home.folder}/headrace"
+    home.write("python", "false")
+    assert home.run(written["setup_commands"]) == (1, [install])
+    home.write("python", "true")
+    assert home.run(written["setup_commands"]) == (0, [install])
+    assert home.run(written["setup_commands"]) == (0, [])
+    (home.folder / "headrace" / "pyproject.toml").write_text("second")
+    assert home.run(written["setup_commands"]) == (0, [install])
+    assert (home.folder / ".bashrc").read_text().count("export") == 1
+
+
+def test_a_newcomer_edits_addresses_and_the_user(written: dict[str, Any]):
+    """So the lab (tests/cluster) runs this file, and nothing else."""
+    addresses = {"h1": "10.0.0.1", "h2": "10.0.0.2", "h3": "10.0.0.3"}
+    ours = yaml.safe_load(edited((ROOT / "cluster.yaml").read_text(), addresses))
+    assert ours.pop("provider") == {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"]}
+    assert ours["auth"].pop("ssh_user") == "root"
+    theirs = {name: value for name, value in written.items() if name != "provider"}
+    theirs["auth"] = {name: value for name, value in written["auth"].items() if name != "ssh_user"}
+    assert ours == theirs
 
 
 def test_it_knows_machines_and_no_model(written: dict[str, Any]):
