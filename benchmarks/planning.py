@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.popularity import F64, Popularity
 from benchmarks.sizes import N_SHOWN, Sizes, sizes_of
 from benchmarks.unit_costs import UnitCosts
+from deployments.node import CORES_PER_PROXY_THREAD
 from deployments.row_cache import MAX_ITEMS
 from features.connect import StoreConfig
 from features.encoding import N_RECENT
@@ -77,7 +78,7 @@ class Machines:
     learner_busy: float = 0.8
     """Of a learner: it has to catch up after a restart."""
     proxy_busy: float = 0.7
-    """Of a node's HAProxy, which has one thread."""
+    """Of each thread of a node's HAProxy; there is one for every `CORES_PER_PROXY_THREAD`."""
     intake_busy: float = 0.5
     """Of a replica of Events."""
     memory_ratio: float = 0.8
@@ -200,10 +201,11 @@ class Plan:
 
     @property
     def replicas_per_node(self) -> int:
-        """As many as there are cores beside HAProxy and Ray, as its one thread carries, and as memory holds."""
+        """As many as there are cores beside HAProxy and Ray, as its threads carry, and as memory holds."""
         proxy_busy = self.ranks_per_replica * self.costs.proxy_s
+        n_threads = max(1, self.machines.node_cores // CORES_PER_PROXY_THREAD)
         by_cores = (self.machines.node_cores - self.costs.ray_node_cores) / (1.0 + proxy_busy)
-        by_proxy = self.machines.proxy_busy / proxy_busy if proxy_busy else math.inf
+        by_proxy = n_threads * self.machines.proxy_busy / proxy_busy if proxy_busy else math.inf
         by_memory = self.machines.node_bytes * self.machines.memory_ratio / self.replica_bytes
         return math.floor(min(by_cores, by_proxy, by_memory))
 

@@ -28,7 +28,8 @@ class UnitCosts:
 
     # What stands in front of it and beside it.
     proxy_s: float = 0.11e-3
-    """HAProxy's, of a rank that passes: 11 % of a core for 900 ranks and 10 posts a second (LOG, the same)."""
+    """HAProxy's, of a rank that passes: 11 % of a core for 900 ranks and 10 posts a second (LOG, the same). Of one
+    thread; several were never measured."""
     intake_s: float = 25e-6
     """Of an event in `POST /v1/events`: a quarter of a core for 10,000/s in large posts (LOG, "Idle scheduling")."""
     ray_node_cores: float = 0.3
