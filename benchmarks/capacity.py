@@ -9,7 +9,7 @@ Arithmetic from measured unit costs (`benchmarks.unit_costs`) and from what the 
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from benchmarks import machine
@@ -25,12 +25,22 @@ def cost_per_million(price_per_h: float, ranks_per_s: float) -> float:
     return price_per_h / 3600.0 / (ranks_per_s / 1e6)
 
 
-def price_per_h(plan: Plan, node_price: float, store_price: float, learning_price: float) -> float:
-    """What all machines of a plan cost an hour: serving nodes, store servers, and a learning node for each learner.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prices:
+    """Of a machine, an hour, in any currency."""
 
-    One learning node more is for hub and projector, which are not to share a core with a learner.
-    """
-    return plan.n_nodes * node_price + plan.n_servers * store_price + (plan.n_learners + 1) * learning_price
+    node: float = 0.0
+    """That serves."""
+    learning: float = 0.0
+    """That learns."""
+    store: float = 0.0
+    head: float = 0.0
+
+
+def price_per_h(plan: Plan, prices: Prices) -> float:
+    """What all machines of a plan cost an hour."""
+    serving = plan.n_nodes * prices.node + plan.n_servers * prices.store
+    return serving + plan.n_learning_nodes * prices.learning + prices.head
 
 
 def needs(plan: Plan) -> list[tuple[str, str, str]]:
@@ -58,6 +68,11 @@ def needs(plan: Plan) -> list[tuple[str, str, str]]:
             figure(plan.n_learners),
             f"{figure(plan.learning_busy)} cores to divide, {plan.learner_standing_busy:.2g} for each of them besides; "
             f"{plan.learner_bytes / 1e9:.3g} GB each",
+        ),
+        (
+            "learning nodes",
+            figure(plan.n_learning_nodes),
+            f"{plan.machines.learning_cores} cores each, one of them for hub and projector",
         ),
         ("projector", f"{plan.projector_busy:.2g} cores", f"{plan.item_table_bytes / 1e9:.3g} GB; it is one process"),
         ("hub", f"{plan.hub_busy:.2g} cores", f"{figure(plan.offer_bytes / 1e6)} MB a version; it is one process"),
@@ -91,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         default = {"ranks_per_s": 1e6, "users": 1e9, "items": 1e8}.get(field.name, field.default)
         kind = int if field.type in (int, "int") else float
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=default, help=f"{default:g}")
-    for name in ("node", "store", "learning"):
-        parser.add_argument(f"--{name}-price", type=float, help="of a machine, an hour")
+    for field in fields(Prices):
+        parser.add_argument(f"--{field.name}-price", type=float, default=0.0, help="of a machine, an hour")
     parser.add_argument("--json", nargs="?", const="-", help="write everything to a file, or to standard output")
     return parser
 
@@ -123,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(_made_of(Load, options), _made_of(Machines, options))
     found = findings(plan)
     report(plan, found)
-    prices = options.node_price, options.store_price, options.learning_price
-    if any(price is not None for price in prices):
-        cost = price_per_h(plan, *(price or 0.0 for price in prices))
+    prices = Prices(**{field.name: getattr(options, f"{field.name}_price") for field in fields(Prices)})
+    if prices != Prices():
+        cost = price_per_h(plan, prices)
         print(f"\n{cost:,.2f} an hour, {cost_per_million(cost, plan.load.ranks_per_s):.3g} per million ranks")
     machine.write_json(
         {

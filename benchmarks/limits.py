@@ -198,8 +198,11 @@ LIMITS: Final = (
     Limit(
         "item rows in projector, hub and each learner",
         "items",
-        lambda plan: plan.learner_bytes / (plan.machines.node_bytes * plan.machines.memory_ratio),
-        lambda plan: f"{_gb(plan.item_table_bytes)} of rows + embeddings = {_gb(plan.learner_bytes)} a learner",
+        lambda plan: plan.learning_node_bytes / (plan.machines.node_bytes * plan.machines.memory_ratio),
+        lambda plan: (
+            f"{_gb(plan.item_table_bytes)} of rows in projector and learner, {_gb(plan.whole_bytes)} in the hub, "
+            f"embeddings: {_gb(plan.learning_node_bytes)} on one node"
+        ),
         "larger learning nodes; a cap and expiry for item rows, as embedding rows have",
     ),
     Limit(

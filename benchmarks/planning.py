@@ -68,7 +68,10 @@ class Machines:
     """What it runs on, and how much of that may be used."""
 
     node_cores: int = 8
+    learning_cores: int = 4
+    """Of a node that learns; each has a core for hub and projector, which only the first needs."""
     node_bytes: float = 32 * 2.0**30
+    """Of every node."""
     store_bytes: float = 50e9
     """Data of one server: a machine of 64 GiB, with room for a fork and for fragments."""
     network_bytes_per_s: float = 1.25e9
@@ -252,6 +255,18 @@ class Plan:
     def learner_bytes(self) -> float:
         """Memory of a learner."""
         return self.item_table_bytes + self.embedded_items * self.costs.table_row_bytes
+
+    @property
+    def learning_node_bytes(self) -> float:
+        """Memory of a learning node with one learner, projector and hub."""
+        return self.learner_bytes + self.item_table_bytes + self.whole_bytes
+
+    @property
+    def n_learning_nodes(self) -> float:
+        """Nodes for learners, projector and hub: by cores, and by how many learners' memory there is room for."""
+        room = self.machines.node_bytes * self.machines.memory_ratio - self.item_table_bytes - self.whole_bytes
+        each = math.floor(min(self.machines.learning_cores - 1, room / self.learner_bytes))
+        return _enough(self.n_learners, each)
 
     @property
     def projector_busy(self) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.capacity import cost_per_million, main, needs, price_per_h, told
+from benchmarks.capacity import Prices, cost_per_million, main, needs, price_per_h, told
 from benchmarks.limits import findings
 from benchmarks.planning import Load, Plan
 
@@ -19,9 +19,10 @@ def test_a_million_ranks_cost_their_share_of_an_hour():
 
 def test_every_machine_is_paid_for():
     plan = Plan(SMALL)
-    assert price_per_h(plan, 1.0, 0.0, 0.0) == plan.n_nodes
-    assert price_per_h(plan, 0.0, 1.0, 0.0) == plan.n_servers
-    assert price_per_h(plan, 0.0, 0.0, 1.0) == plan.n_learners + 1
+    assert price_per_h(plan, Prices(node=1.0)) == plan.n_nodes
+    assert price_per_h(plan, Prices(store=1.0)) == plan.n_servers
+    assert price_per_h(plan, Prices(learning=1.0)) == plan.n_learning_nodes
+    assert price_per_h(plan, Prices(head=1.0)) == 1.0
 
 
 def test_needs_name_every_part():
@@ -40,7 +41,7 @@ def test_the_command_plans_what_it_is_asked(tmp_path: Path, capsys: pytest.Captu
     target, load = tmp_path / "plan.json", ["--ranks-per-s", "1e3", "--users", "1e6", "--items", "1e5"]
     main([*load, "--node-price", "1.8", "--learning-price", "0.9", "--json", str(target)])
     plan = Plan(SMALL)
-    cost = price_per_h(plan, 1.8, 0.0, 0.9)
+    cost = price_per_h(plan, Prices(node=1.8, learning=0.9))
     assert f"{cost:,.2f} an hour, {cost_per_million(cost, 1_000):.3g} per million ranks" in capsys.readouterr().out
     found = json.loads(target.read_text())
     assert found["load"]["items"] == 1e5

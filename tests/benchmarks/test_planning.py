@@ -69,6 +69,15 @@ def test_where_reading_the_log_takes_all_no_number_of_learners_is_enough():
     assert Plan(replace(SMALL, ranks_per_s=100_000)).n_learners == math.inf
 
 
+def test_learners_share_nodes_by_cores_and_by_memory():
+    """Three on four cores; of a large catalogue each holds every row, and so do projector and hub."""
+    plan = Plan(replace(SMALL, ranks_per_s=15_000))
+    assert plan.n_learning_nodes == math.ceil(plan.n_learners / 3)
+    large = Plan(replace(SMALL, ranks_per_s=15_000, items=3e6))
+    assert large.learning_node_bytes + large.learner_bytes > 0.8 * 32 * 2.0**30 > large.learning_node_bytes
+    assert large.n_learning_nodes == large.n_learners
+
+
 def test_a_catalogue_beyond_the_cache_is_read_again_and_again():
     within, beyond = (Plan(replace(SMALL, events_per_rank=0.0, items=items)) for items in (199_999, 1e6))
     assert within.rows_read_per_s(500) == 0.0
