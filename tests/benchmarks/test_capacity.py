@@ -1,6 +1,7 @@
 """The command: money, what it prints, what it takes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks.capacity import Prices, cost_per_million, main, needs, price_per
 from benchmarks.limits import findings
 from benchmarks.planning import Load, Plan
 
+GUIDE = Path(__file__).parents[2] / "deployments" / "clusters" / "README.md"
 SMALL = Load(ranks_per_s=1_000, users=1e6, items=1e5)
 
 
@@ -46,3 +48,21 @@ def test_the_command_plans_what_it_is_asked(tmp_path: Path, capsys: pytest.Captu
     found = json.loads(target.read_text())
     assert found["load"]["items"] == 1e5
     assert [list(row) for row in needs(plan)] == found["needs"]
+
+
+def test_the_guide_tells_what_the_plan_says():
+    """Ranks/s, serving nodes, learners and their nodes, store servers, an hour, a million ranks."""
+    guide = GUIDE.read_text()
+    told = [float(price) for price in re.findall(r"(?:serving|learning|store|head)\s(\.\d+)", guide)]
+    node, learning, store, head = told
+    prices = Prices(node=node, learning=learning, store=store, head=head)
+    rows = re.findall(
+        r"^\| ([\d,]+) \| (\d+) \| (\d+), (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", guide, re.MULTILINE
+    )
+    assert len(rows) == 4
+    for row in rows:
+        rate, *counts, hour, million = (float(cell.replace(",", "")) for cell in row)
+        plan = Plan(Load(ranks_per_s=rate, users=1e6, items=1e5))
+        assert counts == [plan.n_nodes, plan.n_learners, plan.n_learning_nodes, plan.n_servers]
+        cost = price_per_h(plan, prices)
+        assert (hour, million) == (round(cost, 2), round(cost_per_million(cost, rate), 2))
