@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test test-cluster check bench format clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -12,7 +12,10 @@ demo: $(VENV)/installed
 	$(BIN)/headrace demo $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not lab" $(ARGS)
+
+test-cluster: $(VENV)/installed
+	$(BIN)/python -m pytest -m lab -rs $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,13 +21,18 @@ import httpx
 import msgspec
 
 from deployments import processes
-from deployments.cluster import MAX_ONGOING, LocalCluster
+from deployments.cluster import MAX_ONGOING, QUIET, LocalCluster
 from deployments.config import Config, as_dict, with_store
+from deployments.environment import LEARNING, SERVING, TRACE
 from deployments.errors import UnavailableError
+from deployments.load_policy import LoadPolicy
+from deployments.node import DRAINING_S
+from deployments.release import release_of
 from features.connect import connect
 from features.embedded import EmbeddedServer
 
 READY_S: Final = 120.0
+LOOK_BACK_S: Final = 10.0  # over which loads are averaged; replicas take theirs five times in it
 
 logger = logging.getLogger(__name__)
 
@@ -51,38 +56,83 @@ def try_store(config: Config) -> None:
     asyncio.run(open_and_close())
 
 
-def deploy(config: Config) -> None:
-    """Start the learning side and the Serve applications on the Ray cluster this process is connected to."""
+def deploy(config: Config, n_nodes: int | None = None) -> None:
+    """Start the learning side and the Serve applications on the Ray cluster this process is connected to.
+
+    What runs there of another release is replaced, without a failed request; of the same release it stays, and takes
+    over the settings that it can.
+
+    Args:
+        n_nodes: Of several machines, how many serve: each gets the configured number of replicas. None: this one
+            machine, which has no roles.
+    """
     group = importlib.import_module("learners.group")
-    group.start_group(
+    started = group.start_group(
         config.store,
         config.schema,
         config.learner,
-        group.GroupConfig(folder=config.folder, offer_s=config.offer_s, keep_log_s=config.keep_log_s),
+        group.GroupConfig(
+            folder=config.folder,
+            offer_s=config.offer_s,
+            keep_log_s=config.keep_log_s,
+            release=release_of(config),
+            resources={} if n_nodes is None else {LEARNING: TRACE},
+        ),
     )
-    serve = importlib.import_module("ray.serve")
+    ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
+    ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
     serve.run_many(
         [
-            serve.RunTarget(_bind("Ranker", config, config.n_rankers), name="rank", route_prefix="/v1/rank"),
-            serve.RunTarget(_bind("Events", config, config.n_events), name="events", route_prefix="/"),
+            serve.RunTarget(_bind("Ranker", config, config.n_rankers, n_nodes), name="rank", route_prefix="/v1/rank"),
+            serve.RunTarget(_bind("Events", config, config.n_events, n_nodes), name="events", route_prefix="/"),
         ]
     )
 
 
-def _bind(name: str, config: Config, n_replicas: int) -> Any:
+def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
-    return deployment.options(**replica_options(config, n_replicas)).bind(config.replica)
+    most = max(n_replicas, config.autoscale.max_rankers) if name == "Ranker" else n_replicas
+    options = replica_options(config, n_replicas * (n_nodes or 1))
+    if n_nodes is not None:
+        # A lone replica's successor is started beside it.
+        options |= {
+            "max_replicas_per_node": most if n_replicas * n_nodes > 1 else None,
+            "graceful_shutdown_timeout_s": DRAINING_S,
+            "ray_actor_options": {**options["ray_actor_options"], "resources": {SERVING: TRACE}},
+        }
+    if most > n_replicas:
+        del options["num_replicas"]
+        options["autoscaling_config"] = _autoscaling(config, n_nodes or 1)
+    # Serve takes every deployment for a new version and replaces all replicas, unless it is told that it is none; which
+    # it wants to hear from itself alone.
+    return deployment.options(**options, version=release_of(config), _internal=True).bind(config.replica)
+
+
+def _autoscaling(config: Config, n_nodes: int) -> Any:
+    scale, serve = config.autoscale, importlib.import_module("ray.serve.config")
+    return serve.AutoscalingConfig(
+        min_replicas=config.n_rankers * n_nodes,
+        max_replicas=scale.max_rankers * n_nodes,
+        upscale_delay_s=scale.up_s,
+        downscale_delay_s=scale.down_s,
+        look_back_period_s=LOOK_BACK_S,
+        policy=serve.AutoscalingPolicy(
+            policy_function=f"{LoadPolicy.__module__}:{LoadPolicy.__name__}", policy_kwargs=asdict(scale)
+        ),
+    )
 
 
 def replica_options(config: Config, n_replicas: int) -> dict[str, Any]:
     """How Serve runs a deployment of ours."""
     return {
         "num_replicas": n_replicas,
+        # A lone replica's successor answers before it goes; of several, the others answer while one is replaced.
+        "max_surge_percent": 100 if n_replicas == 1 else 0,
         "max_ongoing_requests": MAX_ONGOING,
         "graceful_shutdown_timeout_s": config.cluster.draining_s,
         "health_check_period_s": 1.0,
         "health_check_timeout_s": 10.0,
-        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "logging_config": QUIET,
         "ray_actor_options": {"num_cpus": 0.1},
     }
 

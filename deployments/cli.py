@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from deployments.client import HeadraceError
-from deployments.errors import ApiError, ConfigError
+from deployments.errors import ApiError, ClusterError, ConfigError
 from deployments.terminal import console
 from features.errors import FeatureError
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return int(options.run(options) or 0)
-    except (ConfigError, ApiError, FeatureError, HeadraceError) as error:
+    except (ConfigError, ClusterError, ApiError, FeatureError, HeadraceError) as error:
         console.print(f"headrace {options.command}: {error}", style="red", markup=False)
         return 1
     except httpx.TransportError as error:
@@ -59,10 +59,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     down.add_argument("--port", type=int, default=8000)
     status = _command(
-        commands, "status", _lazily("cli_local", "run_status"), "Show what is running.", "headrace status --json"
-    )
-    status.add_argument("--port", type=int, default=8000)
+        commands, "status", _run_status, "Show what is running, here or on a cluster.",
+        "headrace status --address http://192.0.2.10:8265 --json",
+    )  # fmt: skip
+    status.add_argument("--port", type=int, default=8000, help="of the run on this machine")
     status.add_argument("--json", action="store_true")
+    _add_address(status, required=False)
+    deploy = _command(
+        commands, "deploy", _lazily("cli_deploy", "run_deploy"),
+        "Bring this machine's source and settings up on a running cluster, or put them in place of what runs there.",
+        "HEADRACE_REDIS_URL=redis://:PASSWORD@192.0.2.20:6379/0 headrace deploy --address http://192.0.2.10:8265",
+    )  # fmt: skip
+    _add_address(deploy, required=True)
+    _add_config(deploy)
     node = _command(
         commands, "node", _lazily("node", "run_node"),
         "Make this machine a node of a cluster, before `ray start`: cluster.yaml does it.",
@@ -116,6 +125,16 @@ def _command(commands: Any, name: str, run: Run, text: str, example: str) -> arg
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _run_status(options: argparse.Namespace) -> int | None:
+    return _lazily("cli_status" if options.address else "cli_local", "run_status")(options)
+
+
+def _add_address(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--address", metavar="URL", required=required, help="head of a cluster of several machines, http://HOST:8265"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,8 @@ from deployments.processes import Ended, is_stale, mark_this_process, read_recor
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "headrace"
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+"""How much Serve and its replicas log."""
 ORDERLY_STOP_S = 15.0  # a stop takes 3 to 4 s on two idle cores
 MAX_ONGOING = 10_000  # requests in one replica, for Serve; we shed long before, and its queue must never be what fills
 N_REPLICA_PORTS = 64  # more than one machine runs replicas, with room for those Serve holds back after a restart
@@ -123,7 +125,8 @@ class LocalCluster:
         try:
             folder = self._make_folder()
             # Four threads of HAProxy, as Ray would have them, would compete with the replica for two cores.
-            of_serve = serve_environment(folder, draining_s=self.config.draining_s, n_proxy_threads=1)
+            draining_s = self.config.draining_s
+            of_serve = serve_environment(folder, draining_s=draining_s, proxy_draining_s=draining_s, n_proxy_threads=1)
             self._export(ray_environment(self.config.host) | of_serve | free_ports())
             self._start_ray()
             self._start_serve()
@@ -195,7 +198,7 @@ class LocalCluster:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": self.config.host, "port": self.config.port},
-            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            logging_config=QUIET,
         )
 
     def _stop_ray(self) -> None:

@@ -3,6 +3,7 @@
     [schema]   features.schema.Schema           [rank]      deployments.ranking.RankConfig
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
     [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
+                                                [autoscale] deployments.autoscaling.AutoscaleConfig
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -16,6 +17,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from deployments.autoscaling import AutoscaleConfig
 from deployments.cluster import ClusterConfig
 from deployments.errors import ConfigError
 from deployments.ranking import RankConfig
@@ -30,13 +32,23 @@ CAPTURE = "HEADRACE_CAPTURE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LiveConfig:
+    """What replicas take over while they run."""
+
+    rank: RankConfig
+    policy: PolicyConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaConfig:
     """What a serving replica needs to know."""
 
     store: StoreConfig
     schema: Schema
-    rank: RankConfig
-    policy: PolicyConfig
+    live: LiveConfig
+    """To start with."""
+    late_s: float
+    """An answer that takes longer counts as late; see `AutoscaleConfig`."""
     capture_folder: str = ""
     """Test hook: where to write the inputs of every batch; empty: nowhere."""
 
@@ -52,10 +64,11 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
-    """Replicas of the Ranker; one fills a core."""
+    """Replicas of the Ranker; one fills a core. On a cluster: on each node that serves."""
     n_events: int = 1
-    """Replicas of Events."""
+    """Replicas of Events. On a cluster: on each node that serves."""
     offer_s: float = 1.0
     """Seconds between versions."""
     keep_log_s: float = 3600.0
@@ -75,6 +88,8 @@ class Config:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+        if 0 < self.autoscale.max_rankers < self.n_rankers:
+            raise ConfigError(f"max_rankers: expected n_rankers or more, {self.n_rankers}, or 0")
         if self.keep_log_s < self.learner.join.attribution_s:
             window_s = self.learner.join.attribution_s
             raise ConfigError(
@@ -87,8 +102,8 @@ class Config:
         return ReplicaConfig(
             store=self.store,
             schema=self.schema,
-            rank=self.rank,
-            policy=self.policy,
+            live=LiveConfig(rank=self.rank, policy=self.policy),
+            late_s=self.autoscale.late_ms / 1000.0,
             capture_folder=self.capture_folder,
         )
 
@@ -99,6 +114,15 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: Naming the unknown field, or the one of the wrong type or out of range.
     """
+    return config_from_dict(read_values(path, environment))
+
+
+def read_values(path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Read the same as nested tables, not judged yet, so that they can be sent elsewhere.
+
+    Raises:
+        ConfigError: If the file is no TOML.
+    """
     values: dict[str, Any] = {}
     if path is not None:
         try:
@@ -107,7 +131,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
             raise ConfigError(f"{path}: {error}") from None
     values.setdefault("store", {}).setdefault("url", environment.get(REDIS_URL, ""))
     values.setdefault("capture_folder", environment.get(CAPTURE, ""))
-    return config_from_dict(values)
+    return values
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -123,6 +147,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         "policy": PolicyConfig,
         "learner": LearnerConfig,
         "cluster": ClusterConfig,
+        "autoscale": AutoscaleConfig,
     }
     for name, value in values.items():
         if name not in Config.__dataclass_fields__:

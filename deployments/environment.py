@@ -10,6 +10,11 @@ from typing import Final
 
 LOOPBACK: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"
+FRONT_PORT: Final = 8000  # of every node of a cluster
+# Roles of nodes: resources that they are started with (cluster.yaml), and of which replicas and actors ask for a trace.
+SERVING: Final = "serving"
+LEARNING: Final = "learning"
+TRACE: Final = 0.001
 
 
 def ray_environment(host: str) -> dict[str, str]:
@@ -39,12 +44,15 @@ def ray_environment(host: str) -> dict[str, str]:
     }
 
 
-def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) -> dict[str, str]:
+def serve_environment(
+    folder: Path, *, draining_s: float, proxy_draining_s: float, n_proxy_threads: int
+) -> dict[str, str]:
     """Return the variables Serve must be started under, on top of Ray's.
 
     Args:
         folder: For HAProxy's files and the wrapper; short, a unix socket's path has 108 bytes at most.
         draining_s: How long a replica stays reachable after it is told to stop.
+        proxy_draining_s: How long HAProxy stays where there is no replica any more.
         n_proxy_threads: Of HAProxy.
     """
     return {
@@ -63,6 +71,8 @@ def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) 
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # HAProxy itself is missed after three failed looks; Ray looks every 10 s.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # It is started while replicas are, and imports as much; given up and begun again it takes longer still (5 s).
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # A process replaced by a reload keeps its old list of replicas for at most this long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
@@ -72,7 +82,7 @@ def serve_environment(folder: Path, *, draining_s: float, n_proxy_threads: int) 
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         # Serve raises every ingress deployment's shutdown timeout to this plus 5 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(draining_s),
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(draining_s),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(proxy_draining_s),
         # Ray's smallest bucket is 1 ms, about our median.
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,1000",
     }

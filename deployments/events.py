@@ -271,7 +271,7 @@ async def hub_status() -> dict[str, Any]:
         status: dict[str, Any] = await asyncio.wait_for(get_hub().status.remote(), HUB_WAIT_S)
     except (RayError, ValueError, TimeoutError):
         raise UnavailableError("the model hub is being restarted") from None
-    del status["pid"]
+    del status["pid"], status["release"]
     return status
 
 

@@ -2,7 +2,8 @@
 
 Ray 2.60 has no hook for the configuration it renders. The edits:
 
-- HAProxy's statistics and Prometheus pages bind `*`; they are kept to the interface, the admin socket to the user.
+- HAProxy's statistics and Prometheus pages bind `*`; they are kept to an interface, the admin socket to the user. The
+  front binds what Serve was told.
 - HAProxy's own failures (no replica, replica gone midway) leave as our JSON 503; Ray would send a plain-text 500.
   Answers of an application pass unchanged whatever their status.
 - Two headers spare a replica 6 % of its time: an id, and Serve's switch for not watching whether the client is still
@@ -32,7 +33,8 @@ _WRAPPER: Final = """#!/bin/sh
 cp {folder}/headers.cfg "$3.front"
 rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
 [ -z "$rank" ] || sed "s#RANK#$rank#g" {folder}/shed.cfg >> "$3.front"
-sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' -e 's/mode 666 level admin/mode 600 level admin/' \\
+sed -i -e '/^frontend http_frontend/,/^[bl]/! s/bind [*]\\{{0,1\\}}:/bind {host}:/' \\
+    -e 's/mode 666 level admin/mode 600 level admin/' \\
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
     -e "/^frontend http_frontend/r $3.front" "$3"
 exec setpriv --pdeathsig TERM {binary} "$@"

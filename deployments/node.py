@@ -27,6 +27,7 @@ from deployments.terminal import console
 GCS_REDIS: Final = "HEADRACE_GCS_REDIS"
 ENVIRONMENT_FILE: Final = "environment.sh"
 DRAINING_S: Final = 5.0  # until the HAProxy of every node has heard that a replica goes; one takes about a second
+PROXY_DRAINING_S: Final = 120.0  # a node's only replicas may be replaced meanwhile, and its front door stays open
 CORES_PER_PROXY_THREAD: Final = 8  # a thread of HAProxy carries what ten replicas answer, each of which fills a core
 JOINED_WAIT_S: Final = 5.0
 # What one can write to a shell without quotes.
@@ -71,7 +72,9 @@ def node_environment(folder: Path, n_cores: int) -> dict[str, str]:
     n_threads = max(1, n_cores // CORES_PER_PROXY_THREAD)
     return {
         **ray_environment(EVERYWHERE),
-        **serve_environment(folder, draining_s=DRAINING_S, n_proxy_threads=n_threads),
+        **serve_environment(
+            folder, draining_s=DRAINING_S, proxy_draining_s=PROXY_DRAINING_S, n_proxy_threads=n_threads
+        ),
         # A silent node is declared dead after about 3 s; by default after a minute.
         "RAY_health_check_initial_delay_ms": "2000",
         "RAY_health_check_period_ms": "1000",

@@ -8,6 +8,8 @@ measuring log time, exporting metrics.
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -15,27 +17,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import psutil
 from ray import serve
 from threadpoolctl import threadpool_limits
 
+from deployments.autoscaling import Load
 from deployments.batcher import MicroBatcher
-from deployments.config import ReplicaConfig
+from deployments.config import LiveConfig, ReplicaConfig
 from deployments.decision_log import DecisionLog
-from deployments.errors import ApiError, UnavailableError
+from deployments.errors import ApiError, ConfigError, OverloadedError, UnavailableError
 from deployments.http import App, Request, Response, error_response
 from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
 from deployments.rank_body import CODECS, JSON_CODEC, detail_at
-from deployments.ranking import REQUEST_COST, Ranking, RankRequest, check_request, request_cost
+from deployments.ranking import REQUEST_COST, RankConfig, Ranking, RankRequest, check_request, request_cost
 from deployments.warm_up import MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
 from features.connect import connect
 from features.encoding import Inputs
 from features.errors import StoreUnavailable
 from features.priority import make_idle
-from learners.policies import policy_of
+from learners.policies import Policy, policy_of
 from learners.projector import get_projector
 
 MAX_BATCH: Final = 16  # at 100 candidates encoding and scoring take 1.5 ms; larger ones gain little and cost the tail
@@ -44,6 +48,8 @@ MAX_DEPTH: Final = 2048
 BARRIER_S: Final = 120.0
 STORE_TIMEOUT_S: Final = 1.0  # longer than any stall of a busy machine; beyond it an answer without features is better
 
+logger = logging.getLogger(__name__)
+
 
 class RankEndpoint:
     """`POST /v1/rank` around a `Ranking`.
@@ -51,6 +57,7 @@ class RankEndpoint:
     Args:
         barrier: Awaited before a request is ranked; under the event clock it waits for the projection.
         deadline_ms: For requests that name none; None: they wait as long as it takes.
+        note: Told how many seconds each answer took, infinity for one that was refused.
     """
 
     def __init__(
@@ -59,9 +66,11 @@ class RankEndpoint:
         barrier: Callable[[], Awaitable[None]] | None = None,
         *,
         deadline_ms: int | None = None,
+        note: Callable[[float], None] = lambda _took_s: None,
     ) -> None:
         self._barrier = barrier
-        self._deadline_ms = deadline_ms
+        self.deadline_ms = deadline_ms
+        self._note = note
         self.batcher = MicroBatcher(
             ranking.answer, max_batch=MAX_BATCH, max_cost=MAX_COST, max_depth=MAX_DEPTH, cost=request_cost
         )
@@ -88,9 +97,14 @@ class RankEndpoint:
         check_request(request, is_event_clock=self._barrier is not None)
         if self._barrier is not None:
             await self._barrier()
-        deadline_ms = request.deadline_ms or self._deadline_ms
+        deadline_ms = request.deadline_ms or self.deadline_ms
         deadline_s = deadline_ms / 1000 - (time.monotonic() - arrived_s) if deadline_ms is not None else None
-        answer = await self.batcher.submit(request, deadline_s)
+        try:
+            answer = await self.batcher.submit(request, deadline_s)
+        except OverloadedError:
+            self._note(math.inf)
+            raise
+        self._note(time.monotonic() - arrived_s)
         self.n_answered += 1
         return answer
 
@@ -130,19 +144,20 @@ class Ranker:
         self._store = connect(config.store, config.schema, timeout_s=None if is_event_clock else STORE_TIMEOUT_S)
         self._decision_log = DecisionLog(connect(config.store, config.schema))
         self._clock = LogClock(self._store, is_event_clock=is_event_clock)
-        self._weights = WeightFollower(config.schema)
-        # Under the event clock a ranking knows all that was acknowledged: no row may be older than its request.
-        rank = replace(config.rank, cache_s=0.0, recent_cache_s=0.0) if is_event_clock else config.rank
+        self._weights = WeightFollower(config.schema, on_settings=self._take_settings)
+        self._is_event_clock = is_event_clock
         capture = Capture(Path(config.capture_folder)) if config.capture_folder else None
         # The operating system seeds it: replicas with equal generators would all explore alike.
-        policy = policy_of(config.policy, np.random.default_rng())
+        self._rng = np.random.default_rng()
         now_ms, keep = self._clock.now_ms, self._decision_log.keep
+        rank, policy = self._of(config.live)
         self._ranking = Ranking(self._store, self._weights, now_ms, keep, rank, capture, policy)
+        self._load = Load(config.late_s)
         # Under the event clock nobody waits in front of a page; history is lived through however long it takes.
         self._endpoint = (
             RankEndpoint(self._ranking, self._wait_for_projection)
             if is_event_clock
-            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms)
+            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms, note=self._load.note)
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
@@ -154,6 +169,28 @@ class Ranker:
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
         return self._endpoint.app
+
+    def _of(self, live: LiveConfig) -> tuple[RankConfig, Policy]:
+        """How to rank under these settings."""
+        rank = live.rank
+        if self._is_event_clock:  # a ranking knows all that was acknowledged: no row may be older than its request
+            rank = replace(rank, cache_s=0.0, recent_cache_s=0.0)
+        return rank, policy_of(live.policy, self._rng)
+
+    def _take_settings(self, settings: bytes) -> None:
+        """Follow the settings that came with the weights, if they can be read: another release may write others."""
+        try:
+            live = msgspec.json.decode(settings, type=LiveConfig)
+        except (msgspec.DecodeError, ConfigError) as error:
+            logger.error("settings are not taken over: %s", error)
+            return
+        self._ranking.configure(*self._of(live))
+        if not self._is_event_clock:
+            self._endpoint.deadline_ms = live.rank.deadline_ms
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve how much there is to do."""
+        return self._load.take()
 
     def _start(self, *coroutines: Coroutine[Any, Any, None]) -> None:
         loop = asyncio.get_running_loop()

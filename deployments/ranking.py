@@ -191,6 +191,10 @@ class Ranking:
                 logger.warning("rows go by their age: %s", error)
                 await asyncio.sleep(FOLLOW_AGAIN_S)
 
+    def configure(self, config: RankConfig, policy: Policy) -> None:
+        """Rank like this from the next batch on."""
+        self._config, self._policy = config, policy
+
     @property
     def n_cached(self) -> int:
         """Item rows in the cache."""

@@ -5,6 +5,8 @@ the event loop free between them, and then the two change places. A batch takes 
 the loop, so every answer is computed by exactly one version. Before they do, the new weights score a few made-up
 candidates, so that no answer pays for their first use.
 
+Settings that can be changed while a replica runs come along with the weights.
+
 Price: the weights twice in memory. Not known here: what weights are, or where the hub got them.
 """
 
@@ -37,6 +39,7 @@ class WeightFollower:
         self,
         schema: Schema,
         on_swap: Callable[[int], None] | None = None,
+        on_settings: Callable[[bytes], None] | None = None,
         new_scorer: Callable[[Schema], Scorer] = Scorer,
     ) -> None:
         self.live = new_scorer(schema)
@@ -47,6 +50,8 @@ class WeightFollower:
         self._made_up = made_up_inputs(schema)
         self._spare_lacks: list[Delta] = []
         self._on_swap = on_swap
+        self._on_settings = on_settings
+        self._settings = b""
 
     @property
     def version(self) -> int:
@@ -71,6 +76,10 @@ class WeightFollower:
         if self.version == news["version"]:
             self.trained_through_ms = news["trained_through_ms"]
         self.status = news["status"]
+        if news["settings"] != self._settings:
+            self._settings = news["settings"]
+            if self._on_settings is not None:
+                self._on_settings(self._settings)
 
     async def swap(self, deltas: list[Delta]) -> None:
         """Bring the spare scorer up to date in slices, then let it answer."""

@@ -1,7 +1,7 @@
-"""A private Redis Cluster on this machine: three masters, each with a replica. For tests and benchmarks.
+"""A private Redis Cluster on this machine: three masters with replicas. For tests and benchmarks.
 
-Owns six servers, or more, and what they are told about one another. The first three are the masters in the beginning,
-the others their replicas in the same order; who is what later on, `masters` asks.
+Owns the servers, and what they are told about one another. The first three are the masters in the beginning, each three
+behind them their replicas in the same order; who is what later on, `masters` asks.
 """
 
 import socket
@@ -32,16 +32,24 @@ class EmbeddedCluster:
 
     Args:
         settings: Further settings of every server, as its command line takes them.
+        n_replicas: Of each master.
         tls: Folder with `ca.crt`, `server.crt` and `server.key`: every server listens on a second port, with TLS.
         binary: Which server to start; that of `EmbeddedServer` has no TLS.
     """
 
-    def __init__(self, settings: Sequence[str] = (), *, tls: Path | None = None, binary: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Sequence[str] = (),
+        *,
+        n_replicas: int = 1,
+        tls: Path | None = None,
+        binary: Path | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-cluster-")
         self._settings = settings
         self._tls = tls
         self._binary = binary
-        self.servers = [self._server() for _ in range(2 * N_MASTERS)]
+        self.servers = [self._server() for _ in range((1 + n_replicas) * N_MASTERS)]
 
     @property
     def url(self) -> str:
@@ -94,7 +102,7 @@ class EmbeddedCluster:
         return next(server for server in self.servers if server.port == port)
 
     def replica_of(self, master: EmbeddedServer) -> EmbeddedServer:
-        """Its replica from the beginning."""
+        """The first of its replicas from the beginning."""
         return self.servers[self.servers.index(master) + N_MASTERS]
 
     def id_of(self, server: EmbeddedServer) -> str:
@@ -127,7 +135,8 @@ class EmbeddedCluster:
             self.say(server, "CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for server in self.servers[1:]:
             self._meet(server)
-        for master, replica in zip(masters, replicas, strict=True):
+        for n, replica in enumerate(replicas):
+            master = masters[n % N_MASTERS]
             self._wait(lambda replica=replica, master=master: self._follows(replica, master), "a replica")  # type: ignore[misc]
         self.wait_until_whole()
 

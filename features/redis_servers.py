@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass
 from typing import Any, Final
 
+from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
 from features.errors import FeatureError, StoreUnavailable
@@ -105,14 +106,19 @@ class RedisServers:
         Returns:
             A reply for each command, or the `FeatureError` that stands for it.
         """
+        try:
+            topology = await self.find()
+        except FeatureError as error:
+            return [error] * len(commands)
+        if not topology.is_cluster:
+            return [
+                judged(reply) for reply in await _send(topology.masters[0], commands, False, wait_s, at_once, confirm)
+            ]
         replies: list[Any] = [None] * len(commands)
         left: Collection[int] = range(len(commands))
         invited: dict[int, RedisNode] = {}
         for _ in range(MAX_HOPS):
-            try:
-                topology = await self.find()
-            except FeatureError as error:
-                return [error] * len(commands)
+            topology = await self.find()
             sent = {index: invited.get(index) or topology.owner(commands[index][0]) for index in left}
             lots: dict[tuple[RedisNode, bool], list[int]] = {}
             for index, node in sent.items():
@@ -124,8 +130,6 @@ class RedisServers:
             for lot, answers in zip(lots.values(), await asyncio.gather(*sending), strict=True):
                 for index, answer in zip(lot, answers, strict=True):
                     replies[index] = answer
-            if not topology.is_cluster:
-                break
             left, invited = await self._not_run(sent, commands, replies)
             if not left:
                 break
@@ -160,24 +164,21 @@ class RedisServers:
             await self._refresh()
         return (await self.find()).masters
 
-    async def get(self, keys: Sequence[str], slots: Sequence[int]) -> list[bytes | FeatureError]:
+    async def get(self, keys: Sequence[str]) -> list[bytes | FeatureError]:
         """Values of keys, empty for what is not there; of a server that is known to be away an error, at once."""
         try:
             topology = await self.find()
         except FeatureError as error:
             return [error] * len(keys)
-        owners = [topology.owner(slot) for slot in slots]
-        values: list[Any] = [StoreUnavailable(f"{node.address}: away") if node.is_away else None for node in owners]
+        if not topology.is_cluster:
+            return await _get_from(topology.masters[0], keys)
+        slots = [key_slot(key.encode()) for key in keys]
+        values: list[Any] = [_away(node) if node.is_away else None for node in map(topology.owner, slots)]
         there = [index for index, value in enumerate(values) if value is None]
         if len(there) < len(keys):
             self._refresh_soon()
-        if topology.is_cluster:
-            gets: list[Addressed] = [(slots[index], ("GET", keys[index])) for index in there]
-            read = await self.pipeline(gets, at_once=GETS_AT_ONCE)
-        else:
-            (reply,) = await self.pipeline([(0, ("MGET", *keys))]) if there else [[]]
-            read = [reply] * len(there) if isinstance(reply, FeatureError) else reply
-        for index, value in zip(there, read, strict=True):
+        gets: list[Addressed] = [(slots[index], ("GET", keys[index])) for index in there]
+        for index, value in zip(there, await self.pipeline(gets, at_once=GETS_AT_ONCE), strict=True):
             values[index] = value or b""
         return values
 
@@ -322,6 +323,19 @@ async def _listen(node: RedisNode, prefix: str, queue: asyncio.Queue[_Told]) -> 
             queue.put_nowait((node, keys, until_s))
     except FeatureError as error:
         queue.put_nowait((node, error, 0.0))
+
+
+async def _get_from(node: RedisNode, keys: Sequence[str]) -> list[bytes | FeatureError]:
+    """What `get` gives where there is one server."""
+    if not keys:
+        return []
+    (reply,) = [_away(node)] if node.is_away else await node.run([("MGET", *keys)])
+    values = judged(reply)
+    return [values] * len(keys) if isinstance(values, FeatureError) else [value or b"" for value in values]
+
+
+def _away(node: RedisNode) -> StoreUnavailable:
+    return StoreUnavailable(f"{node.address}: away")
 
 
 async def _send(

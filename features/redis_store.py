@@ -119,9 +119,7 @@ class RedisStore:
     async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
         """Packed user states and item rows; an error in place of what a server does not tell."""
         keys = [*map(self.keys.user, users), *map(self.keys.item, items)]
-        slots = [self._user_slots[self.keys.user_partition(user)] for user in users]
-        slots += [self._item_slots[self.keys.item_partition(item)] for item in items]
-        values = await self._servers.get(keys, slots)
+        values = await self._servers.get(keys)
         return values[: len(users)], values[len(users) :]
 
     async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:

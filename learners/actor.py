@@ -52,6 +52,7 @@ class Learner:
         seat: Which one of `config.rounds.n_learners` it is.
         offer_s: Seconds between offered versions.
         niceness: Added to the process's own; see `step_back`.
+        release: What it is made of; told in `status`.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Learner:
         offer_s: float = 1.0,
         niceness: int = 10,
         seat: int = 0,
+        release: str = "",
     ) -> None:
+        self._release = release
         step_back(niceness, entirely=store.clock == "wall")
         threadpool_limits(1)
         keep_memory()
@@ -82,7 +85,7 @@ class Learner:
 
     async def status(self) -> dict[str, Any]:
         """How far this learner is, by its own account."""
-        return {"pid": os.getpid(), "seat": self._seat, "version": self._version, **self._lag}
+        return {"pid": os.getpid(), "release": self._release, "seat": self._seat, "version": self._version, **self._lag}
 
     async def _live(self) -> None:
         while True:

@@ -1,12 +1,18 @@
 """Starting the learning side: hub, projector and learners, by name, once per cluster.
 
-The actors are detached and restart by themselves for ever; whoever starts a second time gets the running ones.
+The actors are detached and restart by themselves for ever, each wherever Ray finds room. Whoever starts a second time
+gets the running ones, if they are of the same release; others are ended, one after the other, and a new one begins from
+what is durable. Replicas keep answering meanwhile with the weights they have.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from features.connect import StoreConfig
 from features.schema import Schema
@@ -14,6 +20,10 @@ from learners.actor import Learner, learner_name
 from learners.hub import HUB_NAME, ModelHub
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
+
+ASK_S: Final = 10.0  # an actor that does not say in this time what it is made of is replaced
+END_S: Final = 30.0  # a killed one is gone after a fraction of a second
+POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +36,10 @@ class GroupConfig:
     """Seconds between versions."""
     keep_log_s: float = 3600.0
     """Log time kept although everybody has read it, for rereading and for debugging."""
+    release: str = ""
+    """What the actors are made of; running ones of another release are replaced."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What of a node every actor asks Ray for: it says where they may run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +52,56 @@ class Group:
 
 
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
-    """Start what is not running yet."""
-    hub = _named(ModelHub, HUB_NAME).remote(store, schema, config.folder)
-    projector = _named(Projector, PROJECTOR_NAME).remote(store, schema, config.keep_log_s)
+    """Start what is not running yet, and replace what is of another release."""
+    _end_learners_from(learner.rounds.n_learners)
+    hub = _started(ModelHub, HUB_NAME, config, store, schema, config.folder)
+    projector = _started(Projector, PROJECTOR_NAME, config, store, schema, config.keep_log_s)
     learners = [
-        _named(Learner, learner_name(seat)).remote(store, schema, learner, config.offer_s, seat=seat)
+        _started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
     ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
     return Group(hub, projector, learners)
 
 
-def _named(actor: Any, name: str) -> Any:
-    return actor.options(name=name, lifetime="detached", get_if_exists=True)
+def _started(kind: Any, name: str, config: GroupConfig, *arguments: Any, **further: Any) -> Any:
+    """The actor of this name and release: the one that runs, or a new one in its place."""
+    with suppress(ValueError):  # there is none
+        running = ray.get_actor(name)
+        if _release_of(running) == config.release:
+            return running
+        _end(running, name)
+    options = kind.options(name=name, lifetime="detached", get_if_exists=True, resources=dict(config.resources))
+    return options.remote(*arguments, release=config.release, **further)
+
+
+def _end_learners_from(seat: int) -> None:
+    """End the learners of this seat and those behind it, whom a smaller number leaves without work."""
+    with suppress(ValueError):
+        while True:
+            _end(ray.get_actor(learner_name(seat)), learner_name(seat))
+            seat += 1
+
+
+def _release_of(actor: Any) -> str | None:
+    """What a running actor is made of; None if it does not say."""
+    try:
+        told: dict[str, Any] = ray.get(actor.status.remote(), timeout=ASK_S)
+    except (RayActorError, GetTimeoutError):
+        return None
+    return told.get("release")
+
+
+def _end(actor: Any, name: str) -> None:
+    """End an actor for good, and wait until its name is free.
+
+    Raises:
+        TimeoutError: If it is not after half a minute.
+    """
+    ray.kill(actor, no_restart=True)
+    deadline_s = time.monotonic() + END_S
+    with suppress(ValueError):
+        while ray.get_actor(name) == actor:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{name} was killed and has not ended within {END_S:g} s")
+            time.sleep(POLL_S)

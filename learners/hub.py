@@ -11,6 +11,8 @@ What is handed out is put into the object store once and shared by every replica
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
 
+Settings of the replicas travel the same way (`configure`): they apply to those that run, and to those that come later.
+
 `hold` keeps what is committed from the replicas until `release`: to see what publishing costs, or to keep a version in
 place. It is not durable: a hub that restarts publishes again.
 
@@ -31,7 +33,7 @@ from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
 from learners import snapshots
-from learners.checkpoints import Checkpoints
+from learners.checkpoints import Checkpoints, Files
 from learners.errors import StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
@@ -40,6 +42,8 @@ from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
+SETTINGS: Final = "settings"
+"""Name of the file that replicas' settings are kept in."""
 N_DELTAS: Final = 64  # about a minute of versions: a replica further behind takes the snapshot
 
 logger = logging.getLogger(__name__)
@@ -53,10 +57,13 @@ class ModelHub:
         schema: Versions of another schema are refused.
         folder: Folder or bucket URL of durable commits; empty: in the store.
         niceness: Added to the process's own; less than the learner's, which waits for it.
+        release: What it is made of; told in `status`.
     """
 
-    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5) -> None:
+    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5, release: str = "") -> None:
+        self._release = release
         step_back(niceness, entirely=store.clock == "wall")
+        self._files: Files
         self._full: Delta | None = None
         self._loading = asyncio.get_running_loop().create_task(self._load(store, schema, folder))
         self._committing = asyncio.Lock()
@@ -65,6 +72,7 @@ class ModelHub:
         self._trained_through_ms = 0
         self._changed = asyncio.Event()
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
+        self._settings = b""
         self._is_held = False
         self._unpublished: deque[Delta] = deque(maxlen=N_DELTAS)
 
@@ -138,6 +146,14 @@ class ModelHub:
                 self._wake()
         return True
 
+    async def configure(self, settings: bytes) -> None:
+        """Have replicas follow these settings, durably; the hub does not look inside."""
+        await self._current()
+        if settings != self._settings:
+            await self._files.write(SETTINGS, settings)
+            self._settings = settings
+            self._wake()
+
     async def hold(self) -> int:
         """Commit offers from now on without telling replicas; returns the version they stay at.
 
@@ -158,20 +174,21 @@ class ModelHub:
         """What a replica at `version` lacks; waits until there is something, at most `wait_s`.
 
         Returns:
-            `version`, `trained_through_ms`, `status` and `refs`: object references of packed deltas to apply in order.
+            `version`, `trained_through_ms`, `status`, `settings` (empty: those they started with) and `refs`: object
+            references of packed deltas to apply in order.
         """
         await self._current()
         if not self._has_news(version, trained_through_ms):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
-        status = await self.status()
+        news = {"status": await self.status(), "settings": self._settings}
         if self._is_held_from(version):
-            return {"version": version, "trained_through_ms": trained_through_ms, "status": status, "refs": []}
+            return {"version": version, "trained_through_ms": trained_through_ms, "refs": [], **news}
         return {
             "version": await self.version(),
             "trained_through_ms": self._trained_through_ms,
-            "status": status,
             "refs": self._since(version),
+            **news,
         }
 
     async def status(self) -> dict[str, Any]:
@@ -185,6 +202,7 @@ class ModelHub:
             "progressive": dict(progress.metrics) if progress else {},
             "state": "held" if self._is_held else "live",
             "pid": os.getpid(),
+            "release": self._release,
         }
 
     async def positions(self) -> dict[int, tuple[int, int]]:
@@ -196,8 +214,10 @@ class ModelHub:
         """Find what was committed; whoever asks waits, for as long as it is out of reach."""
         while True:
             try:
-                self._checkpoints = Checkpoints(FolderFiles(folder) if folder else files_of(store), schema)
+                self._files = FolderFiles(folder) if folder else files_of(store)
+                self._checkpoints = Checkpoints(self._files, schema)
                 self._full = await self._checkpoints.load()
+                self._settings = await self._files.read(SETTINGS) if SETTINGS in await self._files.names() else b""
                 break
             except (FeatureError, OSError) as error:
                 logger.warning("durable versions are out of reach: %s", error)

@@ -39,9 +39,13 @@ class Projector:
     Args:
         keep_log_s: Log time kept behind every reader.
         niceness: Added to the process's own; see `step_back`.
+        release: What it is made of; told in `status`.
     """
 
-    def __init__(self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10) -> None:
+    def __init__(
+        self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10, release: str = ""
+    ) -> None:
+        self._release = release
         step_back(niceness, entirely=store.clock == "wall")
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._projection = Projection(self._store, schema)
@@ -67,7 +71,12 @@ class Projector:
     async def status(self) -> dict[str, Any]:
         """How far the rows are."""
         newest_ms = max((id.ms for id in self._committed.values()), default=0)
-        return {"pid": os.getpid(), "entries": self._projection.n_entries, "newest_ms": newest_ms}
+        return {
+            "pid": os.getpid(),
+            "release": self._release,
+            "entries": self._projection.n_entries,
+            "newest_ms": newest_ms,
+        }
 
     def _has_reached(self, positions: Positions) -> bool:
         return all(self._committed.get(partition, START) >= StreamId(*id) for partition, id in positions.items())

@@ -17,6 +17,8 @@ import pytest
 
 from deployments.processes import marked_processes, sweep
 from tests import waiting
+from tests.cluster.lab import Lab
+from tests.cluster.operating import Operator
 
 START_S = 120.0
 
@@ -44,13 +46,13 @@ class Application:
         self.run_id = ready["run_id"]
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
 
-    def call(self, *command: Any) -> Any:
+    def call(self, *command: Any, wait_s: float = 60.0) -> Any:
         """Have the program do something; returns its answer."""
         assert self._process.stdin is not None
         with self._lock:
             self._process.stdin.write(msgspec.json.encode(command) + b"\n")
             self._process.stdin.flush()
-            return self._read(60.0)
+            return self._read(wait_s)
 
     def kill(self, actor: str) -> bool:
         """SIGKILL an actor's process; False while it is being restarted."""
@@ -133,3 +135,16 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     )
     yield application
     assert application.close() == []
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Operator]:
+    """The operator of three machines and a store, who has not typed anything yet."""
+    assert pytestconfig.cache is not None
+    shared, compiled = tmp_path_factory.mktemp("shared"), Path(pytestconfig.cache.mkdir("compiled"))
+    with (
+        Lab(tmp_path_factory.mktemp("lab"), shared=(shared, compiled)) as lab,
+        contextlib.closing(Operator(lab, shared, compiled)) as operator,
+    ):
+        operator.start_store()
+        yield operator

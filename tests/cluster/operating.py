@@ -17,7 +17,7 @@ from tests.cluster.lab import OPERATOR, ROOT, STORE, Lab
 DOCUMENTED: Final = {"192.0.2.10": "h1", "192.0.2.11": "h2", "192.0.2.12": "h3"}
 MOUNTED: Final = ("features", "learners", "deployments", "pyproject.toml", "README.md", "cluster.yaml")
 BIN: Final = Path(sys.prefix) / "bin"
-PASSWORD: Final = "lab-store"
+DASHBOARD_PORT: Final = 8265
 
 
 def edited(text: str, addresses: dict[str, str]) -> str:
@@ -31,37 +31,55 @@ class Operator:
     """The operator of a lab that is up.
 
     Args:
-        compiled: Where compiled loops are kept from run to run; every host must see it.
+        shared: A folder that every host sees.
+        compiled: Another one, where compiled loops are kept from run to run.
     """
 
-    def __init__(self, lab: Lab, compiled: Path) -> None:
+    def __init__(self, lab: Lab, shared: Path, compiled: Path) -> None:
         self.lab = lab
+        self.shared = shared
         self.checkout = lab.home(OPERATOR) / "checkout"
-        self.store_url = f"redis://:{PASSWORD}@{lab.addresses[STORE]}:6379/0"
+        self.password = "s3cret-of-the-store"
+        self._http = httpx.Client(timeout=10.0)
         for host in lab.hosts:
             _furnish(lab.home(host), compiled)
         self.checkout.mkdir()
         for name in MOUNTED:
-            _copy(ROOT / name, self.checkout / name)
+            self.refresh(name)
         text = (ROOT / "cluster.yaml").read_text()
         (self.checkout / "cluster.yaml").write_text(edited(text, lab.addresses))
 
-    def run(self, command: str, *, wait_s: float = 120.0, **variables: str) -> str:
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def refresh(self, name: str) -> None:
+        """Bring a file or folder of the checkout to what it is here."""
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, self.checkout / name, ignore=ignore, dirs_exist_ok=True)
+        else:
+            shutil.copy(ROOT / name, self.checkout / name)
+
+    def settings(self, toml: str) -> None:
+        """Write the settings that `deploy_command` takes."""
+        (self.checkout / "my.toml").write_text(toml)
+
+    @property
+    def deploy_command(self) -> str:
+        """Brings the operator's checkout and settings up on the cluster."""
+        store = f"HEADRACE_REDIS_URL=redis://:{self.password}@{self.lab.addresses[STORE]}:6379/0"
+        return f"{store} headrace deploy --address {self.url('h1', DASHBOARD_PORT)} --config my.toml"
+
+    def run(self, command: str, *, wait_s: float = 120.0) -> str:
         """Run a shell command in the operator's checkout; returns what it printed."""
-        settings = {
-            "PATH": f"{BIN}:$PATH",
-            "PYTHONPATH": "$HOME/checkout",
-            "RAY_AUTH_MODE": "token",
-            "RAY_UP_enable_autoscaler_v2": "0",
-            **variables,
-        }
-        exports = " ".join(f'{name}="{value}"' for name, value in settings.items())
-        return self.lab.run(OPERATOR, "bash", "-c", f"export {exports}; cd ~/checkout && {command}", wait_s=wait_s)
+        settings = f"PATH={BIN}:$PATH PYTHONPATH=$HOME/checkout RAY_AUTH_MODE=token RAY_UP_enable_autoscaler_v2=0"
+        return self.lab.run(OPERATOR, "bash", "-c", f"export {settings}; cd ~/checkout; {command}", wait_s=wait_s)
 
     def start_store(self) -> None:
         """Start a store with a password, on a host of its own; it ends with the lab."""
         settings = [
-            *(f"bind {self.lab.addresses[STORE]}", "port 6379", f"requirepass {PASSWORD}", "dir /root"),
+            *(f"bind {self.lab.addresses[STORE]}", "port 6379", f"requirepass {self.password}", "dir /root"),
             *("appendonly yes", "appendfsync no", "save ''", "maxmemory-policy noeviction"),
         ]
         (self.lab.home(STORE) / "store.conf").write_text("\n".join((*settings, "")))
@@ -77,7 +95,7 @@ class Operator:
         Raises:
             httpx.TransportError: If nobody answers.
         """
-        return self.lab.as_operator(lambda: httpx.request(method, url, timeout=10.0, **options))
+        return self.lab.as_operator(lambda: self._http.request(method, url, **options))
 
     def is_closed(self, host: str, port: int = 8000) -> bool:
         """Say whether nobody listens on a port of a host."""
@@ -101,10 +119,3 @@ def _furnish(home: Path, compiled: Path) -> None:
     (home / ".bashrc").write_text("export PYTHONPATH=$HOME/headrace\n")
     (home / "headrace" / "node").mkdir()
     (home / "headrace" / "node" / "compiled").symlink_to(compiled.resolve())
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copy(source, target)

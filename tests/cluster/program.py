@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
-from deployments.app import Run
+from deployments.app import Run, deploy
 from deployments.config import config_from_dict
 from deployments.processes import termination
 
@@ -62,6 +63,18 @@ class Commands:
     def hub(self, method: str) -> Any:
         """Call a method of the hub that takes nothing."""
         return self._ray.get(getattr(self._ray.get_actor(ACTORS["hub"]), method).remote())
+
+    def configure(self, values: dict[str, Any]) -> str:
+        """Have replicas follow other settings, as a deployment does that changes nothing else."""
+        settings = msgspec.json.encode(config_from_dict(values).replica.live)
+        self._ray.get(self._ray.get_actor(ACTORS["hub"]).configure.remote(settings))
+        return "configured"
+
+    def redeploy(self, values: dict[str, Any]) -> str:
+        """Deploy anew with some settings changed, which makes another release."""
+        config = config_from_dict({**values, "store": {"url": self._run.config.store.url}})
+        deploy(replace(config, folder=self._run.config.folder, cluster=self._run.config.cluster))
+        return "deployed"
 
     def store_kill(self) -> str:
         """SIGKILL the private store."""

@@ -55,6 +55,23 @@ def test_no_request_fails_and_every_score_is_that_of_the_version_it_names(
     assert n_checked >= len(seen)
 
 
+def test_settings_change_while_replicas_answer(application: Application) -> None:
+    """A policy that draws slates, and a longer deadline; and back."""
+    (replica,) = application.replicas("Ranker")
+    body = {"user": "settings", "candidates": [f"i{n}" for n in range(20)]}
+
+    def propensity() -> float:
+        items = application.post("/v1/rank", {**body, "deadline_ms": 5000})["items"]
+        return float(items[0]["propensity"])
+
+    assert propensity() == 1.0
+    application.call("configure", {"policy": {"name": "plackett_luce"}, "rank": {"deadline_ms": 60_000}})
+    eventually(lambda: propensity() < 1.0, "a drawn slate")
+    application.call("configure", {})
+    eventually(lambda: propensity() == 1.0, "the best first")
+    assert application.replicas("Ranker") == [replica]
+
+
 def _feed(url: str, stop: threading.Event) -> list[tuple[int, int]]:
     rng = np.random.default_rng(1)
     results = []

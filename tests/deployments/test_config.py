@@ -54,8 +54,8 @@ def test_a_missing_file_is_named() -> None:
 
 def test_a_replica_gets_the_policy() -> None:
     config = config_from_dict({"policy": {"name": "plackett_luce", "temperature": 2}})
-    assert config.replica.policy == PolicyConfig(name="plackett_luce", temperature=2.0)
-    assert Config().replica.policy.name == "greedy"
+    assert config.replica.live.policy == PolicyConfig(name="plackett_luce", temperature=2.0)
+    assert Config().replica.live.policy.name == "greedy"
 
 
 def test_partial_tables_keep_the_other_defaults() -> None:

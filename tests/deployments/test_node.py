@@ -23,13 +23,16 @@ def sourced(file: Path, name: str) -> str:
 
 def test_a_node_is_started_under_the_settings_of_one_machine_but_for_ports_and_interfaces(tmp_path: Path) -> None:
     file = write_node(tmp_path / "a node", n_cores=2)
-    common = serve_environment(tmp_path / "a node", draining_s=ClusterConfig().draining_s, n_proxy_threads=1)
+    draining_s = ClusterConfig().draining_s
+    common = serve_environment(
+        tmp_path / "a node", draining_s=draining_s, proxy_draining_s=draining_s, n_proxy_threads=1
+    )
     common |= ray_environment(LOOPBACK)
     given = {name: sourced(file, name) for name in common}
     assert {name: value for name, value in given.items() if common[name] != value} == {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5.0",
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5.0",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "120.0",
     }
     assert sourced(file, "PATH") == f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
@@ -41,11 +44,11 @@ def test_many_cores_get_more_threads_of_haproxy(tmp_path: Path) -> None:
 
 def test_haproxys_own_pages_stay_on_the_node_while_its_front_is_everybodys(tmp_path: Path) -> None:
     wrapper, rendered = Path(sourced(write_node(tmp_path), "RAY_SERVE_HAPROXY_BINARY_PATH")), tmp_path / "haproxy.cfg"
-    pages = "frontend prometheus\n    bind :9101\nlisten stats\n    bind *:8404\n"
-    rendered.write_text(f"{pages}frontend http_frontend\n    bind 0.0.0.0:8000\n")
+    front = "frontend http_frontend\n    bind *:8000\nbackend default_backend\n"  # what Ray makes of 0.0.0.0
+    rendered.write_text(f"frontend prometheus\n    bind :9101\n{front}listen stats\n    bind *:8404\n")
     subprocess.run([wrapper, "-db", "-f", rendered, "-v"], check=True, capture_output=True)
     binds = [line.split()[1] for line in rendered.read_text().splitlines() if line.strip().startswith("bind")]
-    assert binds == ["127.0.0.1:9101", "127.0.0.1:8404", "0.0.0.0:8000"]
+    assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
 
 
 @pytest.mark.parametrize(

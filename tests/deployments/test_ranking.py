@@ -200,6 +200,16 @@ async def test_what_the_popularity_prior_ranks_goes_through_the_policy_too() -> 
     assert decode_decision(kept[0].body).propensities == [item.propensity for item in answer["items"]]
 
 
+async def test_another_policy_holds_from_the_next_batch_on() -> None:
+    subject, kept = ranking(flaky())
+    await subject.answer([RankRequest("u1", ITEMS)])
+    subject.configure(RankConfig(log_decisions=False), exploring(1e6))
+    (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
+    assert isinstance(answer, dict)
+    assert [item.propensity for item in answer["items"]] == pytest.approx([1 / 3, 1 / 2, 1], rel=1e-3)
+    assert len(kept) == 1
+
+
 async def test_greedy_answers_alike_and_is_certain_of_it() -> None:
     subject, kept = ranking(flaky())
     answers = await subject.answer([RankRequest("u1", ITEMS)] * 5)

@@ -1,0 +1,63 @@
+"""`headrace status --address`: a cluster, from its operator's machine."""
+
+import argparse
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from deployments import front_doors
+from deployments.cluster_status import ClusterStatus, Node, compose, serving_addresses
+from deployments.head import Head, read_token
+from deployments.terminal import console
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Show the cluster; exit status 1 unless all is well, and what is not."""
+    options.url = options.address
+    with Head(options.address, read_token()) as head:
+        nodes, actors, serve = head.nodes(), head.actors(), head.serving()
+        being_set_up = head.being_set_up() or ()
+    doors = front_doors.look(serving_addresses(nodes))
+    status = compose(nodes, actors, serve, doors, being_set_up)
+    if options.json:
+        print(msgspec.json.encode(status).decode())
+    else:
+        show(status, Console())
+    for problem in status.problems:
+        console.print(problem, style="red", markup=False, highlight=False)
+    return 0 if status.is_well else 1
+
+
+def show(status: ClusterStatus, to: Console) -> None:
+    """Draw tables."""
+    nodes = Table(title="nodes", title_justify="left")
+    for column in ("address", "alive", "roles", "replicas", "front door", "model", "age"):
+        nodes.add_column(column)
+    for node in status.nodes:
+        nodes.add_row(*_row(node))
+    to.print(nodes)
+    parts = Table(title="what runs", title_justify="left")
+    for column in ("name", "state", "where"):
+        parts.add_column(column)
+    for one in status.deployments:
+        parts.add_row(one.application, one.status, f"{one.n_running} of {one.n_wanted} replicas")
+    for actor in status.actors:
+        parts.add_row(actor.name, actor.state, actor.node)
+    to.print(parts)
+
+
+def _row(node: Node) -> tuple[str, ...]:
+    address = f"{node.address} (head)" if node.is_head else node.address
+    replicas = ", ".join(f"{count} {name}" for name, count in node.replicas.items())
+    known = (address, "yes" if node.is_alive else "no", ", ".join(node.roles), replicas)
+    if node.door is None:
+        return (*known, "", "", "")
+    if node.door.problem:
+        return (*known, "no", "", "")
+    return (
+        *known,
+        "ok",
+        str(node.door.version or "none"),
+        f"{node.door.age_ms / 1000:.1f} s" if node.door.version else "",
+    )

@@ -1,0 +1,63 @@
+"""The nodes' front doors, seen from outside: port 8000 of every node that serves."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import httpx
+import msgspec
+
+from deployments.client import Headrace, HeadraceError
+from deployments.environment import FRONT_PORT
+
+TIMEOUT_S: Final = 5.0
+N_AT_ONCE: Final = 16
+PROBE: Final = "headrace-ready"
+
+
+class Door(msgspec.Struct, frozen=True):
+    """What a front door says."""
+
+    problem: str = ""
+    """Why it is not well; empty if it is."""
+    version: int = 0
+    """Of the model; 0: none yet."""
+    age_ms: int = 0
+    """How far the model's knowledge is behind the log's time."""
+
+
+def look(addresses: Iterable[str]) -> dict[str, Door]:
+    """Ask the front doors of these nodes, all at once, for health and model."""
+    return _ask_all(addresses, _look)
+
+
+def try_rank(addresses: Iterable[str]) -> dict[str, Door]:
+    """Ask the front doors of these nodes, all at once, for a ranking and for health."""
+    return _ask_all(addresses, _rank)
+
+
+def _ask_all(addresses: Iterable[str], ask: Callable[[Headrace], Door]) -> dict[str, Door]:
+    def asked(address: str) -> Door:
+        try:
+            with Headrace(f"http://{address}:{FRONT_PORT}", timeout_s=TIMEOUT_S) as client:
+                return ask(client)
+        except (HeadraceError, httpx.TransportError) as error:
+            return Door(problem=str(error) or type(error).__name__)
+
+    names = sorted(addresses)
+    with ThreadPoolExecutor(N_AT_ONCE) as pool:
+        return dict(zip(names, pool.map(asked, names), strict=True))
+
+
+def _look(client: Headrace) -> Door:
+    client.get("/v1/health")
+    return _door(client.get("/v1/model"))
+
+
+def _rank(client: Headrace) -> Door:
+    client.get("/v1/health")
+    return _door(client.rank(PROBE, [PROBE])["model"])
+
+
+def _door(model: Mapping[str, int]) -> Door:
+    return Door(version=model["version"], age_ms=model["age_ms"] if model["version"] else 0)
