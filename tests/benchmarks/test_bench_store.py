@@ -25,4 +25,4 @@ async def test_every_operation_is_measured():
         found = {cost.what: cost for cost in await Bench(server, store, 0.05).costs()}
         await store.close()
     assert all(cost.n > 0 and cost.client_us > 0 for what, cost in found.items() if what != "hear of item row")
-    assert found["read person, alone"].client_us > found["read person"].client_us > found["read item row"].client_us
+    assert found["read person"].client_us > 2 * found["read item row"].client_us  # of which a hundred are one question

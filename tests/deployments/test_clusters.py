@@ -36,6 +36,7 @@ from tests.deployments.google_cloud import PROJECT, GoogleCloud
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "deployments" / "clusters"
 CLOUDS = ("aws", "gcp")
+pytestmark = pytest.mark.timeout(120)  # moto knows a thousand types of instances, and takes seconds to list them
 NODE_TYPES = ("head", "serving", "learning")
 ROLES = ("serving", "learning")
 REGION = "us-east-1"
