@@ -82,19 +82,9 @@ class Head:
         try:
             client = sdk.JobSubmissionClient(self.address, headers=self._headers)
             job = client.submit_job(entrypoint=command, runtime_env={"working_dir": str(folder)})
-            n_said = 0
-            while True:
-                is_over = client.get_job_status(job).is_terminal()
-                log = client.get_job_logs(job)
-                lines = log.splitlines() if is_over else log.splitlines()[: log.count("\n")]
-                for line in lines[n_said:]:
-                    say(line)
-                n_said = len(lines)
-                if is_over:
-                    break
-                time.sleep(POLL_S)
+            log = _follow(client, job, say)
             info = client.get_job_info(job)
-        except (ConnectionError, RuntimeError) as error:  # the two that Ray's client raises
+        except (OSError, RuntimeError) as error:  # what Ray's client raises, and what it lets through
             raise ClusterError(f"{self.address}: {error}") from None
         if info.status != sdk.JobStatus.SUCCEEDED:
             raise ClusterError(f"{command}: {info.message}\n{log[-N_LAST_CHARACTERS:]}")
@@ -126,3 +116,18 @@ class Head:
             raise ClusterError(f"{self.address}{path}: {response.status_code} {response.text[:500]}")
         body: dict[str, Any] = response.json()
         return body
+
+
+def _follow(client: Any, job: str, say: Callable[[str], None]) -> str:
+    """Tell each line that a job prints once it is whole; returns all of it when the job has ended."""
+    n_said = 0
+    while True:
+        is_over = client.get_job_status(job).is_terminal()
+        log: str = client.get_job_logs(job)
+        lines = log.splitlines() if is_over else log.splitlines()[: log.count("\n")]
+        for line in lines[n_said:]:
+            say(line)
+        if is_over:
+            return log
+        n_said = len(lines)
+        time.sleep(POLL_S)

@@ -47,7 +47,7 @@ def write_node(folder: Path, *, gcs_redis: str = "", n_cores: int | None = None)
     """Write what a node needs; return the file to source.
 
     Args:
-        folder: Short: HAProxy's sockets lie in it, and their paths have 108 bytes at most.
+        folder: Where to; only for this.
         gcs_redis: For the head: where it keeps what it knows, see `head_settings`; empty: nowhere.
         n_cores: Of this machine; by default it is asked.
     Raises:
@@ -75,6 +75,8 @@ def node_environment(folder: Path, n_cores: int) -> dict[str, str]:
         **serve_environment(
             folder, draining_s=DRAINING_S, proxy_draining_s=PROXY_DRAINING_S, n_proxy_threads=n_threads
         ),
+        # Ray puts the node's id before the last part, 57 bytes of the 97 that HAProxy takes: a home may be too long.
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"/tmp/headrace-{os.getuid()}/admin.sock",
         # A silent node is declared dead after about 3 s; by default after a minute.
         "RAY_health_check_initial_delay_ms": "2000",
         "RAY_health_check_period_ms": "1000",

@@ -1,5 +1,6 @@
 """A machine becomes a node: what it sources before `ray start`, and who may read it."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def test_a_node_is_started_under_the_settings_of_one_machine_but_for_ports_and_i
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5.0",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "120.0",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"/tmp/headrace-{os.getuid()}/admin.sock",
     }
     assert sourced(file, "PATH") == f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
