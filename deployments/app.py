@@ -66,6 +66,7 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
         n_nodes: Of several machines, how many serve: each gets the configured number of replicas. None: this one
             machine, which has no roles.
     """
+    release = release_of(config)
     group = importlib.import_module("learners.group")
     started = group.start_group(
         config.store,
@@ -75,21 +76,23 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
             folder=config.folder,
             offer_s=config.offer_s,
             keep_log_s=config.keep_log_s,
-            release=release_of(config),
+            release=release,
             resources={} if n_nodes is None else {LEARNING: TRACE},
         ),
     )
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
+    ranker = _bind("Ranker", config, config.n_rankers, n_nodes, release)
+    events = _bind("Events", config, config.n_events, n_nodes, release)
     serve.run_many(
         [
-            serve.RunTarget(_bind("Ranker", config, config.n_rankers, n_nodes), name="rank", route_prefix="/v1/rank"),
-            serve.RunTarget(_bind("Events", config, config.n_events, n_nodes), name="events", route_prefix="/"),
+            serve.RunTarget(ranker, name="rank", route_prefix="/v1/rank"),
+            serve.RunTarget(events, name="events", route_prefix="/"),
         ]
     )
 
 
-def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None) -> Any:
+def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None, release: str) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
     most = max(n_replicas, config.autoscale.max_rankers) if name == "Ranker" else n_replicas
     options = replica_options(config, n_replicas * (n_nodes or 1))
@@ -105,7 +108,7 @@ def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None) -> An
         options["autoscaling_config"] = _autoscaling(config, n_nodes or 1)
     # Serve takes every deployment for a new version and replaces all replicas, unless it is told that it is none; which
     # it wants to hear from itself alone.
-    return deployment.options(**options, version=release_of(config), _internal=True).bind(config.replica)
+    return deployment.options(**options, version=release, _internal=True).bind(config.replica)
 
 
 def _autoscaling(config: Config, n_nodes: int) -> Any:

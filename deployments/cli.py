@@ -38,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace", description="Real-time individualization as a cluster.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_local(commands)
+    _add_cluster(commands)
+    _add_history(commands)
+    return parser
+
+
+def _add_local(commands: Any) -> None:
+    """What starts and ends everything on this machine."""
     up = _command(
         commands,
         "up",
@@ -58,6 +66,19 @@ def _parser() -> argparse.ArgumentParser:
         "headrace down --port 8000",
     )
     down.add_argument("--port", type=int, default=8000)
+    demo = _command(
+        commands,
+        "demo",
+        _lazily("demo", "run_demo"),
+        "Live through a real stream and watch it learn.",
+        "headrace demo --exit",
+    )
+    demo.add_argument("--exit", action="store_true", help="stop after its own checks")
+    demo.add_argument("--port", type=int, default=8000)
+
+
+def _add_cluster(commands: Any) -> None:
+    """What brings a cluster up, and shows it."""
     status = _command(
         commands, "status", _run_status, "Show what is running, here or on a cluster.",
         "headrace status --address http://192.0.2.10:8265 --json",
@@ -81,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument(
         "--joined", metavar="HEAD:PORT", help="only say, by exit status 0, that it is a live node of this cluster"
     )
+
+
+def _add_history(commands: Any) -> None:
+    """What lives through recorded streams."""
     replay = _command(
         commands, "replay", _lazily("cli_history", "run_replay"), "Send a recorded stream through the front door.",
         "headrace replay events.parquet --queries queries.parquet --out predictions.parquet",
@@ -99,16 +124,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
     _add_attributes(evaluate)
-    demo = _command(
-        commands,
-        "demo",
-        _lazily("demo", "run_demo"),
-        "Live through a real stream and watch it learn.",
-        "headrace demo --exit",
-    )
-    demo.add_argument("--exit", action="store_true", help="stop after its own checks")
-    demo.add_argument("--port", type=int, default=8000)
-    return parser
 
 
 def _lazily(module: str, function: str) -> Run:

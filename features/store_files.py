@@ -15,7 +15,7 @@ from features.keys import Keys
 from features.redis_servers import Addressed, RedisServers
 from features.store import all_of
 
-CHUNK_BYTES: Final = 262_144  # a tenth of a millisecond of the server, which answers nobody else meanwhile
+CHUNK_BYTES: Final = 65_536  # a tenth of a millisecond of the server, which answers nobody else meanwhile
 
 
 class StoreFiles:
