@@ -58,14 +58,6 @@ def _add_local(commands: Any) -> None:
     up.add_argument("--clock", choices=("wall", "event"), help="event: history can be lived through")
     up.add_argument("--ephemeral", action="store_true", help="keep nothing on disk")
     up.add_argument("--detach", action="store_true", help="return once it is ready; end it with `headrace down`")
-    down = _command(
-        commands,
-        "down",
-        _lazily("cli_local", "run_down"),
-        "End what `headrace up` started.",
-        "headrace down --port 8000",
-    )
-    down.add_argument("--port", type=int, default=8000)
     demo = _command(
         commands,
         "demo",
@@ -78,9 +70,16 @@ def _add_local(commands: Any) -> None:
 
 
 def _add_cluster(commands: Any) -> None:
-    """What brings a cluster up, and shows it."""
+    """What brings a cluster up, shows it and ends it; the last two also what runs here."""
+    down = _command(
+        commands, "down", _here_or_there("down"),
+        "End what `headrace up` started here, or what runs on a cluster and its workers, before `ray down`.",
+        "headrace down --address http://192.0.2.10:8265",
+    )  # fmt: skip
+    down.add_argument("--port", type=int, default=8000, help="of the run on this machine")
+    _add_address(down, required=False)
     status = _command(
-        commands, "status", _run_status, "Show what is running, here or on a cluster.",
+        commands, "status", _here_or_there("status"), "Show what is running, here or on a cluster.",
         "headrace status --address http://192.0.2.10:8265 --json",
     )  # fmt: skip
     status.add_argument("--port", type=int, default=8000, help="of the run on this machine")
@@ -142,8 +141,13 @@ def _command(commands: Any, name: str, run: Run, text: str, example: str) -> arg
     return parser
 
 
-def _run_status(options: argparse.Namespace) -> int | None:
-    return _lazily("cli_status" if options.address else "cli_local", "run_status")(options)
+def _here_or_there(command: str) -> Run:
+    """With an address what a command does to a cluster, else to what runs on this machine."""
+
+    def run(options: argparse.Namespace) -> int | None:
+        return _lazily(f"cli_{command}" if options.address else "cli_local", f"run_{command}")(options)
+
+    return run
 
 
 def _add_address(parser: argparse.ArgumentParser, *, required: bool) -> None:

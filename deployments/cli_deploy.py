@@ -39,7 +39,7 @@ def run_deploy(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
             pack(values, Path(folder))
             say("sending the source")
-            head.run(COMMAND, Path(folder), say)
+            head.run(COMMAND, say, Path(folder))
         addresses = serving_addresses(head.nodes())
         wait_for_doors(addresses)
     say(f"ready at {', '.join(f'http://{address}:{FRONT_PORT}' for address in addresses)}")

@@ -65,7 +65,7 @@ def serve_environment(
         "RAY_SERVE_HAPROXY_NBTHREAD": str(n_proxy_threads),
         # With metrics on, Python parses a datagram per request.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Events may carry no id: only a request that never left HAProxy is sent again.
+        # Events may carry no id: only a request that never left HAProxy is sent again. Ranks: see haproxy.py.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
         # A dead replica is noticed within a second.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",

@@ -8,6 +8,8 @@ Ray 2.60 has no hook for the configuration it renders. The edits:
   Answers of an application pass unchanged whatever their status.
 - Two headers spare a replica 6 % of its time: an id, and Serve's switch for not watching whether the client is still
   there. The price of the latter: an answer is computed also for who has hung up.
+- A rank request whose replica went away without an answer is asked of another one, as nothing comes of asking twice, if
+  all of it was there when it was sent on. Events, which may carry no id, are not sent again.
 - Load is shed in front of the replicas, before Python has spent anything on it: see `_SHED`.
 
 HAProxy is a child of one of Ray's actors, and Ray leaves it running, its ports taken, when the actor is killed: the
@@ -36,7 +38,8 @@ rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
 sed -i -e '/^frontend http_frontend/,/^[bl]/! s/bind [*]\\{{0,1\\}}:/bind {host}:/' \\
     -e 's/mode 666 level admin/mode 600 level admin/' \\
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
-    -e "/^frontend http_frontend/r $3.front" "$3"
+    -e "/^frontend http_frontend/r $3.front" \\
+    -e "s/^backend $rank\\$/&\\n    retry-on conn-failure empty-response\\n    option http-buffer-request/" "$3"
 exec setpriv --pdeathsig TERM {binary} "$@"
 """
 _HEADERS: Final = """\

@@ -69,10 +69,11 @@ class Head:
         pending = [f"{address} ({state})" for address, _, state in report["pendingNodes"]]
         return [*pending, *([f"{launches} to be started"] if launches else [])]
 
-    def run(self, command: str, folder: Path, say: Callable[[str], None]) -> None:
-        """Run a command on the head, in a copy of a folder that its workers on all nodes get too; wait for its end.
+    def run(self, command: str, say: Callable[[str], None], folder: Path | None = None) -> None:
+        """Run a command on the head; wait for its end.
 
         Args:
+            folder: It runs in a copy of it, its workers on all nodes too; None: with what nodes were started with.
             say: Told each line that the command prints.
         Raises:
             ClusterError: If it fails, with the end of what it printed.
@@ -80,8 +81,9 @@ class Head:
         sdk = importlib.import_module("ray.job_submission")
         logging.disable(logging.INFO)  # of how it is sent
         try:
+            runtime_env = {} if folder is None else {"working_dir": str(folder)}
             client = sdk.JobSubmissionClient(self.address, headers=self._headers)
-            job = client.submit_job(entrypoint=command, runtime_env={"working_dir": str(folder)})
+            job = client.submit_job(entrypoint=command, runtime_env=runtime_env)
             log = _follow(client, job, say)
             info = client.get_job_info(job)
         except (OSError, RuntimeError) as error:  # what Ray's client raises, and what it lets through

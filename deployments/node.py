@@ -30,6 +30,7 @@ DRAINING_S: Final = 5.0  # until the HAProxy of every node has heard that a repl
 PROXY_DRAINING_S: Final = 120.0  # a node's only replicas may be replaced meanwhile, and its front door stays open
 CORES_PER_PROXY_THREAD: Final = 8  # a thread of HAProxy carries what ten replicas answer, each of which fills a core
 JOINED_WAIT_S: Final = 5.0
+HEAD_AWAY_S: Final = 600  # that nodes go on without a head, for which somebody must first be called; Ray's own: 60
 # What one can write to a shell without quotes.
 PLAIN: Final = re.compile(r"[\w.~%+=@:,/-]+")
 
@@ -77,11 +78,12 @@ def node_environment(folder: Path, n_cores: int) -> dict[str, str]:
         ),
         # Ray puts the node's id before the last part, 57 bytes of the 97 that HAProxy takes: a home may be too long.
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"/tmp/headrace-{os.getuid()}/admin.sock",
-        # A silent node is declared dead after about 3 s; by default after a minute.
+        # A silent node is declared dead after 3 to 4 s; by default after a minute.
         "RAY_health_check_initial_delay_ms": "2000",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "2000",
+        "RAY_health_check_period_ms": "250",
+        "RAY_health_check_timeout_ms": "1000",
         "RAY_health_check_failure_threshold": "3",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_AWAY_S),
         # The source that `ray up` brought; that of a deployment comes before it.
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "NUMBA_CACHE_DIR": str(folder / "compiled"),

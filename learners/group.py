@@ -1,8 +1,9 @@
 """Starting the learning side: hub, projector and learners, by name, once per cluster.
 
-The actors are detached and restart by themselves for ever, each wherever Ray finds room. Whoever starts a second time
-gets the running ones, if they are of the same release; others are ended, one after the other, and a new one begins from
-what is durable. Replicas keep answering meanwhile with the weights they have.
+The actors are detached and restart by themselves for ever, spread over the nodes that have what they ask for, so that
+one which is lost takes as little along as can be. Whoever starts a second time gets the running ones, if they are of
+the same release; others are ended, one after the other, and a new one begins from what is durable. Replicas keep
+answering meanwhile with the weights they have.
 """
 
 import time
@@ -64,6 +65,14 @@ def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, conf
     return Group(hub, projector, learners)
 
 
+def end_group() -> None:
+    """End all of it for good; what is durable stays."""
+    _end_learners_from(0)
+    for name in (PROJECTOR_NAME, HUB_NAME):
+        with suppress(ValueError):  # there is none
+            _end(ray.get_actor(name), name)
+
+
 def _started(kind: Any, name: str, config: GroupConfig, *arguments: Any, **further: Any) -> Any:
     """The actor of this name and release: the one that runs, or a new one in its place."""
     with suppress(ValueError):  # there is none
@@ -71,7 +80,13 @@ def _started(kind: Any, name: str, config: GroupConfig, *arguments: Any, **furth
         if _release_of(running) == config.release:
             return running
         _end(running, name)
-    options = kind.options(name=name, lifetime="detached", get_if_exists=True, resources=dict(config.resources))
+    options = kind.options(
+        name=name,
+        lifetime="detached",
+        get_if_exists=True,
+        resources=dict(config.resources),
+        scheduling_strategy="SPREAD",
+    )
     return options.remote(*arguments, release=config.release, **further)
 
 

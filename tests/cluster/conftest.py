@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.cluster.lab import Lab
 from tests.cluster.operating import Operator
 
 START_S = 120.0
+Tell = Callable[[str, object], None]
 
 
 class Application:
@@ -135,6 +137,30 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     )
     yield application
     assert application.close() == []
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Writes a figure to the test's report, and shows it (`pytest -rP`)."""
+
+    def write(what: str, figure: object) -> None:
+        record_property(what, str(figure))
+        print(f"{what}: {figure}")
+
+    return write
+
+
+@pytest.fixture
+def timed(tell: Tell) -> Callable[[str], contextlib.AbstractContextManager[None]]:
+    """Tells how long a `with` block took."""
+
+    @contextlib.contextmanager
+    def measure(what: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        yield
+        tell(what, f"{time.monotonic() - began_s:.1f} s")
+
+    return measure
 
 
 @pytest.fixture(scope="module")

@@ -186,9 +186,12 @@ class Lab:
     def as_operator(self, call: Callable[[], _Result]) -> _Result:
         """Call a function whose sockets are the operator's: opened in a thread that is in the operator's network."""
         if self._inside is None:
-            network = f"/proc/{self._first_pid(OPERATOR)}/ns/net"
-            self._inside = ThreadPoolExecutor(1, "operator", initializer=_enter_network, initargs=(network,))
+            self._inside = ThreadPoolExecutor(1, "operator", initializer=self.enter_as_operator)
         return self._inside.submit(call).result()
+
+    def enter_as_operator(self) -> None:
+        """Move the thread that calls this to the operator's network, for good; what it opened stays where it was."""
+        _enter_network(f"/proc/{self._first_pid(OPERATOR)}/ns/net")
 
     def everything(self, host: str) -> list[psutil.Process]:
         """Whatever runs on a host."""
@@ -295,7 +298,7 @@ def _first_line(process: subprocess.Popen[str]) -> str:
 
 
 def _enter_network(path: str) -> None:
-    """Move this thread to another network; what it opened before stays where it was."""
+    """Move this thread to another network."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path(path).open() as namespace:
         if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import msgspec
 
 from features.embedded import server_binary
 from tests.cluster.lab import OPERATOR, ROOT, STORE, Lab
@@ -66,24 +67,52 @@ class Operator:
         (self.checkout / "my.toml").write_text(toml)
 
     @property
+    def head_url(self) -> str:
+        """Where Ray's head answers."""
+        return self.url("h1", DASHBOARD_PORT)
+
+    def status(self) -> dict[str, Any]:
+        """What `headrace status` tells, well or not."""
+        shown = self.run(f"headrace status --address {self.head_url} --json 2> /dev/null || true")
+        told: dict[str, Any] = msgspec.json.decode(shown)
+        return told
+
+    def is_well(self) -> bool:
+        """Whether `headrace status` says that all is."""
+        return self.run(f"headrace status --address {self.head_url} > /dev/null 2>&1 && echo well || true") != ""
+
+    def model(self, host: str = "h1") -> dict[str, Any]:
+        """What a host tells of the model."""
+        told: dict[str, Any] = self.request("GET", self.url(host) + "/v1/model").json()
+        return told
+
+    @property
     def deploy_command(self) -> str:
         """Brings the operator's checkout and settings up on the cluster."""
         store = f"HEADRACE_REDIS_URL=redis://:{self.password}@{self.lab.addresses[STORE]}:6379/0"
-        return f"{store} headrace deploy --address {self.url('h1', DASHBOARD_PORT)} --config my.toml"
+        return f"{store} headrace deploy --address {self.head_url} --config my.toml"
 
     def run(self, command: str, *, wait_s: float = 120.0) -> str:
         """Run a shell command in the operator's checkout; returns what it printed."""
         settings = f"PATH={BIN}:$PATH PYTHONPATH=$HOME/checkout RAY_AUTH_MODE=token RAY_UP_enable_autoscaler_v2=0"
         return self.lab.run(OPERATOR, "bash", "-c", f"export {settings}; cd ~/checkout; {command}", wait_s=wait_s)
 
-    def start_store(self) -> None:
+    def start_store(self, port: int = 6379) -> None:
         """Start a store with a password, on a host of its own; it ends with the lab."""
+        name = f"store-{port}"
         settings = [
-            *(f"bind {self.lab.addresses[STORE]}", "port 6379", f"requirepass {self.password}", "dir /root"),
+            *(f"bind {self.lab.addresses[STORE]}", f"port {port}", f"requirepass {self.password}", f"dir /root/{name}"),
             *("appendonly yes", "appendfsync no", "save ''", "maxmemory-policy noeviction"),
         ]
-        (self.lab.home(STORE) / "store.conf").write_text("\n".join((*settings, "")))
-        self.lab.start(STORE, str(server_binary()), "/root/store.conf", log=self.lab.folder / "store.log")
+        (self.lab.home(STORE) / name).mkdir()
+        (self.lab.home(STORE) / f"{name}.conf").write_text("\n".join((*settings, "")))
+        self.lab.start(STORE, str(server_binary()), f"/root/{name}.conf", log=self.lab.folder / f"{name}.log")
+
+    def edit(self, old: str, new: str) -> None:
+        """Change a piece of the checkout's `cluster.yaml` that is there once."""
+        file = self.checkout / "cluster.yaml"
+        before, after = file.read_text().split(old)
+        file.write_text(f"{before}{new}{after}")
 
     def url(self, host: str, port: int = 8000) -> str:
         """Where a host answers."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.cluster.conftest import Application, eventually
+from tests.cluster.traffic import RANK, Traffic
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -69,14 +70,15 @@ def _events(application: Application) -> int:
     return int(response.json().get("events", -1))
 
 
-def test_a_killed_replica_is_replaced_and_the_other_answers(broken: Application) -> None:
+def test_a_killed_replica_is_replaced_and_the_other_answers_for_it(broken: Application) -> None:
     victims = broken.replicas("Ranker")
     assert len(victims) == 2
-    victims[0].send_signal(signal.SIGKILL)
-    body = {"user": "u", "candidates": ITEMS}
-    for _ in range(20):
-        eventually(lambda: broken.http.post("/v1/rank", json=body).status_code == 200, "an answer", 5.0)
-    eventually(lambda: len(broken.replicas("Ranker")) == 2, "a new replica", 60.0)
+    with Traffic([broken.url], rankers=4, senders=0, pause_s=0.0) as traffic:
+        eventually(lambda: len(traffic.ranks()) > 100, "traffic")
+        victims[0].send_signal(signal.SIGKILL)
+        eventually(lambda: set(broken.replicas("Ranker")) - set(victims), "a new replica", 60.0)
+    assert set(traffic.outcomes()) == {(RANK, 200)}, traffic.outcomes()
+    eventually(lambda: len(broken.replicas("Ranker")) == 2, "two replicas again", 60.0)
 
 
 def test_without_the_store_events_are_refused_and_rankings_degrade_until_it_is_back(broken: Application) -> None:

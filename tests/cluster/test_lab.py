@@ -3,20 +3,16 @@
 The tests are one story, in order. How long each part of it took is written to the test's report.
 """
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
 
 from deployments.environment import FRONT_PORT
+from tests.cluster.conftest import Tell
 from tests.cluster.lab import what_is_missing
 from tests.cluster.operating import DASHBOARD_PORT, Operator
+from tests.cluster.traffic import EVENTS, RANK, Traffic
 from tests.waiting import eventually
 
 MISSING = what_is_missing()
@@ -28,31 +24,7 @@ pytestmark = [
 ]
 
 ITEMS = [f"i{index}" for index in range(5)]
-ENDED_S = 150.0  # a worker's raylet gives its head up after 60 s, Ray's agents give up the raylet's after another 60
-
-
-@pytest.fixture
-def timed(record_property: Callable[[str, object], None]) -> Callable[[str], Any]:
-    """Measures what happens within a `with` block."""
-
-    @contextmanager
-    def measure(what: str) -> Iterator[None]:
-        began_s = time.monotonic()
-        yield
-        took_s = time.monotonic() - began_s
-        record_property(what, f"{took_s:.1f} s")
-        print(f"{what}: {took_s:.1f} s")
-
-    return measure
-
-
-def head_url(operator: Operator) -> str:
-    return operator.url("h1", DASHBOARD_PORT)
-
-
-def status(operator: Operator) -> dict[str, Any]:
-    shown = operator.run(f"headrace status --address {head_url(operator)} --json 2> /dev/null || true")
-    return msgspec.json.decode(shown)
+ENDED_S = 90.0
 
 
 def test_ray_up_starts_every_node(operator: Operator, timed: Callable[[str], Any]) -> None:
@@ -61,17 +33,17 @@ def test_ray_up_starts_every_node(operator: Operator, timed: Callable[[str], Any
         operator.run("ray up --yes cluster.yaml")
     with timed("until all nodes are alive"):
         eventually(lambda: _n_alive(operator) == 3, "three nodes", 90.0)
-    nodes = status(operator)["nodes"]
+    nodes = operator.status()["nodes"]
     assert [node["address"] for node in nodes] == [operator.lab.addresses[host] for host in operator.lab.hosts]
     assert all(node["roles"] == ["serving", "learning"] for node in nodes)
 
 
 def _n_alive(operator: Operator) -> int:
-    return sum(node["is_alive"] for node in status(operator)["nodes"])
+    return sum(node["is_alive"] for node in operator.status()["nodes"])
 
 
 def test_a_cluster_with_nothing_on_it_is_not_well(operator: Operator) -> None:
-    shown = operator.run(f"! headrace status --address {head_url(operator)}")
+    shown = operator.run(f"! headrace status --address {operator.head_url}")
     assert "nothing is deployed" in shown
 
 
@@ -79,13 +51,13 @@ def test_the_dashboard_is_closed_without_the_token(operator: Operator) -> None:
     body = {"entrypoint": "touch ~/broken-in"}
     for options in ({}, {"headers": {"Authorization": "Bearer wrong"}}):
         for method, path in (("GET", "/nodes?view=summary"), ("POST", "/api/jobs/"), ("GET", "/api/v0/actors")):
-            refused = operator.request(method, head_url(operator) + path, json=body, **options)
+            refused = operator.request(method, operator.head_url + path, json=body, **options)
             assert refused.status_code in {401, 403}, (path, refused.text)
     assert not (operator.lab.home("h1") / "broken-in").exists()
 
 
 def test_a_deployment_that_cannot_work_is_refused_with_the_reason(operator: Operator) -> None:
-    refused = operator.run(f"! headrace deploy --address {head_url(operator)}")
+    refused = operator.run(f"! headrace deploy --address {operator.head_url}")
     assert "HEADRACE_REDIS_URL" in refused
     operator.settings("")
     (operator.checkout / "pyproject.toml").write_text('[project]\ndependencies = ["no-such-thing==1"]\n')
@@ -94,7 +66,7 @@ def test_a_deployment_that_cannot_work_is_refused_with_the_reason(operator: Oper
     finally:
         operator.refresh("pyproject.toml")
     assert "no-such-thing==1, not installed" in failed
-    assert status(operator)["deployments"] == []
+    assert operator.status()["deployments"] == []
 
 
 def test_a_deployment_ends_with_a_ranking_through_every_front_door(
@@ -130,10 +102,10 @@ def test_what_is_learned_on_one_node_ranks_on_all(operator: Operator, timed: Cal
 
 
 def test_status_says_that_all_is_well(operator: Operator, timed: Callable[[str], Any]) -> None:
-    eventually(lambda: status(operator)["is_well"], "all is well", 60.0)
+    eventually(operator.is_well, "all is well", 60.0)
     with timed("headrace status"):
-        operator.run(f"headrace status --address {head_url(operator)}")
-    shown = status(operator)
+        operator.run(f"headrace status --address {operator.head_url}")
+    shown = operator.status()
     assert [node["replicas"] for node in shown["nodes"]] == [{"events": 1, "rank": 1}] * 3
     assert all(node["door"]["version"] > 0 for node in shown["nodes"])
     assert [actor["name"] for actor in shown["actors"]] == ["headrace-hub", "headrace-learner", "headrace-projector"]
@@ -145,55 +117,60 @@ def test_the_password_is_in_no_command_line_and_in_nothing_that_the_dashboard_te
         assert lines and not any(operator.password in line for line in lines)
     token = (operator.lab.home("operator") / ".ray" / "auth_token").read_text().strip()
     for path in ("/api/jobs/", "/api/serve/applications/", "/api/v0/actors?detail=1", "/api/v0/runtime_envs?detail=1"):
-        told = operator.request("GET", head_url(operator) + path, headers={"Authorization": f"Bearer {token}"})
+        told = operator.request("GET", operator.head_url + path, headers={"Authorization": f"Bearer {token}"})
         assert told.status_code == 200
         assert operator.password not in told.text
 
 
 def test_newer_source_takes_the_place_of_what_runs_without_a_failed_request(
-    operator: Operator, timed: Callable[[str], Any]
+    operator: Operator, timed: Callable[[str], Any], tell: Tell
 ) -> None:
     file = operator.checkout / "deployments" / "openapi.py"
     file.write_text(file.read_text().replace('"version": "1"', '"version": "newer"'))
-    before = status(operator)["nodes"][0]["door"]["version"]
-    is_over = threading.Event()
-
-    def rank_for_ever() -> list[str]:
-        failed, n_ranked = [], 0
-        with httpx.Client(timeout=10.0) as client:
-            while not is_over.wait(0.02):
-                host = operator.lab.hosts[n_ranked % 3]
-                try:
-                    body = {"user": f"u{n_ranked}", "candidates": ITEMS}
-                    answer = client.post(operator.url(host) + "/v1/rank", json=body)
-                    # 429: on two cores for everything, starting replicas leave too little for those that answer.
-                    failed += [f"{host}: {answer.text}"] if answer.status_code not in {200, 429} else []
-                except httpx.TransportError as error:
-                    failed.append(f"{host}: {error!r}")
-                n_ranked += 1
-        assert n_ranked > 100
-        return failed
-
-    with ThreadPoolExecutor(1) as pool:
-        ranking = pool.submit(operator.lab.as_operator, rank_for_ever)
-        try:
-            with timed("headrace deploy, again"):
-                operator.run(operator.deploy_command, wait_s=400.0)
-        finally:
-            is_over.set()
-        assert ranking.result() == []
+    before = operator.model()
+    doors = [operator.url(host) for host in operator.lab.hosts]
+    with Traffic(doors, in_thread=operator.lab.enter_as_operator) as traffic, timed("headrace deploy, again"):
+        operator.run(operator.deploy_command, wait_s=400.0)
+    tell("requests", dict(traffic.outcomes()))
+    assert set(traffic.outcomes()) == {(RANK, 200), (EVENTS, 202)}, traffic.outcomes()
     for host in operator.lab.hosts:
         assert operator.request("GET", operator.url(host) + "/v1/openapi.json").json()["info"]["version"] == "newer"
-    eventually(lambda: status(operator)["is_well"], "all is well again", 60.0)
-    assert status(operator)["nodes"][0]["door"]["version"] >= before
+    eventually(operator.is_well, "all is well again", 60.0)
+    n_events = before["events"] + traffic.n_taken
+    eventually(lambda: operator.model()["events"] >= n_events, "everything learned", 60.0)
+    assert operator.model()["events"] == n_events
 
 
-def test_after_ray_down_nothing_is_left_on_any_host(operator: Operator, timed: Callable[[str], Any]) -> None:
+def test_a_lost_head_that_kept_nothing_is_done_without_and_a_new_one_starts_from_the_durable_versions(
+    operator: Operator, timed: Callable[[str], Any], tell: Tell
+) -> None:
+    before = operator.model()
+    others = [operator.url(host) for host in operator.lab.hosts[1:]]
+    with Traffic(others, in_thread=operator.lab.enter_as_operator) as traffic:
+        operator.lab.crash("h1")
+        n_answers = len(traffic.answers)
+        eventually(lambda: len(traffic.answers) > n_answers + 500, "answers without a head", 60.0)
+        operator.lab.boot("h1")
+        assert all(answer.is_good for answer in traffic.answers[-400:]), traffic.outcomes()
+        tell("requests before `ray up`", dict(traffic.outcomes()))
+        with timed("ray up and headrace deploy, again"):
+            operator.run("ray up --yes cluster.yaml")
+            operator.run(operator.deploy_command, wait_s=400.0)
+    eventually(operator.is_well, "all is well again", 60.0)
+    n_events = before["events"] + traffic.n_taken
+    eventually(lambda: operator.model()["events"] >= n_events, "everything learned", 60.0)
+    assert operator.model()["events"] == n_events and operator.model()["version"] > before["version"]
+
+
+def test_after_headrace_down_and_ray_down_nothing_is_left_on_any_host(
+    operator: Operator, timed: Callable[[str], Any]
+) -> None:
+    with timed("headrace down"):
+        operator.run(f"headrace down --address {operator.head_url}")
+    assert all(operator.is_closed(host, FRONT_PORT) for host in operator.lab.hosts)
     with timed("ray down"):
         operator.run("ray down --yes cluster.yaml")
-    hosts = operator.lab.hosts
-    with timed("until no front door is open"):
-        eventually(lambda: all(operator.is_closed(host, FRONT_PORT) for host in hosts), "closed doors", ENDED_S)
     with timed("until nothing is left"):
-        eventually(lambda: not any(operator.lab.processes(host) for host in hosts), "no process", ENDED_S)
-    assert all(operator.is_closed(host, port) for host in hosts for port in (DASHBOARD_PORT, 6379, 8404, 9101))
+        eventually(lambda: not any(operator.lab.processes(host) for host in operator.lab.hosts), "no process", ENDED_S)
+    ports = (FRONT_PORT, DASHBOARD_PORT, 6379, 8404, 9101)
+    assert all(operator.is_closed(host, port) for host in operator.lab.hosts for port in ports)

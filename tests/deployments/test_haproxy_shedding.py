@@ -1,10 +1,12 @@
-"""The real HAProxy in front of servers that answer when they are told to: what it refuses, and when it stops."""
+"""The real HAProxy in front of servers that answer when they are told to: what it refuses, and until
+when, and what it asks again."""
 
 import asyncio
 import contextlib
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,10 @@ defaults
     timeout connect 5s
     timeout client 20s
     timeout server 20s
+    option redispatch 1
+    retry-on conn-failure
     option idle-close-on-response
+    errorfile 502 /nowhere/500.http
     errorfile 503 /nowhere/500.http
 frontend prometheus
     bind :{pages}
@@ -55,14 +60,23 @@ class Held:
         self.n_in_flight = 0
         self.open = asyncio.Event()
         self.port = 0
+        self._server: asyncio.Server
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
 
     async def start(self) -> asyncio.Server:
         """Listen."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        return server
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self._server
+
+    def die(self) -> None:
+        """Drop every connection, and take no more."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -307,6 +321,24 @@ async def test_a_reload_keeps_the_limit(one: Setup) -> None:
     await one.fill(MAX)
     assert not await one.is_taken()
     await one.drain()
+
+
+async def test_ranks_of_a_replica_that_goes_are_answered_by_another_and_events_are_not_sent_again(
+    tmp_path: Path,
+) -> None:
+    async with setup(tmp_path, 2) as two:
+        two.events.open.clear()
+        sent = asyncio.create_task(two.rank("/v1/events"))
+        await until(lambda: two.events.n_in_flight == 1)
+        await two.fill(4)
+        two.ranks[1].open.set()
+        two.ranks[0].die()
+        await two.drain()
+        two.events.die()
+        answer = await sent
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert len(two.events.heads) == 1
+        two.events.open.set()
 
 
 async def test_without_a_replica_the_answer_is_503_and_not_429(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ frontend http_frontend
     bind 127.0.0.1:8000
 {routes}listen stats
   bind *:8404
+backend http-rank
+    http-reuse always
+backend http-events
+    http-reuse always
 """
 ROUTES = """    acl is_http-rank path_beg /v1/rank/
     acl is_http-rank path /v1/rank
@@ -54,8 +58,10 @@ def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Pat
 def test_load_is_shed_by_the_name_that_ray_gave_the_route_and_not_before_it_has_one(tmp_path: Path) -> None:
     text = edited(tmp_path).read_text()
     assert "nbsrv(http-rank),mul(64)" in text and "be_conn(http-rank)" in text
+    assert text.partition("backend http-rank\n")[2].startswith("    retry-on conn-failure empty-response\n")
+    assert text.count("empty-response") == 1
     text = edited(tmp_path, "").read_text()
-    assert "be_conn" not in text and "x-request-id" in text
+    assert "be_conn" not in text and "empty-response" not in text and "x-request-id" in text
 
 
 def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_an_answer_other_than_success_is_told(server: Server, head: Head) -> Non
 def test_a_job_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
     with Head("http://127.0.0.1:1", TOKEN) as head:
         with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1"):
-            head.run("true", tmp_path, print)
+            head.run("true", print, tmp_path)
         with pytest.raises(httpx.TransportError):
             head.nodes()
 
