@@ -34,7 +34,8 @@ _WRAPPER: Final = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
 cp {folder}/headers.cfg "$3.front"
 rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
-[ -z "$rank" ] || sed "s#RANK#$rank#g" {folder}/shed.cfg >> "$3.front"
+hosts=$(sed -n "/^backend $rank\\$/,/^backend /s/^ *server [^ ]* \\([^ ]*\\):[0-9]* .*/\\1/p" "$3" | sort -u | wc -l)
+[ -z "$rank" ] || sed -e "s#RANK#$rank#g" -e "s#DOORS#$((hosts > 0 ? hosts : 1))#g" {folder}/shed.cfg >> "$3.front"
 sed -i -e '/^frontend http_frontend/,/^[bl]/! s/bind [*]\\{{0,1\\}}:/bind {host}:/' \\
     -e 's/mode 666 level admin/mode 600 level admin/' \\
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
@@ -52,6 +53,8 @@ _HEADERS: Final = """\
 # be served, and the third limit holds. So few at once make small batches, which serve less; but below saturation that
 # is still less than half refused, and it lets go.
 # The variable and the table belong to the process: a reload forgets them, and what the process before it waits for.
+# Every machine has a HAProxy, which knows its own share of what is under way, so the limits are divided by the machines
+# that have replicas.
 # `deny` and not `return`: it counts in haproxy_frontend_requests_denied_total, and keeps the connection all the same.
 _SHED: Final = """\
     stick-table type integer size 1 expire 10s store http_req_rate(100ms),gpc0_rate(100ms)
@@ -63,9 +66,9 @@ _SHED: Final = """\
     acl is_full be_conn(RANK),sub(txn.limit) ge 0
     http-request track-sc0 int(1) if ranks
     http-request set-var(txn.arrivals) sc0_http_req_rate if ranks
-    http-request set-var(txn.limit) nbsrv(RANK),mul({max_in_flight}) if ranks
-    http-request set-var(txn.limit) nbsrv(RANK),mul({calm_in_flight}) if ranks has_refused
-    http-request set-var(txn.limit) nbsrv(RANK),mul({least_in_flight}) if ranks is_half_refused
+    http-request set-var(txn.limit) nbsrv(RANK),mul({max_in_flight}),div(DOORS) if ranks
+    http-request set-var(txn.limit) nbsrv(RANK),mul({calm_in_flight}),div(DOORS) if ranks has_refused
+    http-request set-var(txn.limit) nbsrv(RANK),mul({least_in_flight}),div(DOORS) if ranks is_half_refused
     http-request set-var(proc.refused_ms) date(0,ms) if ranks has_replica is_full
     http-request sc-inc-gpc0(0) if ranks has_replica is_full
     http-request deny status {status} {headers} file {folder}/overloaded.json if ranks has_replica is_full
@@ -85,7 +88,7 @@ def write_haproxy_wrapper(
     Args:
         folder: Where to; short, and only for this.
         host: Interface of HAProxy's own pages.
-        max_in_flight: Rank requests per live replica that are let in.
+        max_in_flight: Rank requests per live replica that are let in, by all HAProxies together.
         calm_in_flight: The same while requests are being refused.
         least_in_flight: The same while at least half of the arrivals is.
     Returns:

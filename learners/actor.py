@@ -66,11 +66,9 @@ class Learner:
         release: str = "",
     ) -> None:
         self._release = release
+        step_back(niceness, entirely=store.clock == "wall")
         threadpool_limits(1)
         keep_memory()
-        self._niceness = niceness
-        self._has_stepped_back = False
-        self._is_wall_clock = store.clock == "wall"
         self._schema = schema
         self._config = config
         self._seat = seat
@@ -101,9 +99,6 @@ class Learner:
         hub = get_hub()
         await self._store.open()
         learner, self._version = await self._restore(hub)
-        if not self._has_stepped_back:  # until here somebody may wait
-            step_back(self._niceness, entirely=self._is_wall_clock)
-            self._has_stepped_back = True
         kind = Alone if self._config.rounds.n_learners == 1 else InRounds
         offers: Offers = kind(hub, learner, self._version, self._offer_s)
         reader = TickReader(self._store, learner.positions)

@@ -25,8 +25,8 @@ frontend http_frontend
   bind *:8404
 backend http-rank
     http-reuse always
-backend http-events
-    http-reuse always
+{ranks}backend http-events
+    server e1 192.0.2.99:9 check
 """
 ROUTES = """    acl is_http-rank path_beg /v1/rank/
     acl is_http-rank path /v1/rank
@@ -35,10 +35,10 @@ ROUTES = """    acl is_http-rank path_beg /v1/rank/
 """
 
 
-def edited(folder: Path, routes: str = ROUTES) -> Path:
+def edited(folder: Path, routes: str = ROUTES, ranks: str = "") -> Path:
     """The configuration after the wrapper was run on it."""
     wrapper, rendered = write_haproxy_wrapper(folder, "127.0.0.1"), folder / "haproxy.cfg"
-    rendered.write_text(RENDERED.format(routes=routes))
+    rendered.write_text(RENDERED.format(routes=routes, ranks=ranks))
     subprocess.run([wrapper, "-db", "-f", rendered, "-v"], check=True, capture_output=True)
     return rendered
 
@@ -57,11 +57,18 @@ def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Pat
 
 def test_load_is_shed_by_the_name_that_ray_gave_the_route_and_not_before_it_has_one(tmp_path: Path) -> None:
     text = edited(tmp_path).read_text()
-    assert "nbsrv(http-rank),mul(64)" in text and "be_conn(http-rank)" in text
+    assert "nbsrv(http-rank),mul(64),div(1)" in text and "be_conn(http-rank)" in text
     assert text.partition("backend http-rank\n")[2].startswith("    retry-on conn-failure empty-response\n")
     assert text.count("empty-response") == 1
     text = edited(tmp_path, "").read_text()
     assert "be_conn" not in text and "empty-response" not in text and "x-request-id" in text
+
+
+def test_the_limits_are_divided_by_the_machines_that_have_replicas(tmp_path: Path) -> None:
+    addresses = ("192.0.2.1:30000", "192.0.2.2:30000", "192.0.2.1:30001", "[2001:db8::1]:30000")
+    ranks = "".join(f"    server r{number} {address} check\n" for number, address in enumerate(addresses))
+    text = edited(tmp_path, ranks=ranks).read_text()
+    assert [text.count(f"mul({limit}),div(3)") for limit in (64, 24, 8)] == [1, 1, 1]
 
 
 def test_haproxys_own_answer_is_our_503(tmp_path: Path) -> None:
