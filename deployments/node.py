@@ -78,10 +78,10 @@ def node_environment(folder: Path, n_cores: int) -> dict[str, str]:
         ),
         # Ray puts the node's id before the last part, 57 bytes of the 97 that HAProxy takes: a home may be too long.
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"/tmp/headrace-{os.getuid()}/admin.sock",
-        # A silent node is declared dead after 3 to 4 s; by default after a minute.
+        # A silent node is declared dead after 3 s; by default after a minute.
         "RAY_health_check_initial_delay_ms": "2000",
         "RAY_health_check_period_ms": "250",
-        "RAY_health_check_timeout_ms": "1000",
+        "RAY_health_check_timeout_ms": "750",
         "RAY_health_check_failure_threshold": "3",
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_AWAY_S),
         # The source that `ray up` brought; that of a deployment comes before it.

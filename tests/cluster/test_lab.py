@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 ITEMS = [f"i{index}" for index in range(5)]
+N_SENT = 6  # events, before others come in masses
 ENDED_S = 90.0
 
 
@@ -86,7 +87,8 @@ def _rank(operator: Operator, host: str, user: str = "nobody") -> dict[str, Any]
 
 
 def test_events_sent_through_one_front_door_are_known_at_every_other(operator: Operator) -> None:
-    for number, host in enumerate(operator.lab.hosts * 2):
+    for number in range(N_SENT):
+        host = operator.lab.hosts[number % 3]
         event = {"type": "click", "user": "u", "item": ITEMS[number % 5], "id": f"e{number}"}
         sent = operator.request("POST", operator.url(host) + "/v1/events", json={"events": [event]})
         assert (sent.status_code, sent.json()["accepted"]) == (202, 1)
@@ -127,7 +129,6 @@ def test_newer_source_takes_the_place_of_what_runs_without_a_failed_request(
 ) -> None:
     file = operator.checkout / "deployments" / "openapi.py"
     file.write_text(file.read_text().replace('"version": "1"', '"version": "newer"'))
-    before = operator.model()
     doors = [operator.url(host) for host in operator.lab.hosts]
     with Traffic(doors, in_thread=operator.lab.enter_as_operator) as traffic, timed("headrace deploy, again"):
         operator.run(operator.deploy_command, wait_s=400.0)
@@ -136,7 +137,7 @@ def test_newer_source_takes_the_place_of_what_runs_without_a_failed_request(
     for host in operator.lab.hosts:
         assert operator.request("GET", operator.url(host) + "/v1/openapi.json").json()["info"]["version"] == "newer"
     eventually(operator.is_well, "all is well again", 60.0)
-    n_events = before["events"] + traffic.n_taken
+    n_events = N_SENT + traffic.n_taken
     eventually(lambda: operator.model()["events"] >= n_events, "everything learned", 60.0)
     assert operator.model()["events"] == n_events
 

@@ -24,6 +24,7 @@ pytestmark = [
 
 AWAY_S = 75.0  # longer than Ray by itself would have nodes wait for their head
 HEALED_S = 120.0
+N_UNDER_WAY = 4  # at two doors, each with somebody who ranks and somebody who sends events
 LEARNERS = ("headrace-learner", "headrace-learner-1")
 
 
@@ -43,10 +44,10 @@ def served(operator: Operator) -> Operator:
 @contextmanager
 def traffic_beside(served: Operator, lost: str) -> Iterator[Traffic]:
     """Ranks and events at every door but one; at the end each event must have been learned once."""
-    doors = [served.url(host) for host in served.lab.hosts if host != lost]
-    (first, *_) = [host for host in served.lab.hosts if host != lost]
+    hosts = [host for host in served.lab.hosts if host != lost]
+    doors, first = [served.url(host) for host in hosts], hosts[0]
     before = served.model(first).get("events", 0)
-    with Traffic(doors, timeout_s=5.0, in_thread=served.lab.enter_as_operator) as traffic:
+    with Traffic(doors, pause_s=0.05, timeout_s=5.0, in_thread=served.lab.enter_as_operator) as traffic:
         eventually(lambda: traffic.n_taken > 300 and served.model(first)["events"] > before, "traffic", 60.0)
         yield traffic
     n_events = before + traffic.n_taken
@@ -87,8 +88,7 @@ def test_a_lost_worker_costs_those_it_was_answering_and_its_partitions_are_taken
         # Versions under way may still come; one of a later round needs every learner.
         eventually(lambda: served.model().get("version", 0) > version + 2, "versions again", 60.0)
         tell("learning goes on", f"{time.monotonic() - lost_s:.1f} s after the loss")
-    n_threads = 2 * len(served.lab.hosts[1:])
-    assert failed_for_others(traffic, lost_s, tell) <= n_threads, traffic.outcomes()
+    assert failed_for_others(traffic, lost_s, tell) <= N_UNDER_WAY, traffic.outcomes()
     served.lab.boot(lost)
     booted_s = time.monotonic()
     eventually(served.is_well, "all is well again", HEALED_S)
@@ -96,7 +96,7 @@ def test_a_lost_worker_costs_those_it_was_answering_and_its_partitions_are_taken
 
 
 def _worker_with_a_learner(place: dict[str, str]) -> str:
-    """A worker, of those that are as many as can be the one with a learner and without the hub."""
+    """The worker with a learner and without the hub; if there is none, with a learner; if there is none, any."""
     return max(
         ("h2", "h3"),
         key=lambda host: (any(place[name] == host for name in LEARNERS), place["headrace-hub"] != host),
@@ -115,4 +115,4 @@ def test_a_lost_head_is_done_without_for_longer_than_a_minute_and_finds_everythi
         served.run("ray up --yes cluster.yaml")
         eventually(served.is_well, "all is well again", HEALED_S)
         tell("healed", f"{time.monotonic() - booted_s:.1f} s after the boot, with `ray up`")
-    assert failed_for_others(traffic, lost_s, tell) <= 2 * 2, traffic.outcomes()
+    assert failed_for_others(traffic, lost_s, tell) <= N_UNDER_WAY, traffic.outcomes()

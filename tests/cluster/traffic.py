@@ -29,7 +29,6 @@ class Answer:
     path: str
     outcome: int | str
     """Status, or the error of who got no answer."""
-    took_s: float
     degraded: tuple[str, ...] = ()
 
     @property
@@ -87,16 +86,15 @@ class Traffic:
 
     def ranks(self) -> list[Answer]:
         """Answers to ranks, oldest first."""
-        return [answer for answer in [*self.answers] if answer.path == RANK]
+        return [answer for answer in self.answers if answer.path == RANK]
 
-    def failed(self, *doors: str, since_s: float = 0.0) -> list[Answer]:
-        """Requests that were not answered as asked, at these doors (none: at all)."""
-        wanted = doors or tuple(self._doors)
-        return [one for one in [*self.answers] if not one.is_good and one.door in wanted and one.at_s >= since_s]
+    def failed(self) -> list[Answer]:
+        """Requests that were not answered as asked."""
+        return [answer for answer in self.answers if not answer.is_good]
 
     def outcomes(self) -> Counter[tuple[str, int | str]]:
         """How often there was which outcome."""
-        return Counter((answer.path, answer.outcome) for answer in [*self.answers])
+        return Counter((answer.path, answer.outcome) for answer in self.answers)
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +135,7 @@ class Traffic:
         return {"type": "click", "user": USERS[number % len(USERS)], "item": item, "id": f"{self._name}-{number}"}
 
     def _post(self, http: httpx.Client, door: str, path: str, body: Any) -> httpx.Response | None:
-        began_s, answer = time.monotonic(), None
+        answer = None
         outcome: int | str
         degraded: tuple[str, ...] = ()
         try:
@@ -147,8 +145,7 @@ class Traffic:
                 degraded = tuple(answer.json()["degraded"])
         except httpx.TransportError as error:
             outcome = repr(error)
-        now_s = time.monotonic()
-        self.answers.append(Answer(now_s, door, path, outcome, now_s - began_s, degraded))
+        self.answers.append(Answer(time.monotonic(), door, path, outcome, degraded))
         return answer
 
 
