@@ -1,5 +1,6 @@
-"""The real HAProxy in front of servers that answer when they are told to: what it refuses, and until
-when, and what it asks again."""
+"""The real HAProxy in front of servers that answer when they are told to: what it refuses, until when, and what it
+asks again.
+"""
 
 import asyncio
 import contextlib
