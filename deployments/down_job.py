@@ -6,7 +6,6 @@
 their head up (`HEAD_AWAY_S` in node.py).
 """
 
-import importlib
 import logging
 import subprocess
 import sys
@@ -16,9 +15,11 @@ from typing import Any, Final
 
 import ray
 from ray import serve
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.cluster import NAMESPACE
 from deployments.deploy_job import say
+from learners.group import end_group
 
 END_S: Final = 60.0  # Ray asks its processes to end, and kills what has not after 16 s
 POLL_S: Final = 0.5
@@ -29,7 +30,7 @@ def main() -> int:
     logging.disable(logging.INFO)
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     serve.shutdown()  # type: ignore[no-untyped-call]
-    importlib.import_module("learners.group").end_group()
+    end_group()
     say("nothing is deployed any more")
     workers = _others()
     stops = [_stop_on(node) for node in workers]
@@ -53,7 +54,7 @@ def _others() -> list[dict[str, Any]]:
 
 
 def _stop_on(node: dict[str, Any]) -> Any:
-    affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return ray.remote(num_cpus=0, max_retries=0)(_stop).options(scheduling_strategy=affinity).remote()
 
 

@@ -34,8 +34,9 @@ _WRAPPER: Final = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
 cp {folder}/headers.cfg "$3.front"
 rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
-hosts=$(sed -n "/^backend $rank\\$/,/^backend /s/^ *server [^ ]* \\([^ ]*\\):[0-9]* .*/\\1/p" "$3" | sort -u | wc -l)
-[ -z "$rank" ] || sed -e "s#RANK#$rank#g" -e "s#DOORS#$((hosts > 0 ? hosts : 1))#g" {folder}/shed.cfg >> "$3.front"
+servers=$(sed -n "/^backend $rank\\$/,/^backend /{{/ backup\\$/d;s/^ *server [^ ]* \\([^ ]*\\):[0-9]* .*/\\1/p}}" "$3")
+hosts=$(echo "$servers" | sort -u | wc -l)
+[ -z "$rank" ] || sed -e "s#RANK#$rank#g" -e "s#DOORS#$hosts#g" {folder}/shed.cfg >> "$3.front"
 sed -i -e '/^frontend http_frontend/,/^[bl]/! s/bind [*]\\{{0,1\\}}:/bind {host}:/' \\
     -e 's/mode 666 level admin/mode 600 level admin/' \\
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
@@ -54,7 +55,7 @@ _HEADERS: Final = """\
 # is still less than half refused, and it lets go.
 # The variable and the table belong to the process: a reload forgets them, and what the process before it waits for.
 # Every machine has a HAProxy, which knows its own share of what is under way, so the limits are divided by the machines
-# that have replicas.
+# that have replicas. Ray's last resort, a `backup`, is none of them.
 # `deny` and not `return`: it counts in haproxy_frontend_requests_denied_total, and keeps the connection all the same.
 _SHED: Final = """\
     stick-table type integer size 1 expire 10s store http_req_rate(100ms),gpc0_rate(100ms)

@@ -18,11 +18,14 @@ import pytest
 
 from deployments.processes import marked_processes, sweep
 from tests import waiting
-from tests.cluster.lab import Lab
+from tests.cluster.lab import Lab, what_is_missing
 from tests.cluster.operating import Operator
 
 START_S = 120.0
 Tell = Callable[[str, object], None]
+MISSING = what_is_missing()
+LAB = (pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.skipif(MISSING != "", reason=MISSING))
+"""Marks of a test that brings machines up."""
 
 
 class Application:

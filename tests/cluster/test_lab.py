@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 
 from deployments.environment import FRONT_PORT
-from tests.cluster.conftest import Tell
-from tests.cluster.lab import what_is_missing
+from tests.cluster.conftest import LAB, Tell
 from tests.cluster.operating import DASHBOARD_PORT, Operator
 from tests.cluster.traffic import EVENTS, RANK, Traffic
 from tests.waiting import eventually
 
-MISSING = what_is_missing()
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.lab,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(MISSING != "", reason=MISSING),
-]
+pytestmark = [pytest.mark.cluster, *LAB]
 
 ITEMS = [f"i{index}" for index in range(5)]
 N_SENT = 6  # events, before others come in masses
@@ -101,6 +94,8 @@ def test_what_is_learned_on_one_node_ranks_on_all(operator: Operator, timed: Cal
     with timed("until new weights rank on every node"):  # the first time in a checkout the learner's loops are compiled
         for host in operator.lab.hosts:
             eventually(lambda host=host: _rank(operator, host)["model"]["version"] > 0, f"weights at {host}", 180.0)
+    eventually(lambda: operator.model()["events"] >= N_SENT, "everything learned", 60.0)
+    assert operator.model()["events"] == N_SENT
 
 
 def test_status_says_that_all_is_well(operator: Operator, timed: Callable[[str], Any]) -> None:
@@ -157,6 +152,7 @@ def test_a_lost_head_that_kept_nothing_is_done_without_and_a_new_one_starts_from
         with timed("ray up and headrace deploy, again"):
             operator.run("ray up --yes cluster.yaml")
             operator.run(operator.deploy_command, wait_s=400.0)
+    tell("requests in all", dict(traffic.outcomes()))
     eventually(operator.is_well, "all is well again", 60.0)
     n_events = before["events"] + traffic.n_taken
     eventually(lambda: operator.model()["events"] >= n_events, "everything learned", 60.0)

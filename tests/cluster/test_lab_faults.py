@@ -9,18 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster.conftest import Tell, eventually
-from tests.cluster.lab import STORE, what_is_missing
+from tests.cluster.conftest import LAB, Tell, eventually
+from tests.cluster.lab import STORE
 from tests.cluster.operating import Operator
 from tests.cluster.traffic import Traffic
 
-MISSING = what_is_missing()
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.lab,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(MISSING != "", reason=MISSING),
-]
+pytestmark = [pytest.mark.chaos, *LAB]
 
 AWAY_S = 75.0  # longer than Ray by itself would have nodes wait for their head
 HEALED_S = 120.0

@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.lab import NETWORK, OPERATOR, Lab, what_is_missing
+from tests.cluster.conftest import LAB
+from tests.cluster.lab import NETWORK, OPERATOR, Lab
 from tests.waiting import eventually
 
-MISSING = what_is_missing()
-pytestmark = [pytest.mark.lab, pytest.mark.skipif(MISSING != "", reason=MISSING)]
+pytestmark = LAB
 
 PORT = 7000
 LISTEN = f"""

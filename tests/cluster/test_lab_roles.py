@@ -5,18 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.cluster.conftest import Tell, eventually
-from tests.cluster.lab import what_is_missing
+from tests.cluster.conftest import LAB, Tell, eventually
 from tests.cluster.operating import Operator
 from tests.cluster.traffic import Traffic
 
-MISSING = what_is_missing()
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.lab,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(MISSING != "", reason=MISSING),
-]
+pytestmark = [pytest.mark.cluster, *LAB]
 
 BOTH = """'{"serving":1000,"learning":1000}'"""
 INLINE_BYTES = 100 * 1024  # what Ray sends along with an answer, to each who asks

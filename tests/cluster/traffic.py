@@ -40,8 +40,8 @@ class Answer:
 class Traffic:
     """People at every front door, each with one request under way; a `with` block.
 
-    An event is sent until it is taken, also after the end of the block if it must be: so `n_taken` events must have
-    been learned in the end, each once.
+    An event is sent until it is taken, for which the end of the block waits: so `n_taken` events must be learned then,
+    each once.
 
     Args:
         doors: Base URLs.

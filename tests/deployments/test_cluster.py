@@ -188,13 +188,18 @@ async def outcome_of_a_slow_get(base_url: str, path: str) -> tuple[int, str]:
     return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
+async def kill_midway(client: httpx.AsyncClient, path: str) -> tuple[int, list[asyncio.Task[tuple[int, str]]]]:
+    """Kill a replica that has slow requests under way; return its process id, and what becomes of the requests."""
+    victim = (await client.get(path)).json()["pid"]
+    held = [asyncio.create_task(outcome_of_a_slow_get(str(client.base_url), path)) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    os.kill(victim, signal.SIGKILL)
+    return victim, held
+
+
 async def test_ranks_that_a_killed_replica_held_are_answered_by_the_other(program: Program) -> None:
-    base_url = f"http://{LOOPBACK}:{program.port}"
-    async with httpx.AsyncClient(base_url=base_url, timeout=20) as client:
-        victim = (await client.get("/v1/rank")).json()["pid"]
-        held = [asyncio.create_task(outcome_of_a_slow_get(base_url, "/v1/rank")) for _ in range(8)]
-        await asyncio.sleep(0.5)
-        os.kill(victim, signal.SIGKILL)
+    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{program.port}", timeout=20) as client:
+        victim, held = await kill_midway(client, "/v1/rank")
         after = [await client.get("/v1/rank") for _ in range(20)]
         outcomes = set(await asyncio.gather(*held))
     assert {answer.status_code for answer in after} == {200}
@@ -202,17 +207,14 @@ async def test_ranks_that_a_killed_replica_held_are_answered_by_the_other(progra
     assert outcomes == {(200, "")}
 
 
-async def test_other_requests_that_a_killed_replica_held_are_not_sent_again(program: Program) -> None:
+async def test_other_requests_that_a_killed_replica_held_are_not_sent_again(
+    program: Program, client: httpx.Client
+) -> None:
     """They end with our 503, or unanswered where HAProxy had reused a connection; who asked may ask again."""
-    base_url = f"http://{LOOPBACK}:{program.port}"
-    async with httpx.AsyncClient(base_url=base_url, timeout=20) as client:
-        victim = (await client.get("/v1/health")).json()["pid"]
-        held = [asyncio.create_task(outcome_of_a_slow_get(base_url, "/v1/health")) for _ in range(4)]
-        await asyncio.sleep(0.5)
-        os.kill(victim, signal.SIGKILL)
+    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{program.port}", timeout=20) as asking:
+        _, held = await kill_midway(asking, "/v1/health")
         assert set(await asyncio.gather(*held)) <= {(0, ""), (503, "unavailable")}
-    with httpx.Client(base_url=base_url, timeout=20) as again:
-        eventually(lambda: again.get("/v1/health").status_code == 200, "its successor answers", 30.0)
+    eventually(lambda: client.get("/v1/health").status_code == 200, "its successor answers", 30.0)
 
 
 def answers(client: httpx.Client) -> bool:

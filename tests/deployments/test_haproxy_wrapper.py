@@ -67,7 +67,7 @@ def test_load_is_shed_by_the_name_that_ray_gave_the_route_and_not_before_it_has_
 def test_the_limits_are_divided_by_the_machines_that_have_replicas(tmp_path: Path) -> None:
     addresses = ("192.0.2.1:30000", "192.0.2.2:30000", "192.0.2.1:30001", "[2001:db8::1]:30000")
     ranks = "".join(f"    server r{number} {address} check\n" for number, address in enumerate(addresses))
-    text = edited(tmp_path, ranks=ranks).read_text()
+    text = edited(tmp_path, ranks=f"{ranks}    server fallback 192.0.2.9:8500 check backup\n").read_text()
     assert [text.count(f"mul({limit}),div(3)") for limit in (64, 24, 8)] == [1, 1, 1]
 
 
