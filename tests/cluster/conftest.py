@@ -24,7 +24,7 @@ from tests.cluster.operating import Operator
 START_S = 120.0
 Tell = Callable[[str, object], None]
 MISSING = what_is_missing()
-LAB = (pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.skipif(MISSING != "", reason=MISSING))
+LAB = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.skipif(MISSING != "", reason=MISSING)]
 """Marks of a test that brings machines up."""
 
 
