@@ -2,6 +2,7 @@
 
     FeatureError
     ├── InvalidInput            the caller sent something wrong; `path` names the field
+    ├── BadFile                 a file is not what it should be; file, row group and column are named
     ├── SchemaError             a schema declaration makes no sense
     ├── SchemaMismatch          stored state was written under another schema
     ├── CorruptState            stored bytes do not parse
@@ -38,6 +39,27 @@ class InvalidInput(FeatureError):
         super().__init__(message)
         self.message = message
         self.path = path
+
+
+class BadFile(FeatureError):
+    """A file that cannot be what it is taken for.
+
+    Args:
+        message: What was got and what was expected.
+        file: Its path or URL.
+        row_group, column: Where in it, as far as that is known.
+    """
+
+    def __init__(self, message: str, file: str, *, row_group: int | None = None, column: str = "") -> None:
+        where = [file]
+        if row_group is not None:
+            where.append(f"row group {row_group}")
+        if column:
+            where.append(f"column {column!r}")
+        super().__init__(f"{', '.join(where)}: {message}")
+        self.file = file
+        self.row_group = row_group
+        self.column = column
 
 
 class SchemaError(FeatureError):
