@@ -42,11 +42,14 @@ class TextRows:
         self._path = path
         self._parse = parse
         self._raw: BinaryIO | None = None
+        self._is_done = False
         self.n_rows: int | None = None
         self.n_bytes = path.stat().st_size
 
     def position_bytes(self) -> int:
         """How far the file has been read, ahead of the rows by a buffer."""
+        if self._is_done:
+            return self.n_bytes
         return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
 
     def rows(self, first: int = 0) -> Iterator[RawRow]:
@@ -57,6 +60,7 @@ class TextRows:
                 for number, row in enumerate(self._parse(_lines(stream))):
                     if number >= first:
                         yield row
+        self._is_done = True
 
 
 def _lines(stream: Any) -> Iterator[bytes]:
