@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_cluster(commands)
     _add_history(commands)
+    _add_items(commands)
     return parser
 
 
@@ -123,6 +124,30 @@ def _add_history(commands: Any) -> None:
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
     _add_attributes(evaluate)
+
+
+def _add_items(commands: Any) -> None:
+    """What loads a catalogue."""
+    items = _command(
+        commands, "items", _lazily("cli_items", "run_items"), "Load a catalogue into what is running.",
+        "headrace items catalogue.csv --config my.toml",
+    )  # fmt: skip
+    items.description = (
+        "Load a catalogue into what is running: a row an item, named by the column `item` (or `id`), every other "
+        "column an attribute, typed as the schema declares it; they replace what the item had. Rows that cannot be "
+        "loaded are written to a file of their own, with reasons, and the others loaded all the same. After Ctrl-C "
+        "the same command goes on where it stopped. Exit status: 0 if everything was loaded, 1 if a row was rejected "
+        "or the load failed, 130 after Ctrl-C."
+    )
+    items.add_argument("file", type=Path, help="Parquet, CSV or NDJSON; the latter two perhaps gzipped")
+    items.add_argument("--format", choices=("parquet", "csv", "ndjson"), help="default: as the name of FILE ends")
+    items.add_argument("--url", default="http://127.0.0.1:8000")
+    _add_config(items)
+    items.add_argument(
+        "--tag-separator", default="|", metavar="TEXT", help="between tags that are one text (default |), not a list"
+    )
+    items.add_argument("--rejected", type=Path, help="where rejected rows go (default FILE.rejected.ndjson)")
+    items.add_argument("--restart", action="store_true", help="begin with the first row, whatever was loaded before")
 
 
 def _lazily(module: str, function: str) -> Run:
