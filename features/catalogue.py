@@ -26,14 +26,13 @@ import pyarrow as pa
 
 from features.catalogue_files import Format, open_rows
 from features.errors import InvalidInput
-from features.events import Scalar, check_attributes, check_id
+from features.events import WHOLE, Scalar, check_attributes, check_id
 from features.schema import AttributeKind, Schema
 from features.text_rows import RawRow
 
 ID_COLUMNS: Final = ("item", "id")
 TAG_SEPARATOR: Final = "|"
 PEEK: Final = 1024  # rows looked at to see that this is a catalogue
-WHOLE: Final = range(-(2**63), 2**64)  # integers that the log can hold
 
 encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 """JSON of whatever a row may hold."""

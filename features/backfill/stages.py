@@ -20,7 +20,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from features.backfill.catalogue import fold_catalogue
+from features.backfill.items import fold_items
 from features.backfill.checking import BadRow, check
 from features.backfill.distinct import Distinct
 from features.backfill.people import fold_people
@@ -195,7 +195,7 @@ def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards
 def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsReport:
     """Fold what the items of a shard took."""
     folder = Folder(plan.folder)
-    table = fold_catalogue([folder.read_piece(piece, shard) for piece in pieces], plan.schema)
+    table = fold_items([folder.read_piece(piece, shard) for piece in pieces], plan.schema)
     n = len(table)
     if n:
         ids = table.ids[1:]

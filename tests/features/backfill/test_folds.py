@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.backfill.catalogue import fold_catalogue, merged
+from features.backfill.items import fold_items, merged
 from features.backfill.checking import check
 from features.backfill.people import Folded, fold_people, in_log_order
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows, rows_in, states_in, table_of
@@ -48,7 +48,7 @@ async def test_states_are_those_of_events_one_by_one(some: Rows) -> None:
 @given(st.lists(rows, min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 7), st.integers(0, 99))
 @settings(deadline=None)
 async def test_rows_are_those_of_the_projector(some: Rows, n_pieces: int, size: int, seed: int) -> None:
-    table = fold_catalogue(cut(folded(some).shares, n_pieces, size, seed), SCHEMA)
+    table = fold_items(cut(folded(some).shares, n_pieces, size, seed), SCHEMA)
     assert packed(table) == await rows_in(await lived(in_time_order(some)))
 
 

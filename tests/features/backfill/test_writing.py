@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.backfill.catalogue import fold_catalogue
+from features.backfill.items import fold_items
 from features.backfill.checking import check
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
@@ -85,7 +85,7 @@ def folder(tmp_path: Path) -> Folder:
     folder = Folder(str(tmp_path / "work"))
     folded = fold_people(check(table_of(HISTORY), SCHEMA, KEYS).table, SCHEMA, KEYS)
     folder.write_piece("states", folded.states, folded.states["partition"].to_numpy(), 7)
-    table = fold_catalogue([iter(folded.shares.to_batches())], SCHEMA)
+    table = fold_items([iter(folded.shares.to_batches())], SCHEMA)
     partition_N = np.array([KEYS.item_partition(item) for item in table.ids[1:]])
     rows = pa.table({"item": table.ids[1:], "row": pa.array(table.pack_all(range(1, len(table) + 1)), pa.binary())})
     folder.write_piece("rows", rows, partition_N, 7)

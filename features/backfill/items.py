@@ -22,7 +22,7 @@ from features.schema import Schema
 ORDER = ("order_ms", "partition", "row")
 
 
-def fold_catalogue(pieces: Iterable[Iterator[pa.RecordBatch]], schema: Schema) -> ItemTable:
+def fold_items(pieces: Iterable[Iterator[pa.RecordBatch]], schema: Schema) -> ItemTable:
     """Fold shares of some items.
 
     Args:
