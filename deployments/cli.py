@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(commands)
     _add_history(commands)
     _add_items(commands)
+    _add_backfill(commands)
     return parser
 
 
@@ -148,6 +149,25 @@ def _add_items(commands: Any) -> None:
     )
     items.add_argument("--rejected", type=Path, help="where rejected rows go (default FILE.rejected.ndjson)")
     items.add_argument("--restart", action="store_true", help="begin with the first row, whatever was loaded before")
+
+
+def _add_backfill(commands: Any) -> None:
+    """What makes states, rows and a model out of a history."""
+    backfill = _command(
+        commands, "backfill", _lazily("cli_backfill", "run_backfill"),
+        "Make states of people and rows of items out of a history, while live events go on.",
+        "headrace backfill history/ --config my.toml",
+    )  # fmt: skip
+    backfill.add_argument("events", nargs="+", help="Parquet: a file, a folder, or the URL of a bucket's folder")
+    _add_config(backfill)
+    backfill.add_argument(
+        "--port", type=int, default=8000, help="of the run on this machine, whose store and Ray it uses"
+    )
+    backfill.add_argument(
+        "--memory", type=float, default=512.0, metavar="MB", help="what each core may take for its data (default 512)"
+    )
+    backfill.add_argument("--folder", help="where it keeps what it has made so far; a URL for several machines")
+    backfill.add_argument("--any-order", action="store_true", help="take files that are not in time order")
 
 
 def _lazily(module: str, function: str) -> Run:

@@ -94,6 +94,11 @@ class RedisBulk:
         flat = await self._call("HGETALL", self.keys.readers())
         return {name.decode(): _decode(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
 
+    async def settings(self) -> dict[str, str]:
+        """What was fixed when the store was created, and its latest schema; empty for one that nobody has opened."""
+        flat = await self._call("HGETALL", self.keys.settings())
+        return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
     async def close(self) -> None:
         """Release connections."""
         await self._servers.close()

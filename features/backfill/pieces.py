@@ -83,6 +83,12 @@ class Folder:
                 if other == shard:
                     yield reader.get_batch(number)
 
+    def forget(self, prefix: str) -> None:
+        """Remove the files whose names begin so."""
+        for name in self.names():
+            if name.startswith(prefix):
+                self._fs.delete_file(self._at(name))
+
     def delete(self) -> None:
         """Remove all of it."""
         self._fs.delete_dir(self._path)

@@ -3,9 +3,9 @@
     check 0 … check n ─► fold people 0 … n ─► fold items 0 … n
     a row group each     a shard of users     a shard of items
 
-A step may run anywhere and any number of times: it leaves the same files, and last of all its report, by which it is
-known to be done. How many shards there are follows from the memory that a step may take (`Plan.budget_bytes`), which
-bounds all steps but for one thing: what a single person did must fit.
+A step may run anywhere and any number of times: it leaves the same files, and returns a report. How many shards there
+are follows from the memory that a step may take (`Plan.budget_bytes`), which bounds all steps but for one thing: what a
+single person did must fit.
 
 Who runs the steps is told elsewhere (`learners.history`).
 """
@@ -20,9 +20,9 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from features.backfill.items import fold_items
 from features.backfill.checking import BadRow, check
 from features.backfill.distinct import Distinct
+from features.backfill.items import fold_items
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
 from features.errors import BadFile
@@ -93,6 +93,11 @@ class Plan:
         """The row group of a row that is counted over all files."""
         return next(unit for unit in reversed(self.units) if unit.first_row <= row)
 
+    def place(self, row: int) -> str:
+        """The same in words, with the row counted in its row group."""
+        unit = self.where(row)
+        return f"{unit.file.url}, row group {unit.row_group}, row {row - unit.first_row}"
+
 
 class CheckReport(msgspec.Struct):
     """What a row group turned out to hold."""
@@ -133,6 +138,29 @@ def plan_of(footers: Sequence[Footer], schema: Schema, n_partitions: int, folder
     return Plan(units=tuple(units), schema=schema, n_partitions=n_partitions, folder=folder, **further)
 
 
+def judge(plan: Plan, checks: Sequence[CheckReport]) -> None:
+    """Refuse a history with rows that are no events, or with row groups that are not in time order.
+
+    Raises:
+        BadFile: Naming the first of them.
+    """
+    n_bad = sum(report.n_bad for report in checks)
+    for report in checks:
+        for bad in report.bad:
+            unit = plan.where(bad.row)
+            message = f"row {bad.row - unit.first_row}: {bad.reason}"
+            more = f" (and {n_bad - 1} more rows are no events)" if n_bad > 1 else ""
+            raise BadFile(message + more, unit.file.url, row_group=unit.row_group, column=bad.column)
+    last_ms: dict[str, int] = {}
+    for unit, report in zip(plan.units, checks, strict=True):
+        if report.n_rows and not plan.is_any_order:
+            if report.first_ms < last_ms.get(unit.file.url, 0):
+                raise _disorder(unit, 0)
+            last_ms[unit.file.url] = report.last_ms
+    if not any(report.n_rows for report in checks):
+        raise BadFile("0 rows: there is nothing to fold", plan.units[0].file.url)
+
+
 def n_items_in(checks: Iterable[CheckReport]) -> int:
     """How many items there are in all row groups, about."""
     distinct = Distinct()
@@ -167,9 +195,7 @@ def check_unit(plan: Plan, number: int) -> CheckReport:
         pieces.append(f"checked-{number:06d}-{len(pieces):04d}.arrow")
         shard_E = _hashes(table["user"]) % np.uint64(plan.n_user_shards)
         folder.write_piece(pieces[-1], table, shard_E, table.num_rows)
-    report = CheckReport(n_rows, n_bad, bad, first_ms, last_ms, pieces, distinct.pack())
-    folder.write(f"check-{number:06d}.json", msgspec.json.encode(report))
-    return report
+    return CheckReport(n_rows, n_bad, bad, first_ms, last_ms, pieces, distinct.pack())
 
 
 def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards: int) -> PeopleReport:
@@ -188,7 +214,6 @@ def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards
         shard_S = _hashes(shares["item"]) % np.uint64(n_item_shards)
         n_rows = max(256, plan.budget_bytes // (SHARE_BYTES * plan.n_user_shards))
         folder.write_piece(f"shares-{shard:06d}.arrow", shares, shard_S, n_rows)
-    folder.write(f"people-{shard:06d}.json", msgspec.json.encode(report))
     return report
 
 
@@ -203,7 +228,6 @@ def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsRepor
         packed = pa.array(table.pack_all(range(1, n + 1)), pa.binary())
         rows = pa.table({"item": pa.array(ids, pa.string()), "partition": pa.array(partition_N), "row": packed})
         folder.write_piece(f"rows-{shard:06d}.arrow", rows, partition_N, 1024)
-    folder.write(f"items-{shard:06d}.json", msgspec.json.encode(ItemsReport(n)))
     return ItemsReport(n)
 
 
@@ -212,9 +236,13 @@ def _in_order(unit: Unit, table: pa.Table, last_ms: int) -> int:
     back = np.flatnonzero(np.diff(ts_E, prepend=last_ms) < 0)
     if len(back):
         row = table["row"][int(back[0])].as_py() - unit.first_row
-        message = f"row {row} is earlier than the one before it: sort the file, or say --any-order"
-        raise BadFile(message, unit.file.url, row_group=unit.row_group, column="ts_ms")
+        raise _disorder(unit, row)
     return int(ts_E[-1])
+
+
+def _disorder(unit: Unit, row: int) -> BadFile:
+    message = f"row {row} is earlier than the one before it: sort the file, or say --any-order"
+    return BadFile(message, unit.file.url, row_group=unit.row_group, column="ts_ms")
 
 
 def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -45,6 +45,11 @@ async def begin(bulk: BulkStore, name: str, cut: Positions) -> bool:
     return before.get(mine) == cut
 
 
+async def end(bulk: BulkStore, name: str) -> None:
+    """Let the log be trimmed again."""
+    await bulk.forget_reader(f"{READER} {name}")
+
+
 async def check_whole(bulk: BulkStore, cut: Positions) -> None:
     """See that nothing after the cut is gone from the log.
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.backfill.items import fold_items, merged
 from features.backfill.checking import check
+from features.backfill.items import fold_items, merged
 from features.backfill.people import Folded, fold_people, in_log_order
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows, rows_in, states_in, table_of
 from tests.features.examples import KEYS

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.backfill.items import fold_items
 from features.backfill.checking import check
+from features.backfill.items import fold_items
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
 from features.backfill.writing import (
