@@ -101,11 +101,11 @@ class Backfill:
         write_rows = partial(_write_rows, store=self._store, pieces=self._pieces("rows"))
         self._run("written-rows", lots, write_rows, int)
         n_dropped = asyncio.run(self._with_bulk(self._settle))
-        first = min((report.first_duplicate for report in self._people if report.n_duplicates), default=None)
+        duplicates = [row for report in self._people for row in report.duplicates]
         return Summary(
             sum(report.n_events for report in self._people),
-            sum(report.n_duplicates for report in self._people),
-            "" if first is None else plan.place(first),
+            len(duplicates),
+            plan.place(min(duplicates)) if duplicates else "",
             sum(report.n_users for report in self._people),
             sum(report.n_items for report in self._items),
             n_dropped,

@@ -1,9 +1,10 @@
-"""The second pass: everything that the items of a shard take, folded into their rows in the log's one order.
+"""The second pass: everything that the items of a shard take, folded into their rows in order.
 
 Shares come from many pieces, each in order. They are merged a bounded number of rows at a time, so that an item which
 everybody acts on takes no more memory than any other; in memory are the rows of the shard's items (2.5 kB each).
 
-The fold is the compiled loop that the projector runs, so rows come out as the projector would have written them.
+The fold is the compiled loop that the projector runs, so rows come out as the projector would have written them; but
+for events of one millisecond, which stand in the log in the order of their partitions too.
 
 Legend: S shares, P predecessors.
 """
@@ -15,11 +16,9 @@ import pyarrow as pa
 
 from features import kernels
 from features.backfill.kernels import NONE
-from features.backfill.people import buckets_of, in_log_order
+from features.backfill.people import ORDER, buckets_of, in_order
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema
-
-ORDER = ("order_ms", "partition", "row")
 
 
 def fold_items(pieces: Iterable[Iterator[pa.RecordBatch]], schema: Schema) -> ItemTable:
@@ -35,12 +34,16 @@ def fold_items(pieces: Iterable[Iterator[pa.RecordBatch]], schema: Schema) -> It
 
 
 def merged(pieces: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.Table]:
-    """All rows in order, some at a time, holding a batch of each piece."""
+    """All rows in order, some at a time, holding a batch of each piece.
+
+    Args:
+        pieces: Each in order.
+    """
     waiting = [_Piece(batches) for batches in pieces]
     while waiting := [piece for piece in waiting if piece.fill()]:
         # Up to the earliest of their ends every piece is in memory; beyond it others may lie in between.
         through = min(piece.last for piece in waiting)
-        yield in_log_order(pa.Table.from_batches([piece.take(through) for piece in waiting]))
+        yield in_order(pa.Table.from_batches([piece.take(through) for piece in waiting]))
 
 
 class _Piece:

@@ -9,7 +9,7 @@ Legend: E entries, U people, G counter groups, P predecessors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from features.schema import FORMAT, Group, Schema, hash64
 from features.state import HEADER, LISTS
 
 I64 = NDArray[np.int64]
+ORDER: Final = ("ts_ms", "row")  # in which one sender would have sent events: that of time, then of the files
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Folded:
     states: pa.Table
     """`user` string, `partition` int16, `state` binary."""
     shares: pa.Table
-    """`item` string (whose row it belongs to), `order_ms`, `partition`, `row` (their order), `place` int8, `key` uint64
-    (of the event's item), `ts_ms`, `type`, `value` and the buckets of the event."""
+    """`item` string (whose row it belongs to), `place` int8, `key` uint64 (of the event's item), and of the event
+    `ts_ms` and `row` (their order), `type`, `value` and the buckets."""
     n_events: int
     duplicates: list[int]
     """Rows of events that came before, by user and id, and count for nothing."""
@@ -67,8 +68,7 @@ def fold_people(events: pa.Table, schema: Schema, keys: Keys) -> Folded:
     partition_U = np.array([keys.user_partition(name) for name in ids.to_pylist()], dtype=np.int16)
     packed = _pack(entries, items.dictionary, events["context"].combine_chunks(), schema)
     states = pa.table({"user": ids, "partition": pa.array(partition_U), "state": packed})
-    partition_E = np.repeat(partition_U, np.diff(start_U))
-    shares = _shares(events, entries, items.dictionary, partition_E, schema)
+    shares = _shares(events, entries, items.dictionary, schema)
     return Folded(states, shares, len(order), sorted(twice.tolist()))
 
 
@@ -147,9 +147,7 @@ def _groups(schema: Schema) -> kernels.UserGroups:
     )
 
 
-def _shares(
-    events: pa.Table, entries: kernels.Entries, items: pa.Array, partition_E: NDArray[np.int16], schema: Schema
-) -> pa.Table:
+def _shares(events: pa.Table, entries: kernels.Entries, items: pa.Array, schema: Schema) -> pa.Table:
     n = events.num_rows
     before_EP = np.empty((n, schema.successor_span), dtype=np.int64)
     kernels.look_back(entries, schema.n_recent, schema.successor_window_s * 1000.0, before_EP)
@@ -161,15 +159,12 @@ def _shares(
     of_event = events.select(
         ["ts_ms", "row", "type", "value", *(name for name in events.column_names if name.startswith("bucket."))]
     ).take(pa.array(event_S))
-    shares = of_event.append_column("order_ms", of_event["ts_ms"])
-    shares = shares.append_column("item", items.take(pa.array(item_S)))
-    shares = shares.append_column("partition", pa.array(partition_E[event_S]))
+    shares = of_event.append_column("item", items.take(pa.array(item_S)))
     shares = shares.append_column("place", pa.array(place_S))
     shares = shares.append_column("key", pa.array(key_I[entries.item[event_S]]))
-    return in_log_order(shares)
+    return in_order(shares)
 
 
-def in_log_order(shares: pa.Table) -> pa.Table:
-    """Shares in the one order in which the log would have them."""
-    order = np.lexsort([shares[name].to_numpy() for name in ("row", "partition", "order_ms")])
-    return shares.take(pa.array(order))
+def in_order(table: pa.Table) -> pa.Table:
+    """Rows as one sender would have sent them; equal ones as they were."""
+    return table.take(pa.array(np.lexsort([table[name].to_numpy() for name in reversed(ORDER)])))

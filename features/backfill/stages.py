@@ -10,7 +10,7 @@ single person did must fit.
 Who runs the steps is told elsewhere (`learners.history`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.backfill.checking import BadRow, check
 from features.backfill.distinct import Distinct
-from features.backfill.items import fold_items
+from features.backfill.items import fold_items, merged
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
 from features.errors import BadFile
@@ -99,6 +99,14 @@ class Plan:
         return f"{unit.file.url}, row group {unit.row_group}, row {row - unit.first_row}"
 
 
+class Timed(msgspec.Struct, frozen=True):
+    """A piece of rows in time order."""
+
+    name: str
+    first_ms: int
+    last_ms: int
+
+
 class CheckReport(msgspec.Struct):
     """What a row group turned out to hold."""
 
@@ -108,6 +116,8 @@ class CheckReport(msgspec.Struct):
     first_ms: int
     last_ms: int
     pieces: list[str]
+    timed: list[Timed]
+    """The same rows again."""
     distinct_items: bytes
 
 
@@ -116,9 +126,8 @@ class PeopleReport(msgspec.Struct):
 
     n_users: int
     n_events: int
-    n_duplicates: int
-    first_duplicate: int
-    """Its row, if there is one."""
+    duplicates: list[int]
+    """Rows that say again what another one has said."""
 
 
 class ItemsReport(msgspec.Struct):
@@ -178,6 +187,7 @@ def check_unit(plan: Plan, number: int) -> CheckReport:
     unit, folder = plan.units[number], Folder(plan.folder)
     distinct = Distinct()
     pieces: list[str] = []
+    timed: list[Timed] = []
     bad: list[BadRow] = []
     n_rows = n_bad = 0
     first_ms = last_ms = 0
@@ -195,20 +205,19 @@ def check_unit(plan: Plan, number: int) -> CheckReport:
         pieces.append(f"checked-{number:06d}-{len(pieces):04d}.arrow")
         shard_E = _hashes(table["user"]) % np.uint64(plan.n_user_shards)
         folder.write_piece(pieces[-1], table, shard_E, table.num_rows)
-    return CheckReport(n_rows, n_bad, bad, first_ms, last_ms, pieces, distinct.pack())
+        timed.append(_write_timed(plan, f"timed-{number:06d}-{len(timed):04d}.arrow", table))
+    return CheckReport(n_rows, n_bad, bad, first_ms, last_ms, pieces, timed, distinct.pack())
 
 
 def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards: int) -> PeopleReport:
     """Fold what the users of a shard did."""
     folder = Folder(plan.folder)
     batches = [batch for piece in pieces for batch in folder.read_piece(piece, shard)]
-    report = PeopleReport(0, 0, 0, 0)
+    report = PeopleReport(0, 0, [])
     if batches:
         folded = fold_people(pa.Table.from_batches(batches), plan.schema, plan.keys)
         del batches
-        report = PeopleReport(
-            folded.states.num_rows, folded.n_events, len(folded.duplicates), *folded.duplicates[:1] or [0]
-        )
+        report = PeopleReport(folded.states.num_rows, folded.n_events, folded.duplicates)
         states, shares = folded.states, folded.shares
         folder.write_piece(f"states-{shard:06d}.arrow", states, states["partition"].to_numpy(), 4096)
         shard_S = _hashes(shares["item"]) % np.uint64(n_item_shards)
@@ -229,6 +238,35 @@ def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsRepor
         rows = pa.table({"item": pa.array(ids, pa.string()), "partition": pa.array(partition_N), "row": packed})
         folder.write_piece(f"rows-{shard:06d}.arrow", rows, partition_N, 1024)
     return ItemsReport(n)
+
+
+def in_time_order(folder: Folder, timed: Iterable[Timed]) -> Iterator[pa.Table]:
+    """All good rows in time order, those of one instant as they stand in the files, some at a time."""
+    chains: list[list[Timed]] = []
+    for piece in sorted(timed, key=lambda one: (one.first_ms, one.name)):
+        # Pieces that follow each other are read one after the other; only as many are open as overlap.
+        follows = (chain for chain in chains if (chain[-1].last_ms, chain[-1].name) < (piece.first_ms, piece.name))
+        chain = next(follows, None)
+        if chain is None:
+            chains.append([piece])
+        else:
+            chain.append(piece)
+    return merged(_read_all(folder, chain) for chain in chains)
+
+
+def _read_all(folder: Folder, pieces: Iterable[Timed]) -> Iterator[pa.RecordBatch]:
+    for piece in pieces:
+        yield from folder.read_piece(piece.name, 0)
+
+
+def _write_timed(plan: Plan, name: str, table: pa.Table) -> Timed:
+    """The same rows in time order, in batches of which one for each piece fits into memory."""
+    if plan.is_any_order:
+        table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["ts_ms"].to_numpy()))))
+    n_pieces = len(plan.units) + plan.n_rows * CHECK_BYTES // plan.budget_bytes
+    n_rows = max(256, plan.budget_bytes // (CHECK_BYTES * n_pieces))
+    Folder(plan.folder).write_piece(name, table, np.zeros(table.num_rows, dtype=np.int8), n_rows)
+    return Timed(name, table["ts_ms"][0].as_py(), table["ts_ms"][-1].as_py())
 
 
 def _in_order(unit: Unit, table: pa.Table, last_ms: int) -> int:

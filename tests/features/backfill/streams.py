@@ -10,6 +10,7 @@ from features.events import check_event, event_from_row
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
 from features.schema import Counter, Schema
+from features.state import apply_update, history_in, update_for
 from features.store import all_of, event_record
 from tests.features.examples import KEYS, T0_MS
 
@@ -73,6 +74,17 @@ async def lived(rows: Sequence[dict[str, Any]]) -> MemoryStore:
         event = check_event(event_from_row(row), SCHEMA, 0, any_time=True)
         all_of(await store.apply([event_record(event, SCHEMA, KEYS)]))
     return store
+
+
+def folded_rows(rows: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """Item rows that these rows make, one after the other."""
+    table, states = ItemTable(SCHEMA), dict[str, bytes]()
+    for row in rows:
+        event = check_event(event_from_row(row), SCHEMA, 0, any_time=True)
+        before = states.get(event.user, b"")
+        table.fold_events([(event, history_in(before, SCHEMA))])
+        states[event.user] = apply_update(before, update_for(event, SCHEMA), SCHEMA)
+    return packed(table)
 
 
 async def states_in(store: MemoryStore, users: Sequence[str]) -> dict[str, bytes]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from features.backfill.checking import check
 from features.backfill.items import fold_items, merged
-from features.backfill.people import Folded, fold_people, in_log_order
-from tests.features.backfill.streams import SCHEMA, lived, packed, rows, rows_in, states_in, table_of
+from features.backfill.people import Folded, fold_people, in_order
+from tests.features.backfill.streams import SCHEMA, folded_rows, lived, packed, rows, rows_in, states_in, table_of
 from tests.features.examples import KEYS
 
 Rows = list[dict[str, Any]]
@@ -47,8 +47,15 @@ async def test_states_are_those_of_events_one_by_one(some: Rows) -> None:
 
 @given(st.lists(rows, min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 7), st.integers(0, 99))
 @settings(deadline=None)
-async def test_rows_are_those_of_the_projector(some: Rows, n_pieces: int, size: int, seed: int) -> None:
+def test_rows_are_those_of_events_one_by_one(some: Rows, n_pieces: int, size: int, seed: int) -> None:
     table = fold_items(cut(folded(some).shares, n_pieces, size, seed), SCHEMA)
+    assert packed(table) == folded_rows(in_time_order(some))
+
+
+@given(st.lists(rows, min_size=1, max_size=40, unique_by=lambda row: row["ts_ms"]))
+@settings(deadline=None)
+async def test_rows_are_those_of_the_projector_where_no_two_events_are_of_one_instant(some: Rows) -> None:
+    table = fold_items([iter(folded(some).shares.to_batches())], SCHEMA)
     assert packed(table) == await rows_in(await lived(in_time_order(some)))
 
 
@@ -58,9 +65,9 @@ def test_merging_gives_every_share_once_and_in_order(some: Rows, n_pieces: int, 
     shares = folded(some).shares
     whole = pa.concat_tables(merged(cut(shares, n_pieces, size, seed)))
     assert whole.num_rows == shares.num_rows
-    by_all = [(name, "ascending") for name in ("order_ms", "partition", "row", "place")]
+    by_all = [(name, "ascending") for name in ("ts_ms", "row", "place")]
     assert whole.sort_by(by_all).equals(shares.sort_by(by_all))
-    assert in_log_order(whole).equals(whole)
+    assert in_order(whole).equals(whole)
 
 
 def test_merging_holds_a_batch_of_each_piece() -> None:
@@ -71,7 +78,7 @@ def test_merging_holds_a_batch_of_each_piece() -> None:
         for first in range(start, 100_000, 1000):
             n_open += 1
             numbers = pa.array(np.arange(first, first + 1000))
-            yield pa.record_batch({"order_ms": numbers, "partition": numbers, "row": numbers})
+            yield pa.record_batch({"ts_ms": numbers, "row": numbers})
 
     n_rows = n_given = 0
     for table in merged([piece(0), piece(0), piece(0)]):

@@ -18,13 +18,14 @@ from features.backfill.stages import (
     check_unit,
     fold_item_shard,
     fold_user_shard,
+    in_time_order,
     judge,
     n_items_in,
     plan_of,
 )
 from features.errors import BadFile
 from features.event_files import read_footers
-from tests.features.backfill.streams import SCHEMA, lived, rows, rows_in, states_in, table_of
+from tests.features.backfill.streams import SCHEMA, folded_rows, lived, rows, states_in, table_of
 from tests.features.examples import KEYS, T0_MS
 
 Rows = list[dict[str, Any]]
@@ -78,7 +79,7 @@ async def test_what_is_left_is_what_comes_of_one_by_one(
     states = found(plan, "states", "user", "state")
     assert states == await states_in(store, list(states))
     assert set(states) == {row["user"] for row in some}
-    assert found(plan, "rows", "item", "row") == await rows_in(store)
+    assert found(plan, "rows", "item", "row") == folded_rows(some)
 
 
 def clicks(n: int) -> Rows:
@@ -106,6 +107,20 @@ def test_steps_that_are_run_again_leave_the_same_files(tmp_path: Path) -> None:
         (Path(plan.folder) / name).unlink()
     run(plan)
     assert {path.name: path.read_bytes() for path in Path(plan.folder).iterdir()} == before
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 4))
+@settings(deadline=None, max_examples=30)
+def test_rows_come_in_time_order_whatever_the_files(
+    tmp_path_factory: pytest.TempPathFactory, times: list[int], row_group: int, n_files: int
+) -> None:
+    some = [{**clicks(1)[0], "ts_ms": ms, "item": str(number)} for number, ms in enumerate(times)]
+    files = [some[at::n_files] for at in range(n_files)]
+    plan = planned(tmp_path_factory.mktemp("run"), *files, row_group=row_group, is_any_order=True, budget_bytes=200_000)
+    timed = [piece for number in range(len(plan.units)) for piece in check_unit(plan, number).timed]
+    whole = pa.concat_tables(in_time_order(Folder(plan.folder), timed))
+    rows_in_files = [row for file in files for row in file]
+    assert whole["item"].to_pylist() == [row["item"] for row in sorted(rows_in_files, key=lambda row: row["ts_ms"])]
 
 
 def test_other_files_settings_or_schemas_are_other_work(tmp_path: Path) -> None:
@@ -161,4 +176,4 @@ def test_duplicates_are_counted_and_the_first_is_told(tmp_path: Path) -> None:
     pieces = [name for one in checks for name in one.pieces]
     reports = [fold_user_shard(plan, shard, pieces, 8) for shard in range(plan.n_user_shards)]
     assert sum(report.n_events for report in reports) == 15
-    assert [(report.n_duplicates, report.first_duplicate) for report in reports if report.n_duplicates] == [(5, 15)]
+    assert [report.duplicates for report in reports if report.duplicates] == [[15, 16, 17, 18, 19]]
