@@ -64,7 +64,7 @@ def successions(
         return _nothing("nobody seen before came to an item seen before")
     first = _gain(sample, rows, known, before, rungs)
     if not first.is_worth:
-        return _nothing(f"few, as the item before tells {first.mean:.3f} nats an event of the next one")
+        return _nothing(f"few, as the item before tells {max(first.mean, 0.0):.3f} nats an event of the next one")
     half_lives_s = _spread(rungs, first.weights)
     window_s, window_note = _window(sample, rows, before, first)
     gains = _further(sample, rows, first, before, half_lives_s)
