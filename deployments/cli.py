@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_cluster(commands)
     _add_history(commands)
+    _add_items(commands)
+    _add_backfill(commands)
     return parser
 
 
@@ -139,6 +141,49 @@ def _add_autoschema(commands: Any) -> None:
     autoschema.add_argument(
         "--sample", type=_count, default=1_000_000, metavar="N", help="look at so many events at most (default 1000000)"
     )
+
+
+def _add_items(commands: Any) -> None:
+    """What loads a catalogue."""
+    items = _command(
+        commands, "items", _lazily("cli_items", "run_items"), "Load a catalogue into what is running.",
+        "headrace items catalogue.csv --config my.toml",
+    )  # fmt: skip
+    items.description = (
+        "Load a catalogue into what is running: a row an item, named by the column `item` (or `id`), every other "
+        "column an attribute, typed as the schema declares it; they replace what the item had. Rows that cannot be "
+        "loaded are written to a file of their own, with reasons, and the others loaded all the same. After Ctrl-C "
+        "the same command goes on where it stopped. Exit status: 0 if everything was loaded, 1 if a row was rejected "
+        "or the load failed, 130 after Ctrl-C."
+    )
+    items.add_argument("file", type=Path, help="Parquet, CSV or NDJSON; the latter two perhaps gzipped")
+    items.add_argument("--format", choices=("parquet", "csv", "ndjson"), help="default: as the name of FILE ends")
+    items.add_argument("--url", default="http://127.0.0.1:8000")
+    _add_config(items)
+    items.add_argument(
+        "--tag-separator", default="|", metavar="TEXT", help="between tags that are one text (default |), not a list"
+    )
+    items.add_argument("--rejected", type=Path, help="where rejected rows go (default FILE.rejected.ndjson)")
+    items.add_argument("--restart", action="store_true", help="begin with the first row, whatever was loaded before")
+
+
+def _add_backfill(commands: Any) -> None:
+    """What makes states, rows and a model out of a history."""
+    backfill = _command(
+        commands, "backfill", _lazily("cli_backfill", "run_backfill"),
+        "Make states of people and rows of items out of a history, while live events go on.",
+        "headrace backfill history/ --config my.toml",
+    )  # fmt: skip
+    backfill.add_argument("events", nargs="+", help="Parquet: a file, a folder, or the URL of a bucket's folder")
+    _add_config(backfill)
+    backfill.add_argument(
+        "--port", type=int, default=8000, help="of the run on this machine, whose store and Ray it uses"
+    )
+    backfill.add_argument(
+        "--memory", type=float, default=512.0, metavar="MB", help="what each core may take for its data (default 512)"
+    )
+    backfill.add_argument("--folder", help="where it keeps what it has made so far; a URL for several machines")
+    backfill.add_argument("--any-order", action="store_true", help="take files that are not in time order")
 
 
 def _lazily(module: str, function: str) -> Run:

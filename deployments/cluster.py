@@ -16,8 +16,9 @@ import random
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -35,6 +36,7 @@ QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """How much Serve and its replicas log."""
 ORDERLY_STOP_S = 15.0  # a stop takes 3 to 4 s on two idle cores
 MAX_ONGOING = 10_000  # requests in one replica, for Serve; we shed long before, and its queue must never be what fills
+WORK_STORE_BYTES = 150_000_000  # reports and plans; what is large lies in files
 N_REPLICA_PORTS = 64  # more than one machine runs replicas, with room for those Serve holds back after a restart
 
 
@@ -176,19 +178,10 @@ class LocalCluster:
         os.environ.update(environment)
 
     def _start_ray(self) -> None:
-        self._ray = ray = importlib.import_module("ray")
-        ray.init(
-            address="local",
-            num_cpus=self.config.num_cpus,
-            object_store_memory=self.config.object_store_bytes,
-            include_dashboard=self.config.include_dashboard,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            _temp_dir=str(run_folder(self.run_id) / "ray"),
-            logging_level=logging.WARNING,
-            configure_logging=False,
+        config = self.config
+        self._ray, self.ray_address = start_ray(
+            self.run_id, config.num_cpus, config.object_store_bytes, include_dashboard=config.include_dashboard
         )
-        self.ray_address = ray.get_runtime_context().gcs_address
 
     def _start_serve(self) -> None:
         constants = importlib.import_module("ray.serve._private.constants")
@@ -211,6 +204,55 @@ class LocalCluster:
         if orderly.is_alive():
             logger.warning("Ray did not stop in order within %.0f s; its processes are ended", ORDERLY_STOP_S)
         self._ray = None
+
+
+def start_ray(
+    run_id: str, num_cpus: int, object_store_bytes: int, *, include_dashboard: bool = False
+) -> tuple[ModuleType, str]:
+    """Start Ray on this machine, under the environment of this process; returns the module and its address."""
+    ray = importlib.import_module("ray")
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=object_store_bytes,
+        include_dashboard=include_dashboard,
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        _temp_dir=str(run_folder(run_id) / "ray"),
+        logging_level=logging.WARNING,
+        configure_logging=False,
+    )
+    return ray, ray.get_runtime_context().gcs_address
+
+
+@contextmanager
+def workers(port: int) -> Iterator[bool]:
+    """Ray to work with: that of the run on a port of this machine, or one of its own for as long as the block lasts.
+
+    Yields:
+        Whether it is that of a run.
+    """
+    record = read_record(port)
+    if record is not None and not is_stale(record):
+        ray = join(port)
+        try:
+            yield True
+        finally:
+            ray.shutdown()
+        return
+    run_id = mark_this_process(uuid.uuid4().hex)
+    before = {name: os.environ.get(name) for name in ray_environment(LOOPBACK)}
+    os.environ.update(ray_environment(LOOPBACK))
+    try:
+        run_folder(run_id).mkdir(mode=0o700)
+        start_ray(run_id, os.cpu_count() or 1, WORK_STORE_BYTES)
+        yield False
+    finally:
+        with termination():
+            importlib.import_module("ray").shutdown()
+            sweep(run_id)
+            remove_run_folder(run_id)
+            _restore_environment(before)
 
 
 def join(port: int = 8000) -> ModuleType:

@@ -3,17 +3,21 @@
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console: Final = Console(stderr=True)
 
 
-def progress() -> Progress:
-    """The progress bar of long work: share, counts, time left, a note."""
+def progress(*, is_in_bytes: bool = False) -> Progress:
+    """The progress bar of long work: share, counts, time left, a note.
+
+    Args:
+        is_in_bytes: Whether what counts is bytes, to be shown in kB and MB.
+    """
     return Progress(
         TextColumn("{task.description:8}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if is_in_bytes else MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,

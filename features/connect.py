@@ -6,6 +6,7 @@ from typing import Literal
 from features.durability import Durability
 from features.errors import SchemaError
 from features.keys import Keys
+from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
 from features.store_files import StoreFiles
@@ -49,6 +50,11 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
         durability=config.durability,
         ephemeral=config.ephemeral,
     )
+
+
+def bulk_of(config: StoreConfig) -> RedisBulk:
+    """What replaces states and rows as a whole, and knows who reads the log."""
+    return RedisBulk(config.url, keys=Keys(n_partitions=config.n_partitions))
 
 
 def files_of(config: StoreConfig) -> StoreFiles:

@@ -7,6 +7,8 @@
     ├── SchemaMismatch          stored state was written under another schema
     ├── CorruptState            stored bytes do not parse
     ├── ProjectionConflict      somebody else moved the projection; reload and go on
+    ├── RowsHeld                somebody is replacing the item rows; they stand still until that has ended
+    ├── LogMoved                the log went on meanwhile; read on and try again
     ├── StoreRefused            the server is not one that can keep the promises
     └── StoreUnavailable        the store cannot be reached or is out of memory; try again
 
@@ -80,6 +82,18 @@ class CorruptState(FeatureError):
 
 class ProjectionConflict(FeatureError):
     """The stored projection position is not the one expected: another projector has written."""
+
+
+class RowsHeld(FeatureError):
+    """All item rows are being replaced; nobody else writes any until they are released."""
+
+    retryable = True
+
+
+class LogMoved(FeatureError):
+    """A log partition is not at the position that what was to be written follows from."""
+
+    retryable = True
 
 
 class StoreRefused(FeatureError):

@@ -22,6 +22,7 @@ AGE_MAX_MS: Final = 7 * 86_400_000
 AHEAD_MAX_MS: Final = 60_000
 EPOCH_MAX_MS: Final = 4_102_444_800_000  # the year 2100: catches seconds and microseconds sent as milliseconds
 CONTEXT_MAX: Final = 64
+WHOLE: Final = range(-(2**63), 2**64)  # integers that the log can hold
 
 EVENT, DECISION, ITEM, USER, ERASURE = b"e", b"d", b"i", b"u", b"x"
 
@@ -187,10 +188,21 @@ def check_context(context: Mapping[str, Scalar], path: str) -> None:
     if len(context) > CONTEXT_MAX:
         raise InvalidInput(f"Expected at most {CONTEXT_MAX} fields, got {len(context)}", path)
     for name, value in context.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidInput("Expected a finite number", f"{path}.{name}")
+        check_number(value, f"{path}.{name}")
         if isinstance(value, str) and len(value) > ID_BYTES:
             raise InvalidInput(f"Expected at most {ID_BYTES} characters, got {len(value)}", f"{path}.{name}")
+
+
+def check_number(value: object, path: str) -> None:
+    """Refuse a number that the log can't hold; anything else is let through.
+
+    Raises:
+        InvalidInput: At `path`.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput("Expected a finite number", path)
+    if isinstance(value, int) and value not in WHOLE:
+        raise InvalidInput("Expected an integer of 64 bits", path)
 
 
 def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Sequence[Attribute]) -> None:
@@ -201,6 +213,8 @@ def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Seq
     """
     if len(attributes) > CONTEXT_MAX:
         raise InvalidInput(f"Expected at most {CONTEXT_MAX} attributes, got {len(attributes)}", "$.attributes")
+    for name, value in attributes.items():
+        check_number(value, f"$.attributes.{name}")
     for attribute in declared:
         value = attributes.get(attribute.name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-#!lua name=headrace_2
+#!lua name=headrace_3
 
 -- The write path on the server, run in isolation. It knows slots, not features: Python derives from the schema where
 -- to add and what to push, and features/state.py is the reference this agrees with bit for bit.
@@ -7,7 +7,7 @@
 -- still fail (on a key of the wrong type). So a failure has written nothing. `allow-oom` is not set: without memory a
 -- function does not start.
 --
--- Errors begin with HRSCHEMA, HRCORRUPT or HRCONFLICT; everything else is the server's own. The number in the names is
+-- Errors begin with HRSCHEMA, HRCORRUPT, HRCONFLICT or HRMOVED; everything else is the server's own. The number in the names is
 -- raised with every change of arguments or layout, so that two releases can share a server.
 
 local LISTS_BYTES = 10
@@ -188,28 +188,76 @@ end
 -- Further arguments: the state to log.
 local function plain(_, args) return nil, args[7] end
 
--- Arguments: number of expected and of reached positions, these as partition, position; then a row for each further key.
+-- An error reply unless these rows may be written by this holder: whoever replaces all of them holds them meanwhile.
+local function withheld(positions, holder)
+  local held = redis.call('HGET', positions, 'held') or ''
+  if held ~= holder then
+    return redis.error_reply(string.format('HRCONFLICT %s: the rows are held by %q, not by %q; reload and go on',
+      positions, held, holder))
+  end
+end
+
+local function set_or_delete(key, value)
+  if value == '' then redis.call('DEL', key) else redis.call('SET', key, value) end
+end
+
+local function set_positions(positions, args, first, last)
+  for at = first, last, 1000 do -- a call takes 8,000 arguments at most
+    redis.call('HSET', positions, unpack(args, at, math.min(at + 999, last)))
+  end
+end
+
+-- Arguments: holder, number of expected and of reached positions, these as partition, position; then a row for each
+-- further key, an empty one for none.
 local function commit_rows(keys, args)
   local positions = keys[1]
-  local expected_end = 2 + 2 * args[1]
-  local reached_end = expected_end + 2 * args[2]
+  local expected_end = 3 + 2 * args[2]
+  local reached_end = expected_end + 2 * args[3]
+  local refused = withheld(positions, args[1])
+  if refused then return refused end
   local partitions = {}
-  for index = 3, expected_end, 2 do partitions[#partitions + 1] = args[index] end
+  for index = 4, expected_end, 2 do partitions[#partitions + 1] = args[index] end
   local stored = #partitions > 0 and redis.call('HMGET', positions, unpack(partitions)) or {}
   for place, partition in ipairs(partitions) do
-    local at, expected = stored[place] or '0-0', args[2 + 2 * place]
+    local at, expected = stored[place] or '0-0', args[3 + 2 * place]
     if at ~= expected then
       return redis.error_reply(string.format('HRCONFLICT %s: log partition %s is at %s, expected %s; reload and go on',
         positions, partition, at, expected))
     end
   end
-  for first = expected_end + 1, reached_end, 1000 do -- a call takes 8,000 arguments at most
-    redis.call('HSET', positions, unpack(args, first, math.min(first + 999, reached_end)))
-  end
-  for index = 2, #keys do
-    redis.call('SET', keys[index], args[reached_end + index - 1])
-  end
+  set_positions(positions, args, expected_end + 1, reached_end)
+  for index = 2, #keys do set_or_delete(keys[index], args[reached_end + index - 1]) end
   return redis.status_reply('OK')
+end
+
+-- Arguments: holder, then what the positions become, as partition, position.
+local function release_rows(keys, args)
+  local refused = withheld(keys[1], args[1])
+  if refused then return refused end
+  redis.call('DEL', keys[1])
+  set_positions(keys[1], args, 2, #args)
+  return redis.status_reply('OK')
+end
+
+-- Keys: log, then users. Arguments: the position that the log must be at, then a state for each user, an empty one for
+-- none.
+local function put_users(keys, args)
+  local head, failure = newest(keys[1])
+  if failure then return failure end
+  if (head or '0-0') ~= args[1] then
+    return redis.error_reply(string.format('HRMOVED %s: the log is at %s, expected %s; read on and try again',
+      keys[1], head or '0-0', args[1]))
+  end
+  for index = 2, #keys do set_or_delete(keys[index], args[index]) end
+  return redis.status_reply('OK')
+end
+
+-- Keys: log, and where the last entry that went is noted. Arguments: the last position that goes, the first that stays.
+local function trim(keys, args)
+  local last = redis.call('XREVRANGE', keys[1], args[1], '-', 'COUNT', 1)[1]
+  if not last then return 0 end
+  redis.call('SET', keys[2], last[1])
+  return redis.call('XTRIM', keys[1], 'MINID', '=', args[2])
 end
 
 local function heads(keys)
@@ -222,9 +270,12 @@ local function heads(keys)
   return ids
 end
 
-redis.register_function('headrace_2_event', record(event))
-redis.register_function('headrace_2_attributes', record(attributes))
-redis.register_function('headrace_2_erasure', record(erasure))
-redis.register_function('headrace_2_plain', record(plain))
-redis.register_function('headrace_2_commit_rows', commit_rows)
-redis.register_function{function_name = 'headrace_2_heads', callback = heads, flags = {'no-writes'}}
+redis.register_function('headrace_3_event', record(event))
+redis.register_function('headrace_3_attributes', record(attributes))
+redis.register_function('headrace_3_erasure', record(erasure))
+redis.register_function('headrace_3_plain', record(plain))
+redis.register_function('headrace_3_commit_rows', commit_rows)
+redis.register_function('headrace_3_release_rows', release_rows)
+redis.register_function('headrace_3_put_users', put_users)
+redis.register_function('headrace_3_trim', trim)
+redis.register_function{function_name = 'headrace_3_heads', callback = heads, flags = {'no-writes'}}

@@ -47,6 +47,10 @@ class Keys:
         """Prefix of the rotating sets of event digests."""
         return f"{self.prefix}:{{p{partition}}}:seen:"
 
+    def trimmed(self, partition: int) -> str:
+        """Position of the last entry that is gone from the log."""
+        return f"{self.prefix}:{{p{partition}}}:trimmed"
+
     def mark(self, partition: int) -> str:
         """What is written to have all writes before it confirmed."""
         return f"{self.prefix}:{{p{partition}}}:mark"
@@ -65,7 +69,7 @@ class Keys:
         return item if mark else None
 
     def positions(self, item_partition: int) -> str:
-        """Hash of log partition -> position up to which these item rows are folded."""
+        """Hash of log partition -> position up to which these item rows are folded; `held`: by whom they are held."""
         return f"{self.prefix}:{{i{item_partition}}}:pos"
 
     def files(self) -> str:
@@ -75,6 +79,10 @@ class Keys:
     def chunk(self, token: str, number: int) -> str:
         """A part of a file."""
         return f"{self.prefix}:file:{token}:{number}"
+
+    def readers(self) -> str:
+        """Hash of reader -> positions that it has read to."""
+        return f"{self.prefix}:readers"
 
     def settings(self) -> str:
         """Hash of what is fixed at creation: partitions, format, clock."""

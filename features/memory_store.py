@@ -7,12 +7,12 @@ update here, and the function library of the Redis store agrees with it bit for 
 import asyncio
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from time import monotonic
 from typing import Final, Literal
 
 from features.clock import Clock, EventClock, WallClock
-from features.errors import FeatureError, ProjectionConflict
+from features.errors import FeatureError, LogMoved, ProjectionConflict, RowsHeld
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
@@ -23,7 +23,7 @@ HEARD_S: Final = 0.02
 
 
 class MemoryStore:
-    """A `FeatureStore` in memory.
+    """A `FeatureStore` and `BulkStore` in memory.
 
     Args:
         clock: With `event`, ids follow event time.
@@ -51,6 +51,9 @@ class MemoryStore:
         self._logs: defaultdict[int, list[Entry]] = defaultdict(list)
         self._heads: Positions = {}
         self._projected: defaultdict[int, Positions] = defaultdict(dict)
+        self._trimmed: Positions = {}
+        self._readers: dict[str, Positions] = {}
+        self._holder = ""
         self._has_appended = asyncio.Event()
         self._listeners: list[RowListener] = []
 
@@ -97,16 +100,26 @@ class MemoryStore:
         """Drop the entries up to and including each position."""
         for partition, position in positions.items():
             log = self._logs[partition]
-            del log[: _index_after(log, position)]
+            n_gone = _index_after(log, position)
+            if n_gone:
+                self._trimmed[partition] = log[n_gone - 1].id
+                del log[:n_gone]
 
     async def commit_rows(
-        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+        self,
+        item_partition: int,
+        rows: Mapping[str, bytes],
+        *,
+        expected: Positions,
+        reached: Positions,
+        holder: str = "",
     ) -> None:
         """Write item rows and positions; only the partitions in `expected` are compared.
 
         Raises:
-            ProjectionConflict: If a stored position is another; nothing was written.
+            ProjectionConflict: If a stored position is another, or the rows are held by another; nothing was written.
         """
+        self._check_holder(holder)
         positions = self._projected[item_partition]
         for partition, position in expected.items():
             stored = positions.get(partition, START)
@@ -115,13 +128,20 @@ class MemoryStore:
                     f"item partition {item_partition}: log partition {partition} is at {stored}, "
                     f"expected {position}; reload and go on"
                 )
-        self._rows.update(rows)
+        for item, row in rows.items():
+            _put(self._rows, item, row)
         positions.update(reached)
         for listener in self._listeners:
             listener.changed(list(rows))
 
     async def projected(self) -> list[Positions]:
-        """For every item partition, the position of every log partition up to which it is folded."""
+        """For every item partition, the position of every log partition up to which it is folded.
+
+        Raises:
+            RowsHeld: If they are being replaced.
+        """
+        if self._holder:
+            raise RowsHeld(f"item rows are held by {self._holder!r}")
         return [dict(self._projected[partition]) for partition in range(self.keys.n_partitions)]
 
     async def follow_rows(self, listener: RowListener) -> None:
@@ -135,8 +155,67 @@ class MemoryStore:
         finally:
             self._listeners.remove(listener)
 
+    async def trimmed(self) -> Positions:
+        """The last entry that is gone from each log partition."""
+        return dict(self._trimmed)
+
+    async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
+        """Replace states of users of a partition.
+
+        Raises:
+            LogMoved: If its newest entry is another.
+        """
+        stored = self._heads.get(partition, START)
+        if stored != head:
+            raise LogMoved(f"partition {partition}: the log is at {stored}, expected {head}; read on and try again")
+        for user, state in states.items():
+            _put(self._users, user, state)
+
+    async def hold_rows(self, holder: str) -> None:
+        """Keep everybody else from writing item rows."""
+        self._holder = holder
+
+    async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
+        """Replace rows.
+
+        Raises:
+            ProjectionConflict: If they are held by another.
+        """
+        await self.commit_rows(item_partition, rows, expected={}, reached={}, holder=holder)
+
+    async def items(self) -> AsyncIterator[list[str]]:
+        """Every item that has a row."""
+        yield list(self._rows)
+
+    async def release_rows(self, reached: Positions, holder: str) -> None:
+        """Let others write rows again, from here on.
+
+        Raises:
+            ProjectionConflict: If they are held by another.
+        """
+        self._check_holder(holder)
+        self._holder = ""
+        for partition in range(self.keys.n_partitions):
+            self._projected[partition] = dict(reached)
+
+    async def note_reader(self, name: str, positions: Positions) -> None:
+        """Note how far somebody has read."""
+        self._readers[name] = dict(positions)
+
+    async def forget_reader(self, name: str) -> None:
+        """Trim without regard to this reader."""
+        self._readers.pop(name, None)
+
+    async def readers(self) -> dict[str, Positions]:
+        """How far everybody who was noted has read."""
+        return {name: dict(positions) for name, positions in self._readers.items()}
+
     async def close(self) -> None:
         """Nothing to release."""
+
+    def _check_holder(self, holder: str) -> None:
+        if self._holder != holder:
+            raise ProjectionConflict(f"the rows are held by {self._holder!r}, not by {holder!r}; reload and go on")
 
     def _apply(self, record: Record) -> Applied:
         if record.digest and self._seen.has(record.partition, record.digest, self._time.now_ms()):
@@ -146,10 +225,7 @@ class MemoryStore:
         self._heads[record.partition] = position
         self._logs[record.partition].append(Entry(position, record.partition, record.kind, record.body, before))
         if record.user is not None:
-            if after:
-                self._users[record.user] = after
-            else:
-                self._users.pop(record.user, None)
+            _put(self._users, record.user, after)
         if record.digest:
             self._seen.add(record.partition, record.digest)
         self._event_clock.observe(position.ms)
@@ -177,6 +253,14 @@ class MemoryStore:
             start = _index_after(log, positions.get(partition, START))
             entries += log[start : start + count]
         return entries
+
+
+def _put(values: dict[str, bytes], name: str, value: bytes) -> None:
+    """Keep a value; an empty one is none."""
+    if value:
+        values[name] = value
+    else:
+        values.pop(name, None)
 
 
 class _Seen:

@@ -34,6 +34,7 @@ from redis.exceptions import (
 from features.errors import (
     CorruptState,
     FeatureError,
+    LogMoved,
     ProjectionConflict,
     SchemaMismatch,
     StoreRefused,
@@ -42,7 +43,7 @@ from features.errors import (
 
 Command = tuple[bytes | str | int, ...]
 
-LIBRARY: Final = "headrace_2"
+LIBRARY: Final = "headrace_3"
 CODE: Final = files("features").joinpath("functions.lua").read_text("utf-8")
 PIPELINE_MAX: Final = 32  # commands; longer pipelines were measured to lift a bystander's read p99 from 0.3 to 5 ms
 HEARD_S: Final = 0.05  # between two looks at which keys were written; a look costs a tenth of a millisecond
@@ -55,6 +56,7 @@ _by_code: Final[dict[str, type[FeatureError]]] = {
     "HRSCHEMA": SchemaMismatch,
     "HRCORRUPT": CorruptState,
     "HRCONFLICT": ProjectionConflict,
+    "HRMOVED": LogMoved,
     "WRONGTYPE": CorruptState,
     **dict.fromkeys(("OOM", "LOADING", "READONLY", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN"), StoreUnavailable),
 }

@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from features.clock import EventClock
 from features.durability import Durability, check
-from features.errors import FeatureError, StoreRefused
+from features.errors import FeatureError, RowsHeld, StoreRefused
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.redis_node import PIPELINE_MAX, Command, Confirmation
@@ -139,7 +139,7 @@ class RedisStore:
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry."""
         parts, _ = await self._parts(len(self._partitions))
-        asks: list[Command] = [("FCALL_RO", "headrace_2_heads", len(part), *map(self.keys.log, part)) for part in parts]
+        asks: list[Command] = [("FCALL_RO", "headrace_3_heads", len(part), *map(self.keys.log, part)) for part in parts]
         ids = [head for heads in await self._all(self._user_slots, parts, asks) for head in heads]
         return {partition: StreamId.parse(head) for partition, head in enumerate(ids) if head}
 
@@ -155,32 +155,46 @@ class RedisStore:
 
     async def trim(self, positions: Positions) -> None:
         """Drop the entries up to and including each position."""
-        trims = [("XTRIM", self.keys.log(p), "MINID", "=", f"{at.ms}-{at.seq + 1}") for p, at in positions.items()]
+        trims: list[Command] = [
+            ("FCALL", "headrace_3_trim", 2, self.keys.log(p), self.keys.trimmed(p), str(at), f"{at.ms}-{at.seq + 1}")
+            for p, at in positions.items()
+        ]
         await self._all(self._user_slots, [[partition] for partition in positions], trims)
 
     async def commit_rows(
-        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+        self,
+        item_partition: int,
+        rows: Mapping[str, bytes],
+        *,
+        expected: Positions,
+        reached: Positions,
+        holder: str = "",
     ) -> None:
         """Write item rows and positions in one step; only the partitions in `expected` are compared.
 
         Raises:
-            ProjectionConflict: If a stored position is another; nothing was written.
+            ProjectionConflict: If a stored position is another, or the rows are held by another; nothing was written.
         """
         keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
         pairs = [text for positions in (expected, reached) for pair in positions.items() for text in map(str, pair)]
-        call: Command = ("FCALL", "headrace_2_commit_rows", len(keys), *keys)
+        call: Command = ("FCALL", "headrace_3_commit_rows", len(keys), *keys)
         slot = self._item_slots[item_partition]
-        await self._servers.call(slot, *call, len(expected), len(reached), *pairs, *rows.values())
+        await self._servers.call(slot, *call, holder, len(expected), len(reached), *pairs, *rows.values())
 
     async def projected(self) -> list[Positions]:
-        """For every item partition, the position of every log partition up to which it is folded."""
+        """For every item partition, the position of every log partition up to which it is folded.
+
+        Raises:
+            RowsHeld: If they are being replaced.
+        """
         parts = [[partition] for partition in self._partitions]
         asks = [("HGETALL", self.keys.positions(partition)) for partition in self._partitions]
         replies = await self._all(self._item_slots, parts, asks)
-        return [
-            {int(partition): StreamId.parse(at) for partition, at in zip(flat[::2], flat[1::2], strict=True)}
-            for flat in replies
-        ]
+        stored = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in replies]
+        for positions in stored:
+            if b"held" in positions:
+                raise RowsHeld(f"item rows are held by {positions[b'held'].decode()!r}")
+        return [{int(p): StreamId.parse(at) for p, at in positions.items()} for positions in stored]
 
     async def follow_rows(self, listener: RowListener) -> None:
         """Tell which item rows are written; the server names them by itself."""
@@ -264,12 +278,12 @@ class RedisStore:
         if record.update is not None:
             adds = b"".join(map(_pack_add, record.update.adds))
             update = record.update
-            return "headrace_2_event", (*layout, adds, update.recent, update.context, self.schema.n_recent)
+            return "headrace_3_event", (*layout, adds, update.recent, update.context, self.schema.n_recent)
         if record.attributes is not None:
-            return "headrace_2_attributes", (*layout, record.attributes)
+            return "headrace_3_attributes", (*layout, record.attributes)
         if record.kind == ERASURE:
-            return "headrace_2_erasure", ()
-        return "headrace_2_plain", (record.state,)
+            return "headrace_3_erasure", ()
+        return "headrace_3_plain", (record.state,)
 
 
 def _pack_add(add: Add) -> bytes:

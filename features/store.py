@@ -7,7 +7,7 @@ written by `commit_rows`, which moves the rows of one item partition and the pos
 refuses if somebody else has moved them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -117,19 +117,31 @@ class FeatureStore(Protocol):
         ...
 
     async def commit_rows(
-        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+        self,
+        item_partition: int,
+        rows: Mapping[str, bytes],
+        *,
+        expected: Positions,
+        reached: Positions,
+        holder: str = "",
     ) -> None:
-        """Write item rows and the positions they reach, if the stored positions are `expected`.
+        """Write item rows (an empty one: have none) and the positions they reach, if those stored are `expected`.
 
         Compared are the log partitions in `expected`; `START` stands for one without a stored position.
 
+        Args:
+            holder: Who holds the rows, see `BulkStore`; empty: nobody may.
         Raises:
-            ProjectionConflict: If they are not; nothing was written.
+            ProjectionConflict: If they are not, or the rows are held by another; nothing was written.
         """
         ...
 
     async def projected(self) -> list[Positions]:
-        """For every item partition, the position of every log partition up to which it is folded."""
+        """For every item partition, the position of every log partition up to which it is folded.
+
+        Raises:
+            RowsHeld: If they are being replaced.
+        """
         ...
 
     async def follow_rows(self, listener: RowListener) -> None:
@@ -142,6 +154,64 @@ class FeatureStore(Protocol):
 
     async def close(self) -> None:
         """Release connections; the store can't be used after it."""
+        ...
+
+
+class BulkStore(Protocol):
+    """What replaces states and rows as a whole, beside a store that goes on living. Raises as `FeatureStore` does.
+
+    States of users follow from a position of their log, and are refused when that has moved. Rows are held: until they
+    are released nobody else writes any, and who folds the log into them begins again where `release_rows` says.
+    """
+
+    keys: Keys
+
+    async def trimmed(self) -> Positions:
+        """The last entry that is gone from each log partition; those of which nothing is gone are not there."""
+        ...
+
+    async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
+        """Replace states of users of a partition; an empty one: have none.
+
+        Raises:
+            LogMoved: If the partition's newest entry is not `head` (`START`: none); nothing was written.
+        """
+        ...
+
+    async def hold_rows(self, holder: str) -> None:
+        """Keep everybody else from writing item rows, whoever held them before."""
+        ...
+
+    async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
+        """Replace rows; an empty one: have none.
+
+        Raises:
+            ProjectionConflict: If they are held by another.
+        """
+        ...
+
+    def items(self) -> AsyncIterator[list[str]]:
+        """Every item that has a row, some at a time; perhaps twice."""
+        ...
+
+    async def release_rows(self, reached: Positions, holder: str) -> None:
+        """Let others write rows again; all of them are now folded up to here.
+
+        Raises:
+            ProjectionConflict: If one is held by another.
+        """
+        ...
+
+    async def note_reader(self, name: str, positions: Positions) -> None:
+        """Note how far somebody has read: nothing after that is trimmed."""
+        ...
+
+    async def forget_reader(self, name: str) -> None:
+        """Trim without regard to this reader."""
+        ...
+
+    async def readers(self) -> dict[str, Positions]:
+        """How far everybody who was noted has read."""
         ...
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError
 
-from features.connect import StoreConfig, connect
-from features.errors import FeatureError
+from features.connect import StoreConfig, bulk_of, connect
+from features.errors import FeatureError, RowsHeld
 from features.events import START, Positions, StreamId
 from features.priority import step_back
 from features.projection import Projection
@@ -48,7 +48,9 @@ class Projector:
         self._release = release
         step_back(niceness, entirely=store.clock == "wall")
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
+        self._bulk = bulk_of(store)
         self._projection = Projection(self._store, schema)
+        self._held = ""
         self._is_event_clock = store.clock == "event"
         self._keep_log_ms = int(keep_log_s * 1000)
         self._committed: Positions = {}
@@ -69,13 +71,14 @@ class Projector:
         return True
 
     async def status(self) -> dict[str, Any]:
-        """How far the rows are."""
+        """How far the rows are, and why they stand still, if they do."""
         newest_ms = max((id.ms for id in self._committed.values()), default=0)
         return {
             "pid": os.getpid(),
             "release": self._release,
             "entries": self._projection.n_entries,
             "newest_ms": newest_ms,
+            "held": self._held,
         }
 
     def _has_reached(self, positions: Positions) -> bool:
@@ -86,8 +89,13 @@ class Projector:
             try:
                 await self._store.open()
                 await self._projection.load()
+                self._held = ""
                 self._committed = dict(self._projection.reached)
                 await self._project()
+            except RowsHeld as error:
+                if not self._held:
+                    logger.warning("projector waits: %s", error)
+                self._held = str(error)
             except FeatureError as error:
                 logger.warning("projector starts over: %s", error)
             except Exception:  # the projector's loop is a supervisor of its own fold
@@ -120,10 +128,11 @@ class Projector:
         committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
         kept_from = StreamId(await self._store.now_ms() - self._keep_log_ms, 0)
         rows = await self._store.projected()
+        readers = (await self._bulk.readers()).values()
         behind: Positions = {}
         for partition, learned in committed.items():
-            folded = min((stored.get(partition, START) for stored in rows), default=START)
-            behind[partition] = min(StreamId(*learned), folded, kept_from)
+            read = min((stored.get(partition, START) for stored in (*rows, *readers)), default=START)
+            behind[partition] = min(StreamId(*learned), read, kept_from)
         await self._store.trim({p: id for p, id in behind.items() if id > START})
 
 

@@ -25,13 +25,19 @@ class FaultyStore:
         return getattr(self._store, name)
 
     async def commit_rows(
-        self, item_partition: int, rows: Mapping[str, bytes], *, expected: Positions, reached: Positions
+        self,
+        item_partition: int,
+        rows: Mapping[str, bytes],
+        *,
+        expected: Positions,
+        reached: Positions,
+        holder: str = "",
     ) -> None:
         """As the store's, but for the faults."""
         self._n_calls += 1
         has_written = self._faults.get(self._n_calls)
         if has_written is not False:
-            await self._store.commit_rows(item_partition, rows, expected=expected, reached=reached)
+            await self._store.commit_rows(item_partition, rows, expected=expected, reached=reached, holder=holder)
         if has_written is not None:
             self.n_faults += 1
             raise StoreUnavailable("the store went away")

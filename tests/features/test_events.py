@@ -14,6 +14,7 @@ from features.events import (
     Event,
     LoggedEvent,
     StreamId,
+    check_attributes,
     check_event,
     decode_event,
     encode_body,
@@ -127,6 +128,18 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_come_from(value: 
         with pytest.raises(InvalidInput) as caught:
             check_event(event, SCHEMA, T0_MS)
         assert caught.value.path == path
+
+
+@pytest.mark.parametrize(("value", "edge"), [(2**64, 2**64 - 1), (-(2**63) - 1, -(2**63))])
+def test_integers_that_the_log_cannot_hold_are_refused_with_their_path(value: int, edge: int) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        checked(context={"n": value})
+    assert caught.value.path == "$.context.n"
+    with pytest.raises(InvalidInput) as caught:
+        check_attributes({"n": value}, ())
+    assert caught.value.path == "$.attributes.n"
+    assert decode_event(encode_body(checked(context={"n": edge}))).context == {"n": edge}
+    check_attributes({"n": edge}, ())
 
 
 def test_a_lone_surrogate_is_refused_with_its_path() -> None:

@@ -1,0 +1,98 @@
+"""What happened after a history ends: the entries of the log, laid over states that the history gave.
+
+A state follows from the history and the entries after its cut. So a state that is about to be written takes in what the
+log has by then, and is refused if the log has moved: an event that comes meanwhile is in it, and once.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from features.errors import LogMoved, StoreRefused
+from features.events import (
+    ERASURE,
+    EVENT,
+    START,
+    USER,
+    Entry,
+    StreamId,
+    decode_attributes,
+    decode_erasure,
+    decode_event,
+    encode_body,
+)
+from features.schema import Schema
+from features.state import apply_update, update_for, with_attributes
+from features.store import BulkStore, FeatureStore
+
+READ_COUNT: Final = 1000
+BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
+
+logger = logging.getLogger(__name__)
+
+
+class Tail:
+    """The entries of one partition after a cut, by user: `put` states."""
+
+    def __init__(self, store: FeatureStore, bulk: BulkStore, partition: int, cut: StreamId = START) -> None:
+        self._store = store
+        self._bulk = bulk
+        self._partition = partition
+        self._head = cut
+        self._elsewhere = {other: BEYOND for other in range(store.keys.n_partitions) if other != partition}
+        self._entries: dict[str, list[Entry]] = {}
+
+    async def put(self, states: Mapping[str, bytes]) -> None:
+        """Write states that a history gave, with what has happened since.
+
+        Raises:
+            StoreRefused: If entries after the cut are gone.
+        """
+        while True:
+            try:
+                now = {user: self._laid_over(user, state) for user, state in states.items()}
+                return await self._bulk.put_users(self._partition, now, self._head)
+            except LogMoved as error:
+                if not await self._read():
+                    raise StoreRefused(f"{error}; but what came is gone from the log") from None
+
+    def _laid_over(self, user: str, state: bytes) -> bytes:
+        for entry in self._entries.get(user, ()):
+            state = after(state, entry, self._store.schema)
+        return state
+
+    async def _read(self) -> bool:
+        """Read what has come since; False if there is nothing."""
+        before = self._head
+        while entries := await self._store.read_log({**self._elsewhere, self._partition: self._head}, count=READ_COUNT):
+            for entry in entries:
+                user = user_of(entry)
+                if user is not None:
+                    self._entries.setdefault(user, []).append(entry)
+            self._head = entries[-1].id
+        return self._head > before
+
+
+def user_of(entry: Entry) -> str | None:
+    """Whose state an entry changes; None if it changes none, or can't be read."""
+    try:
+        if entry.kind == EVENT:
+            return decode_event(entry.body).user
+        if entry.kind == USER:
+            return decode_attributes(entry.body).entity
+        if entry.kind == ERASURE:
+            return decode_erasure(entry.body).user
+    except msgspec.DecodeError as error:
+        logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
+    return None
+
+
+def after(state: bytes, entry: Entry, schema: Schema) -> bytes:
+    """What a user's state is after an entry."""
+    if entry.kind == EVENT:
+        return apply_update(state, update_for(decode_event(entry.body), schema), schema)
+    if entry.kind == USER:
+        return with_attributes(state, encode_body(decode_attributes(entry.body).attributes), schema)
+    return b""

@@ -1,0 +1,116 @@
+"""A `BulkStore` in Redis: what replaces states and rows as a whole, and who reads the log.
+
+Beside `RedisStore`, on connections of its own: nobody waits for what is done here.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from redis.crc import key_slot
+
+from features.events import Positions, StreamId
+from features.keys import Keys
+from features.redis_servers import Addressed, RedisServers
+from features.store import all_of
+
+SCAN_COUNT: Final = 1000  # keys looked at by one SCAN, half a millisecond of the server
+_decode = msgspec.json.Decoder(dict[int, StreamId]).decode
+
+
+class RedisBulk:
+    """A `BulkStore` on one server or a cluster.
+
+    Args:
+        url: As of `RedisServers`.
+        timeout_s: After this an answer counts as lost.
+    """
+
+    def __init__(self, url: str, *, keys: Keys | None = None, timeout_s: float = 10.0) -> None:
+        self.keys = keys or Keys()
+        self._servers = RedisServers(url, timeout_s)
+        self._partitions = range(self.keys.n_partitions)
+
+    async def trimmed(self) -> Positions:
+        """The last entry that is gone from each log partition."""
+        found = await self._pipeline([("GET", self.keys.trimmed(partition)) for partition in self._partitions])
+        return {partition: StreamId.parse(at) for partition, at in enumerate(found) if at}
+
+    async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
+        """Replace states of users of a partition.
+
+        Raises:
+            LogMoved: If its newest entry is another.
+        """
+        keys = [self.keys.log(partition), *map(self.keys.user, states)]
+        await self._call("FCALL", "headrace_3_put_users", len(keys), *keys, str(head), *states.values())
+
+    async def hold_rows(self, holder: str) -> None:
+        """Keep everybody else from writing item rows."""
+        await self._pipeline([("HSET", self.keys.positions(p), "held", holder) for p in self._partitions])
+
+    async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
+        """Replace rows.
+
+        Raises:
+            ProjectionConflict: If they are held by another.
+        """
+        keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
+        await self._call("FCALL", "headrace_3_commit_rows", len(keys), *keys, holder, 0, 0, *rows.values())
+
+    async def items(self) -> AsyncIterator[list[str]]:
+        """Every item that has a row, some at a time; perhaps twice."""
+        for node in await self._servers.masters():
+            cursor = b"0"
+            while True:
+                cursor, keys = await node.call("SCAN", cursor, "MATCH", f"{self.keys.items()}*", "COUNT", SCAN_COUNT)
+                found = [item for item in map(self.keys.item_of, keys) if item is not None]
+                if found:
+                    yield found
+                if cursor == b"0":
+                    break
+
+    async def release_rows(self, reached: Positions, holder: str) -> None:
+        """Let others write rows again, from here on.
+
+        Raises:
+            ProjectionConflict: If one is held by another.
+        """
+        pairs = [text for pair in reached.items() for text in map(str, pair)]
+        await self._pipeline(
+            [("FCALL", "headrace_3_release_rows", 1, self.keys.positions(p), holder, *pairs) for p in self._partitions]
+        )
+
+    async def note_reader(self, name: str, positions: Positions) -> None:
+        """Note how far somebody has read."""
+        await self._call("HSET", self.keys.readers(), name, msgspec.json.encode(positions))
+
+    async def forget_reader(self, name: str) -> None:
+        """Trim without regard to this reader."""
+        await self._call("HDEL", self.keys.readers(), name)
+
+    async def readers(self) -> dict[str, Positions]:
+        """How far everybody who was noted has read."""
+        flat = await self._call("HGETALL", self.keys.readers())
+        return {name.decode(): _decode(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def settings(self) -> dict[str, str]:
+        """What was fixed when the store was created, and its latest schema; empty for one that nobody has opened."""
+        flat = await self._call("HGETALL", self.keys.settings())
+        return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._servers.close()
+
+    async def _call(self, *command: Any) -> Any:
+        (reply,) = await self._pipeline([command])
+        return reply
+
+    async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Run commands, each at the slot of its first key."""
+        addressed: list[Addressed] = []
+        for command in commands:
+            key = command[3] if command[0] == "FCALL" else command[1]
+            addressed.append((key_slot(key.encode()), command))
+        return all_of(await self._servers.pipeline(addressed))
