@@ -116,6 +116,7 @@ def _add_history(commands: Any) -> None:
     replay.add_argument("--url", default="http://127.0.0.1:8000")
     _add_queries(replay, required=False)
     _add_attributes(replay)
+    _add_autoschema(commands)
     evaluate = _command(
         commands, "evaluate", _lazily("cli_history", "run_evaluate"),
         "Replay and learn without servers: the same loop, offline.",
@@ -125,6 +126,21 @@ def _add_history(commands: Any) -> None:
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
     _add_attributes(evaluate)
+
+
+def _add_autoschema(commands: Any) -> None:
+    autoschema = _command(
+        commands, "autoschema", _lazily("cli_autoschema", "run_autoschema"),
+        "Look at recorded events, and propose a schema for them: TOML, each line with what speaks for it.",
+        "headrace autoschema events/ --items items.parquet --out my.toml && headrace up --config my.toml",
+    )  # fmt: skip
+    autoschema.add_argument("events", nargs="+", metavar="EVENTS", help="Parquet files, folders of them, bucket URLs")
+    _add_attributes(autoschema)
+    autoschema.add_argument("--out", type=Path, help="where to write it (default: standard output)")
+    autoschema.add_argument("--force", action="store_true", help="put it in the place of a file that is there")
+    autoschema.add_argument(
+        "--sample", type=_count, default=1_000_000, metavar="N", help="look at so many events at most (default 1000000)"
+    )
 
 
 def _add_items(commands: Any) -> None:
@@ -222,6 +238,13 @@ def _speed(text: str) -> float | None:
     value = float(text)
     if value <= 0:
         raise argparse.ArgumentTypeError("expected max, or a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("expected a number above 0")
     return value
 
 
