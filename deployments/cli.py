@@ -171,7 +171,7 @@ def _add_backfill(commands: Any) -> None:
     """What makes states, rows and a model out of a history."""
     backfill = _command(
         commands, "backfill", _lazily("cli_backfill", "run_backfill"),
-        "Make states of people and rows of items out of a history, while live events go on.",
+        "Make states of people, rows of items and a warm model out of a history, while live events go on.",
         "headrace backfill history/ --config my.toml",
     )  # fmt: skip
     backfill.add_argument("events", nargs="+", help="Parquet: a file, a folder, or the URL of a bucket's folder")
@@ -183,6 +183,7 @@ def _add_backfill(commands: Any) -> None:
         "--memory", type=float, default=512.0, metavar="MB", help="what each core may take for its data (default 512)"
     )
     backfill.add_argument("--folder", help="where it keeps what it has made so far; a URL for several machines")
+    backfill.add_argument("--no-training", action="store_true", help="states and rows alone, no model")
     backfill.add_argument("--any-order", action="store_true", help="take files that are not in time order")
 
 

@@ -27,6 +27,7 @@ NAMES: Final = {
     "items": "items",
     "written-people": "states",
     "written-rows": "rows",
+    "train": "train",
 }
 
 
@@ -38,7 +39,7 @@ def run_backfill(options: argparse.Namespace) -> int:
     console.print(f"{plan.n_rows:,} events in {len({unit.file for unit in plan.units}):,} files", markup=False)
     try:
         with workers(options.port), progress() as bar:
-            summary = _run(plan, config, bar)
+            summary = _run(plan, config, bar, is_trained=not options.no_training)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from there")
         return INTERRUPTED
@@ -58,23 +59,26 @@ def run_backfill(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(plan: Plan, config: Config, bar: Progress) -> Any:
+def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
     history = importlib.import_module("learners.history")
     tasks: dict[str, Any] = {}
     began_s: dict[str, float] = {}
 
-    def show(stage: str, done: int, total: int) -> None:
+    def show(stage: str, done: int, total: int, note: str) -> None:
         if stage not in tasks:
             tasks[stage] = bar.add_task(NAMES[stage], total=total, note="", completed=done)
             began_s[stage] = time.monotonic()
             first[stage] = done
         rate = (done - first[stage]) / max(time.monotonic() - began_s[stage], 1e-9)
-        bar.update(tasks[stage], completed=done, note=f"{rate:,.0f}/s" if done > first[stage] else "")
+        bar.update(tasks[stage], completed=done, note=f"{rate:,.0f}/s {note}" if done > first[stage] else note)
 
     first: dict[str, int] = {}
     backfill = history.Backfill(plan, config.store, {}, show, os.cpu_count() or 1)
     backfill.fold()
     summary = backfill.write()
+    if is_trained:
+        version = backfill.publish(backfill.train(config.learner), config.folder)
+        console.print(f"a model trained on it is version {version}")
     backfill.end()
     return summary
 

@@ -44,7 +44,10 @@ class Files(Protocol):
 
 
 class Checkpoints:
-    """The durable versions of one lineage: `load` first, then `write` and `compact` version after version."""
+    """The durable versions of one lineage: `load` first, then `write` and `compact` version after version.
+
+    `replace` begins another lineage.
+    """
 
     def __init__(self, files: Files, schema: Schema) -> None:
         self._files = files
@@ -64,6 +67,15 @@ class Checkpoints:
         for kind in ("delta", "full"):
             for number in await self._numbers(kind):
                 if number < kept or (kind == "delta" and number == kept):
+                    await self._files.delete(f"v{number:010d}.{kind}")
+
+    async def replace(self, full: Delta) -> None:
+        """Have no version but this one, which is newer than all."""
+        await self._files.write(f"v{full.version:010d}.full", snapshots.pack(full))
+        self._last_full = full.version
+        for kind in ("delta", "full"):
+            for number in await self._numbers(kind):
+                if number < full.version:
                     await self._files.delete(f"v{number:010d}.{kind}")
 
     async def load(self) -> Delta | None:

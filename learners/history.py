@@ -1,7 +1,7 @@
 """A backfill: the steps that make states and rows out of a history, run by Ray Data, and put into the store.
 
-    check ─► people ─► items ─► write people ─► write rows ─► release at the cut
-    (nothing but files is written until here)  └── the store, live events meanwhile ──┘
+    check ─► people ─► items ─► write people ─► write rows ─► release at the cut ─► train ─► publish
+    └──── only files ────────┘  └─────── the store, live events meanwhile ──────────────────────────┘
 
 What the steps do is told in `features.backfill`. Ray Data spreads them over the nodes, as many at once as there are
 cores, and runs those again that a lost node takes along. A step whose report is in the folder is done: so whatever ends
@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext, TaskPoolStrategy
@@ -23,16 +24,23 @@ from ray.data import DataContext, TaskPoolStrategy
 from features.backfill import stages, writing
 from features.backfill.pieces import Folder
 from features.backfill.stages import CheckReport, ItemsReport, PeopleReport, Plan
-from features.connect import StoreConfig, bulk_of, connect
+from features.connect import StoreConfig, bulk_of, connect, files_of
 from features.errors import FeatureError
 from features.events import Positions
+from features.schema import Schema
+from learners import snapshots
+from learners.checkpoints import Checkpoints, Files
+from learners.folder_files import FolderFiles
+from learners.hub import get_hub
+from learners.online import LearnerConfig
+from learners.training import SNAPSHOT, train
 
 TIMEOUT_S: Final = 30.0  # of the store, while it is written in bulk
 N_LOTS: Final = 16  # of partitions that are written together: a step costs a tenth of a second by itself
 BASE_BYTES: Final = 300 * 2**20  # of a worker, before it has any data
 
-Show = Callable[[str, int, int], None]
-"""Told what is going on: the stage, how much of it is done, of how much."""
+Show = Callable[[str, int, int, str], None]
+"""Told what is going on: the stage, how much of it is done, of how much, and a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Backfill:
         fold_items = partial(stages.fold_item_shard, pieces=self._pieces("shares"))
         self._items = self._run("items", range(n_item_shards), fold_items, ItemsReport)
         self._last_ms = max(report.last_ms for report in checks)
+        self._timed = [piece for report in checks for piece in report.timed]
 
     def write(self) -> Summary:
         """Put what was made into the store.
@@ -111,6 +120,32 @@ class Backfill:
             n_dropped,
             self._last_ms,
         )
+
+    def train(self, config: LearnerConfig) -> bytes:
+        """Train a model on the history; returns a whole version that stands at the cut."""
+        if SNAPSHOT not in self._folder.names():
+            skipped = np.array(sorted(row for report in self._people for row in report.duplicates), dtype=np.int64)
+            telling: Any = train.remote(self._plan, self._timed, skipped, self._store, self._cut, config)
+            total = sum(report.n_events for report in self._people)
+            for told in telling:
+                n_done, note = ray.get(told)
+                self._show("train", n_done, total, note)
+        return self._folder.read(SNAPSHOT)
+
+    def publish(self, packed: bytes, folder: str) -> int:
+        """Let a version answer, in the place of all before it; returns its number.
+
+        Args:
+            folder: Of durable versions, as `GroupConfig` has it, where no hub is running.
+        """
+        try:
+            hub = get_hub()
+        except ValueError:
+            return asyncio.run(
+                _keep(packed, FolderFiles(folder) if folder else files_of(self._store), self._plan.schema)
+            )
+        version: int = ray.get(hub.adopt.remote(packed))
+        return version
 
     def end(self) -> None:
         """Let the log be trimmed again, and remove the files."""
@@ -148,12 +183,12 @@ class Backfill:
         reports = {names[name]: msgspec.json.decode(self._folder.read(name), type=kind) for name in done}
         total = sum(weights) or len(numbers)
         n_done = sum(weights[number] if weights else 1 for number in reports)
-        self._show(stage, n_done, total)
+        self._show(stage, n_done, total, "")
         for number, report in self._each([n for n in numbers if n not in reports], step):
             reports[number] = msgspec.json.decode(report, type=kind)
             self._folder.write(f"{stage}-{number:06d}.json", report)
             n_done += weights[number] if weights else 1
-            self._show(stage, n_done, total)
+            self._show(stage, n_done, total, "")
         return [reports[number] for number in numbers]
 
     def _each(self, numbers: list[int], step: Callable[..., Any]) -> Any:
@@ -211,3 +246,12 @@ def _write_rows(plan: Plan, lot: int, *, store: StoreConfig, pieces: Sequence[st
 
 def _partitions(plan: Plan, lot: int) -> range:
     return range(lot, plan.n_partitions, N_LOTS)
+
+
+async def _keep(packed: bytes, files: Files, schema: Schema) -> int:
+    """Make a version the only durable one, for a hub that is still to come."""
+    checkpoints = Checkpoints(files, schema)
+    before, full = await checkpoints.load(), snapshots.unpack(packed)
+    full.version = (before.version if before else 0) + 1
+    await checkpoints.replace(full)
+    return full.version

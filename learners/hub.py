@@ -11,6 +11,8 @@ What is handed out is put into the object store once and shared by every replica
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
 
+`adopt` begins anew with a version that was trained on a history.
+
 Settings of the replicas travel the same way (`configure`): they apply to those that run, and to those that come later.
 
 `hold` keeps what is committed from the replicas until `release`: to see what publishing costs, or to keep a version in
@@ -34,7 +36,7 @@ from features.priority import step_back
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints, Files
-from learners.errors import StaleSnapshot
+from learners.errors import ForeignSnapshot, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
 from learners.rounds import Share
@@ -62,6 +64,7 @@ class ModelHub:
 
     def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5, release: str = "") -> None:
         self._release = release
+        self._schema = schema
         step_back(niceness, entirely=store.clock == "wall")
         self._files: Files
         self._full: Delta | None = None
@@ -113,6 +116,32 @@ class ModelHub:
         else:
             self._publish(delta)
         await self._checkpoints.compact(self._full)
+
+    async def adopt(self, packed: bytes) -> int:
+        """Put a whole version that was made elsewhere in the place of all that was learned here; returns its number.
+
+        Learners go back to it, and read the log from where it stands.
+
+        Raises:
+            ForeignSnapshot: If it is of another schema or network, or lacks what a learner needs.
+            CorruptSnapshot: If the bytes were altered on the way.
+        """
+        full = snapshots.unpack(packed)
+        async with self._committing:
+            current = await self._current()
+            snapshots.check_schema(full, self._schema)
+            if full.base is not None or full.private is None or (current and current.model != full.model):
+                raise ForeignSnapshot(
+                    f"a whole version with its private part, of the network {current and current.model}"
+                )
+            full.version = (current.version if current else 0) + 1
+            await self._checkpoints.replace(full)
+            self._full, self._trained_through_ms = full, full.progress.trained_through_ms
+            self._deltas.clear()
+            self._unpublished.clear()
+            self._meetings.tear()
+            self._wake()
+        return full.version
 
     async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
         """Hand in a learner's share of the round that becomes `version`; returns those of all once they are there.

@@ -52,7 +52,7 @@ class Meetings(Generic[T]):
         """
         meeting = self._open.setdefault(version, Meeting(n_learners, ends))
         if (meeting.n_learners, meeting.ends) != (n_learners, ends):
-            self._tear()
+            self.tear()
             raise StaleSnapshot(f"version {version}: learner {seat} of {n_learners} read another log than the others")
         meeting.shares.setdefault(seat, share)
         if meeting.is_complete:
@@ -66,7 +66,8 @@ class Meetings(Generic[T]):
         """Let go of what is in a committed version."""
         self._open = {number: meeting for number, meeting in self._open.items() if number > version}
 
-    def _tear(self) -> None:
+    def tear(self) -> None:
+        """Send everybody who waits back to what is committed."""
         for meeting in self._open.values():
             meeting.is_over.set()
         self._open.clear()

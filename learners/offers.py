@@ -69,8 +69,8 @@ class Alone:
         if self._learner.is_settled and self.version and waited_s >= self._offer_s:
             if tick.entries and waited_s >= IDLE_OFFER_S:
                 await self._offer()
-            else:
-                await self._hub.advance.remote(self.version, self._learner.trained_through_ms)
+            elif not await self._hub.advance.remote(self.version, self._learner.trained_through_ms):
+                raise StaleSnapshot(f"version {self.version} is not the current one any more")
 
     async def _offer_what_is_new(self) -> None:
         is_due = time.monotonic() - self._offered_s >= self._offer_s

@@ -44,13 +44,9 @@ class Saved(msgspec.Struct):
 
 
 class WarmStart:
-    """`take` rows in time order, then `finish`; `save` in between, wherever `is_settled`.
+    """`know`, `take` rows in time order, then `finish`; `save` in between, wherever `is_settled`."""
 
-    Args:
-        known: Attributes of items and users, as log entries.
-    """
-
-    def __init__(self, schema: Schema, config: LearnerConfig, keys: Keys, known: Iterable[Entry] = ()) -> None:
+    def __init__(self, schema: Schema, config: LearnerConfig, keys: Keys) -> None:
         self._schema = schema
         self._keys = keys
         self._config = replace(config, rounds=RoundConfig())
@@ -58,8 +54,6 @@ class WarmStart:
         self._states: dict[str, bytes] = {}
         self._last = (0, 0)
         self.n_taken = 0
-        for entry in known:
-            self._note(entry)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -70,6 +64,16 @@ class WarmStart:
     def is_settled(self) -> bool:
         """Whether everything taken has been learned from."""
         return self._learner.is_settled
+
+    def know(self, known: Iterable[Entry]) -> None:
+        """Take in attributes of items and users, as log entries."""
+        for entry in known:
+            if entry.kind == ITEM:
+                self._learner.table.fold([entry])
+            elif entry.kind == USER:
+                user = decode_attributes(entry.body)
+                packed = encode_body(user.attributes)
+                self._states[user.entity] = with_attributes(self._states.get(user.entity, b""), packed, self._schema)
 
     def take(self, events: pa.Table) -> Iterator[None]:
         """Learn from rows as `checking.check` gives them, in time order.
@@ -99,15 +103,6 @@ class WarmStart:
         found = msgspec.msgpack.decode(saved, type=Saved)
         self._learner.restore(snapshots.unpack(found.learner))
         self._states, self._last, self.n_taken = found.states, found.last, found.n_taken
-
-    def _note(self, entry: Entry) -> None:
-        """Take in what is known of an item or a user."""
-        if entry.kind == ITEM:
-            self._learner.table.fold([entry])
-        elif entry.kind == USER:
-            user = decode_attributes(entry.body)
-            packed = encode_body(user.attributes)
-            self._states[user.entity] = with_attributes(self._states.get(user.entity, b""), packed, self._schema)
 
     def _entry(self, row: dict[str, Any]) -> Entry:
         ts_ms, number = row["ts_ms"], self._last[1] + 1 if row["ts_ms"] == self._last[0] else 0

@@ -122,7 +122,8 @@ def test_attributes_that_are_known_are_known_from_the_start() -> None:
         Entry(StreamId(1, 0), 0, ITEM, encode_body(LoggedAttributes("i3", {"genre": ["jazz"], "price": 4.0}, 1)), b""),
         Entry(StreamId(1, 1), 0, USER, encode_body(LoggedAttributes("u1", {"age": "40s"}, 1)), b""),
     ]
-    plain, warm = WarmStart(SCHEMA, CONFIG, KEYS), WarmStart(SCHEMA, CONFIG, KEYS, known)
+    plain, warm = WarmStart(SCHEMA, CONFIG, KEYS), WarmStart(SCHEMA, CONFIG, KEYS)
+    warm.know(known)
     states = snapshots.unpack(packed(trained(plain, checked(EVENTS)))).weights
     delta = trained(warm, checked(EVENTS))
     assert not np.array_equal(states, delta.weights)

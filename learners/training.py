@@ -1,0 +1,92 @@
+"""A model trained on a history, as a Ray task that tells how far it is and goes on where it was interrupted.
+
+What is learned is told in `learners.warm_start`. The result is a file among those of the backfill.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import ray
+from threadpoolctl import threadpool_limits
+
+from features.backfill import stages
+from features.backfill.pieces import Folder
+from features.backfill.stages import Plan, Timed
+from features.connect import StoreConfig, connect
+from features.events import ITEM, START, USER, Entry, Positions
+from learners import snapshots
+from learners.memory import keep_memory
+from learners.online import LearnerConfig
+from learners.warm_start import WarmStart
+
+TIMEOUT_S: Final = 30.0  # of the store
+READ_COUNT: Final = 1000  # entries of each partition
+TELL_S: Final = 1.0
+SAVE_S: Final = 30.0  # at least, between two saves of a training
+SAVED: Final = "training.saved"
+SNAPSHOT: Final = "training.snapshot"
+
+
+@ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)
+def train(
+    plan: Plan, timed: Sequence[Timed], skipped: Any, store: StoreConfig, cut: Positions, config: LearnerConfig
+) -> Iterator[tuple[int, str]]:
+    """Train, and tell once a second how far it is; the result is a file."""
+    keep_memory()
+    folder = Folder(plan.folder)
+    warm = WarmStart(plan.schema, config, plan.keys)
+    if SAVED in folder.names():
+        warm.resume(folder.read(SAVED))
+    else:
+        warm.know(asyncio.run(_known(store, plan, cut)))
+    pace, told_s = _Pace(), time.monotonic()
+    n_before = warm.n_taken
+    with threadpool_limits(1):
+        for table in stages.in_time_order(folder, timed):
+            rows = table.filter(pa.array(~np.isin(table["row"].to_numpy(), skipped)))
+            n_known = min(n_before, rows.num_rows)
+            n_before -= n_known
+            for _ in warm.take(rows.slice(n_known)):
+                if warm.is_settled and pace.is_due():
+                    folder.write(SAVED, warm.save())
+                    pace.rest()
+                if time.monotonic() - told_s >= TELL_S:
+                    told_s = time.monotonic()
+                    yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
+        folder.write(SNAPSHOT, snapshots.pack(warm.finish(1, cut)))
+    yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
+
+
+class _Pace:
+    """When to save: not more than a twentieth of the time is spent on it."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + SAVE_S
+        self._began_s = 0.0
+
+    def is_due(self) -> bool:
+        self._began_s = time.monotonic()
+        return self._began_s >= self._next_s
+
+    def rest(self) -> None:
+        now_s = time.monotonic()
+        self._next_s = now_s + max(SAVE_S, 20 * (now_s - self._began_s))
+
+
+async def _known(config: StoreConfig, plan: Plan, cut: Positions) -> list[Entry]:
+    """Attributes that are in the log after the cut: what a catalogue said before the history came."""
+    store = connect(config, plan.schema, timeout_s=TIMEOUT_S)
+    found: list[Entry] = []
+    read = dict(cut)
+    try:
+        while entries := await store.read_log(read, count=READ_COUNT):
+            found += [entry for entry in entries if entry.kind in (ITEM, USER)]
+            for entry in entries:
+                read[entry.partition] = max(entry.id, read.get(entry.partition, START))
+    finally:
+        await store.close()
+    return sorted(found)
