@@ -39,6 +39,15 @@ class Keys:
         """Packed state of a user."""
         return f"{self.prefix}:{{p{self.user_partition(user)}}}:u:{user}"
 
+    def users(self) -> str:
+        """Prefix of every user's key, and of others."""
+        return f"{self.prefix}:{{p"
+
+    def user_of(self, key: bytes) -> str | None:
+        """The user whose state a key of prefix `users` holds; None if it holds something else."""
+        _, mark, user = key.decode().partition("}:u:")
+        return user if mark else None
+
     def log(self, partition: int) -> str:
         """Log of a partition, a stream."""
         return f"{self.prefix}:{{p{partition}}}:log"

@@ -187,6 +187,10 @@ class MemoryStore:
         """Every item that has a row."""
         yield list(self._rows)
 
+    async def users(self) -> AsyncIterator[list[str]]:
+        """Every user who has a state."""
+        yield list(self._users)
+
     async def release_rows(self, reached: Positions, holder: str) -> None:
         """Let others write rows again, from here on.
 

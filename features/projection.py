@@ -155,7 +155,8 @@ class Projection:
             item = self._table.ids[row]
             touched.setdefault(self._store.keys.item_partition(item), {})[item] = packed
         lagging = (p for p in self._waiting if p not in touched and self._stored[p] != self.reached)
-        for partition in [*touched, *islice(lagging, n_untouched)]:
+        # Who commits hears if the rows were replaced; who has nothing to commit asks.
+        for partition in [*touched, *islice(lagging, n_untouched)] or [*islice(self._waiting, 1)]:
             await self._commit_partition(partition, touched.get(partition, {}))
             self._waiting[partition] = self._waiting.pop(partition)
         self._is_even = self._is_even or all(stored == self.reached for stored in self._stored)
@@ -164,6 +165,6 @@ class Projection:
         stored = self._stored[partition]
         # A partition that was ahead after a crash stays ahead until the others have caught up.
         moved = {p: id for p, id in self.reached.items() if id > stored.get(p, START)}
-        expected = {p: stored.get(p, START) for p in moved}
+        expected = {p: stored.get(p, START) for p in moved or stored}
         await self._store.commit_rows(partition, rows, expected=expected, reached=moved)
         self._stored[partition] = {**stored, **moved}

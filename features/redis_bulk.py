@@ -3,7 +3,7 @@
 Beside `RedisStore`, on connections of its own: nobody waits for what is done here.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -58,17 +58,13 @@ class RedisBulk:
         keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
         await self._call("FCALL", "headrace_3_commit_rows", len(keys), *keys, holder, 0, 0, *rows.values())
 
-    async def items(self) -> AsyncIterator[list[str]]:
+    def items(self) -> AsyncIterator[list[str]]:
         """Every item that has a row, some at a time; perhaps twice."""
-        for node in await self._servers.masters():
-            cursor = b"0"
-            while True:
-                cursor, keys = await node.call("SCAN", cursor, "MATCH", f"{self.keys.items()}*", "COUNT", SCAN_COUNT)
-                found = [item for item in map(self.keys.item_of, keys) if item is not None]
-                if found:
-                    yield found
-                if cursor == b"0":
-                    break
+        return self._scan(self.keys.items(), self.keys.item_of)
+
+    def users(self) -> AsyncIterator[list[str]]:
+        """Every user who has a state, some at a time; perhaps twice."""
+        return self._scan(self.keys.users(), self.keys.user_of)
 
     async def release_rows(self, reached: Positions, holder: str) -> None:
         """Let others write rows again, from here on.
@@ -102,6 +98,17 @@ class RedisBulk:
     async def close(self) -> None:
         """Release connections."""
         await self._servers.close()
+
+    async def _scan(self, prefix: str, id_of: Callable[[bytes], str | None]) -> AsyncIterator[list[str]]:
+        for node in await self._servers.masters():
+            cursor = b"0"
+            while True:
+                cursor, keys = await node.call("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", SCAN_COUNT)
+                found = [id for id in map(id_of, keys) if id is not None]
+                if found:
+                    yield found
+                if cursor == b"0":
+                    break
 
     async def _call(self, *command: Any) -> Any:
         (reply,) = await self._pipeline([command])

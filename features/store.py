@@ -194,6 +194,10 @@ class BulkStore(Protocol):
         """Every item that has a row, some at a time; perhaps twice."""
         ...
 
+    def users(self) -> AsyncIterator[list[str]]:
+        """Every user who has a state, some at a time; perhaps twice."""
+        ...
+
     async def release_rows(self, reached: Positions, holder: str) -> None:
         """Let others write rows again; all of them are now folded up to here.
 

@@ -10,10 +10,10 @@ a run, the next one goes on.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ from features.backfill.stages import CheckReport, ItemsReport, PeopleReport, Pla
 from features.connect import StoreConfig, bulk_of, connect, files_of
 from features.errors import FeatureError
 from features.events import Positions
+from features.redis_bulk import RedisBulk
+from features.redis_store import RedisStore
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints, Files
@@ -39,6 +41,7 @@ TIMEOUT_S: Final = 30.0  # of the store, while it is written in bulk
 N_LOTS: Final = 16  # of partitions that are written together: a step costs a tenth of a second by itself
 BASE_BYTES: Final = 300 * 2**20  # of a worker, before it has any data
 
+T = TypeVar("T")
 Show = Callable[[str, int, int, str], None]
 """Told what is going on: the stage, how much of it is done, of how much, and a note."""
 
@@ -101,15 +104,15 @@ class Backfill:
             ProjectionConflict: If another backfill has taken this one's place.
         """
         plan, name = self._plan, self._plan.name
-        if not asyncio.run(self._with_bulk(lambda bulk: writing.begin(bulk, name, self._cut))):
+        if not self._with_store(lambda store, bulk: writing.begin(store, bulk, name, self._cut)):
             self._folder.forget("written-")
         lots = range(min(N_LOTS, plan.n_partitions))
-        asyncio.run(self._with_bulk(lambda bulk: bulk.hold_rows(name)))
+        self._with_store(lambda _, bulk: bulk.hold_rows(name))
         write_people = partial(_write_people, store=self._store, pieces=self._pieces("states"), cut=self._cut)
         self._run("written-people", lots, write_people, int)
         write_rows = partial(_write_rows, store=self._store, pieces=self._pieces("rows"))
         self._run("written-rows", lots, write_rows, int)
-        n_dropped = asyncio.run(self._with_bulk(self._settle))
+        n_dropped = self._with_store(self._settle)
         duplicates = [row for report in self._people for row in report.duplicates]
         return Summary(
             sum(report.n_events for report in self._people),
@@ -149,27 +152,18 @@ class Backfill:
 
     def end(self) -> None:
         """Let the log be trimmed again, and remove the files."""
-        asyncio.run(self._with_bulk(lambda bulk: writing.end(bulk, self._plan.name)))
+        self._with_store(lambda _, bulk: writing.end(bulk, self._plan.name))
         self._folder.delete()
 
-    async def _settle(self, bulk: Any) -> int:
-        kept = writing.items_in(self._folder, self._pieces("rows"), self._plan.n_partitions)
-        n_dropped = await writing.drop_other_rows(bulk, kept, self._plan.name)
-        await writing.check_whole(bulk, self._cut)
-        await bulk.release_rows(self._cut, self._plan.name)
-        store = connect(self._store, self._plan.schema, timeout_s=TIMEOUT_S)
-        try:
-            await store.try_replicas()
-        finally:
-            await store.close()
+    async def _settle(self, store: RedisStore, bulk: RedisBulk) -> int:
+        name, kept = self._plan.name, writing.items_in(self._folder, self._pieces("rows"), self._plan.n_partitions)
+        n_dropped = await writing.drop_other_rows(store, bulk, kept, name)
+        await bulk.release_rows(self._cut, name)
+        await store.try_replicas()
         return n_dropped
 
-    async def _with_bulk(self, do: Callable[[Any], Any]) -> Any:
-        bulk = bulk_of(self._store)
-        try:
-            return await do(bulk)
-        finally:
-            await bulk.close()
+    def _with_store(self, do: Callable[[RedisStore, RedisBulk], Awaitable[T]]) -> T:
+        return asyncio.run(_with_store(self._store, self._plan.schema, do))
 
     def _pieces(self, kind: str) -> list[str]:
         return sorted(name for name in self._folder.names() if name.startswith(f"{kind}-") and name.endswith(".arrow"))
@@ -220,28 +214,28 @@ def _run_step(plan: Any, step: Any, numbers: list[int], row: dict[str, Any]) -> 
 
 
 def _write_people(plan: Plan, lot: int, *, store: StoreConfig, pieces: Sequence[str], cut: Positions) -> int:
-    async def write() -> int:
-        folder, reading, bulk = Folder(plan.folder), connect(store, plan.schema, timeout_s=TIMEOUT_S), bulk_of(store)
-        try:
-            return sum(
-                [await writing.write_people(reading, bulk, folder, pieces, p, cut) for p in _partitions(plan, lot)]
-            )
-        finally:
-            await reading.close()
-            await bulk.close()
+    async def write(reading: RedisStore, bulk: RedisBulk) -> int:
+        folder = Folder(plan.folder)
+        return sum([await writing.write_people(reading, bulk, folder, pieces, p, cut) for p in _partitions(plan, lot)])
 
-    return asyncio.run(write())
+    return asyncio.run(_with_store(store, plan.schema, write))
 
 
 def _write_rows(plan: Plan, lot: int, *, store: StoreConfig, pieces: Sequence[str]) -> int:
-    async def write() -> int:
-        folder, bulk = Folder(plan.folder), bulk_of(store)
-        try:
-            return sum([await writing.write_rows(bulk, folder, pieces, p, plan.name) for p in _partitions(plan, lot)])
-        finally:
-            await bulk.close()
+    async def write(reading: RedisStore, bulk: RedisBulk) -> int:
+        folder, name = Folder(plan.folder), plan.name
+        return sum([await writing.write_rows(reading, bulk, folder, pieces, p, name) for p in _partitions(plan, lot)])
 
-    return asyncio.run(write())
+    return asyncio.run(_with_store(store, plan.schema, write))
+
+
+async def _with_store(config: StoreConfig, schema: Schema, do: Callable[[RedisStore, RedisBulk], Awaitable[T]]) -> T:
+    store, bulk = connect(config, schema, timeout_s=TIMEOUT_S), bulk_of(config)
+    try:
+        return await do(store, bulk)
+    finally:
+        await store.close()
+        await bulk.close()
 
 
 def _partitions(plan: Plan, lot: int) -> range:

@@ -16,15 +16,18 @@ from threadpoolctl import threadpool_limits
 from features.backfill import stages
 from features.backfill.pieces import Folder
 from features.backfill.stages import Plan, Timed
-from features.connect import StoreConfig, connect
-from features.events import ITEM, START, USER, Entry, Positions
+from features.connect import StoreConfig, bulk_of, connect
+from features.events import ITEM, START, USER, Entry, LoggedAttributes, Positions, encode_body
+from features.item_table import ItemTable
+from features.schema import Schema
+from features.state import unpack
+from features.store import all_of
 from learners import snapshots
 from learners.memory import keep_memory
 from learners.online import LearnerConfig
 from learners.warm_start import WarmStart
 
 TIMEOUT_S: Final = 30.0  # of the store
-READ_COUNT: Final = 1000  # entries of each partition
 TELL_S: Final = 1.0
 SAVE_S: Final = 30.0  # at least, between two saves of a training
 SAVED: Final = "training.saved"
@@ -42,7 +45,7 @@ def train(
     if SAVED in folder.names():
         warm.resume(folder.read(SAVED))
     else:
-        warm.know(asyncio.run(_known(store, plan, cut)))
+        warm.know(asyncio.run(_known(store, plan.schema)))
     pace, told_s = _Pace(), time.monotonic()
     n_before = warm.n_taken
     with threadpool_limits(1):
@@ -77,16 +80,30 @@ class _Pace:
         self._next_s = now_s + max(SAVE_S, 20 * (now_s - self._began_s))
 
 
-async def _known(config: StoreConfig, plan: Plan, cut: Positions) -> list[Entry]:
-    """Attributes that are in the log after the cut: what a catalogue said before the history came."""
-    store = connect(config, plan.schema, timeout_s=TIMEOUT_S)
-    found: list[Entry] = []
-    read = dict(cut)
+async def _known(config: StoreConfig, schema: Schema) -> list[Entry]:
+    """The attributes that are stored, as log entries; of what the schema declares none, none."""
+    store, bulk = connect(config, schema, timeout_s=TIMEOUT_S), bulk_of(config)
+    found: list[LoggedAttributes] = []
+    users: list[LoggedAttributes] = []
     try:
-        while entries := await store.read_log(read, count=READ_COUNT):
-            found += [entry for entry in entries if entry.kind in (ITEM, USER)]
-            for entry in entries:
-                read[entry.partition] = max(entry.id, read.get(entry.partition, START))
+        if schema.item_attributes:
+            async for items in bulk.items():
+                rows = all_of((await store.read([], items))[1])
+                table = ItemTable(schema, len(items) + 1)
+                table.load(items, rows)
+                found += [
+                    LoggedAttributes(table.ids[row], known, 0) for row, known in table.attributes.items() if known
+                ]
+        if schema.user_attributes:
+            async for names in bulk.users():
+                states = [unpack(state, schema) for state in all_of((await store.read(names, []))[0])]
+                users += [
+                    LoggedAttributes(n, s.attributes, 0) for n, s in zip(names, states, strict=True) if s.attributes
+                ]
     finally:
         await store.close()
-    return sorted(found)
+        await bulk.close()
+    stated = [(ITEM, one) for one in found] + [(USER, one) for one in users]
+    return [
+        Entry(START, 0, kind, encode_body(one), b"") for kind, one in sorted(stated, key=lambda pair: pair[1].entity)
+    ]

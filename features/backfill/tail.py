@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from features.errors import LogMoved, StoreRefused
+from features.errors import CorruptState, LogMoved, SchemaMismatch, StoreRefused
 from features.events import (
     ERASURE,
     EVENT,
@@ -24,8 +24,8 @@ from features.events import (
     encode_body,
 )
 from features.schema import Schema
-from features.state import apply_update, update_for, with_attributes
-from features.store import BulkStore, FeatureStore
+from features.state import apply_update, split, update_for, with_attributes
+from features.store import BulkStore, FeatureStore, all_of
 
 READ_COUNT: Final = 1000
 BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
@@ -34,25 +34,29 @@ logger = logging.getLogger(__name__)
 
 
 class Tail:
-    """The entries of one partition after a cut, by user: `put` states."""
+    """The entries of one partition after a position, by user: `put` states."""
 
-    def __init__(self, store: FeatureStore, bulk: BulkStore, partition: int, cut: StreamId = START) -> None:
+    def __init__(self, store: FeatureStore, bulk: BulkStore, partition: int, after: StreamId = START) -> None:
         self._store = store
         self._bulk = bulk
         self._partition = partition
-        self._head = cut
+        self._head = after
         self._elsewhere = {other: BEYOND for other in range(store.keys.n_partitions) if other != partition}
         self._entries: dict[str, list[Entry]] = {}
 
     async def put(self, states: Mapping[str, bytes]) -> None:
-        """Write states that a history gave, with what has happened since.
+        """Write states that a history gave, with what has happened since, and the attributes that are stored.
 
         Raises:
             StoreRefused: If entries after the cut are gone.
         """
         while True:
             try:
-                now = {user: self._laid_over(user, state) for user, state in states.items()}
+                stored, _ = await self._store.read(list(states), [])
+                now = {
+                    user: self._with_attributes(self._laid_over(user, state), before)
+                    for (user, state), before in zip(states.items(), all_of(stored), strict=True)
+                }
                 return await self._bulk.put_users(self._partition, now, self._head)
             except LogMoved as error:
                 if not await self._read():
@@ -62,6 +66,14 @@ class Tail:
         for entry in self._entries.get(user, ()):
             state = after(state, entry, self._store.schema)
         return state
+
+    def _with_attributes(self, state: bytes, stored: bytes) -> bytes:
+        """What is stored knows every attribute, also from entries that are gone from the log."""
+        try:
+            attributes = split(stored, self._store.schema).attributes if stored else b""
+        except (SchemaMismatch, CorruptState):
+            return state  # what the log says is all that can be known
+        return with_attributes(state, attributes, self._store.schema) if attributes else state
 
     async def _read(self) -> bool:
         """Read what has come since; False if there is nothing."""

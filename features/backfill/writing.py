@@ -3,11 +3,12 @@
     hold rows ─► states, partition by partition ─► rows ─► rows of nothing go ─► release rows at the cut
 
 The *cut* is the position of the log that the history reaches. States take in what comes after it as they are written
-(`features.backfill.tail`); rows are those of the cut, and the projector folds on from there. So whatever is written
-twice is the same, and whoever is interrupted begins again.
+(`features.backfill.tail`); rows are those of the cut, and the projector folds on from there. Attributes stay those that
+are stored. So whatever is written twice is the same, and whoever is interrupted begins again.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -15,18 +16,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from features.backfill.pieces import Folder
-from features.backfill.tail import Tail
-from features.errors import StoreRefused
+from features.backfill.tail import BEYOND, READ_COUNT, Tail, user_of
+from features.errors import CorruptState, SchemaMismatch, StoreRefused
 from features.events import START, Positions
-from features.schema import hash64
-from features.store import BulkStore, FeatureStore
+from features.item_table import UNKNOWN, ItemTable
+from features.schema import Schema, hash64
+from features.state import history_in
+from features.store import BulkStore, FeatureStore, all_of
 
 USERS_AT_ONCE: Final = 64  # a quarter of a millisecond of the server, which answers nobody else meanwhile
 ROWS_AT_ONCE: Final = 32
 READER: Final = "backfill"
 
 
-async def begin(bulk: BulkStore, name: str, cut: Positions) -> bool:
+async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions) -> bool:
     """Keep the log from the cut on; True if the run of this name has begun there before, and nobody since.
 
     Raises:
@@ -34,15 +37,17 @@ async def begin(bulk: BulkStore, name: str, cut: Positions) -> bool:
     """
     mine, before = f"{READER} {name}", await bulk.readers()
     await bulk.note_reader(mine, cut)
+    if before.get(mine) == cut:
+        return True
     try:
-        await check_whole(bulk, cut)
+        await check_whole(store, bulk, cut)
     except StoreRefused:
         await bulk.forget_reader(mine)
         raise
     for other in before:
         if other.startswith(f"{READER} ") and other != mine:
             await bulk.forget_reader(other)
-    return before.get(mine) == cut
+    return False
 
 
 async def end(bulk: BulkStore, name: str) -> None:
@@ -50,26 +55,59 @@ async def end(bulk: BulkStore, name: str) -> None:
     await bulk.forget_reader(f"{READER} {name}")
 
 
-async def check_whole(bulk: BulkStore, cut: Positions) -> None:
-    """See that nothing after the cut is gone from the log.
+async def check_whole(store: FeatureStore, bulk: BulkStore, cut: Positions) -> None:
+    """See that no event after the cut is gone from the log. Attributes and decisions may be.
 
     Raises:
-        StoreRefused: If something is: nobody could count it any more.
+        StoreRefused: If one is: nobody could count it any more.
     """
-    for partition, gone in (await bulk.trimmed()).items():
-        reached = cut.get(partition, START)
-        if gone > reached:
-            raise StoreRefused(
-                f"log partition {partition}: entries up to {gone} are gone from the log, and the history ends at "
-                f"{reached}: what lies between would be lost. Let the archive be a part of the history"
-            )
+    gone = {p: at for p, at in (await bulk.trimmed()).items() if at > cut.get(p, START)}
+    if not gone:
+        return
+    first = await _first_known(store, gone)
+    async for users in bulk.users():
+        there = [user for user in users if bulk.keys.user_partition(user) in gone]
+        states, _ = await store.read(there, [])
+        for user, state in zip(there, all_of(states), strict=True):
+            if _has_events(first.get(user, state), store.schema):
+                partition = bulk.keys.user_partition(user)
+                raise StoreRefused(
+                    f"log partition {partition}: entries up to {gone[partition]} are gone from the log, and the "
+                    f"history ends at {cut.get(partition, START)}: events that lie between would be lost. Let the "
+                    "archive be a part of the history"
+                )
+
+
+async def _first_known(store: FeatureStore, after: Positions) -> dict[str, bytes]:
+    """State of each user just before the first entry after these positions; no other partition is looked at."""
+    found: dict[str, bytes] = {}
+    read = dict.fromkeys(range(store.keys.n_partitions), BEYOND) | after
+    while entries := await store.read_log(read, count=READ_COUNT):
+        for entry in entries:
+            user = user_of(entry)
+            if user is not None:
+                found.setdefault(user, entry.state)
+            read[entry.partition] = entry.id
+    return found
+
+
+def _has_events(state: bytes, schema: Schema) -> bool:
+    try:
+        return bool(history_in(state, schema))
+    except (SchemaMismatch, CorruptState):
+        return True
 
 
 async def write_people(
     store: FeatureStore, bulk: BulkStore, folder: Folder, pieces: Sequence[str], partition: int, cut: Positions
 ) -> int:
-    """Write the states of a partition's users; returns how many."""
-    tail = Tail(store, bulk, partition, cut.get(partition, START))
+    """Write the states of a partition's users; returns how many.
+
+    Raises:
+        StoreRefused: If entries after the cut are gone from the log since `begin`.
+    """
+    gone = (await bulk.trimmed()).get(partition, START)
+    tail = Tail(store, bulk, partition, max(gone, cut.get(partition, START)))
     n = 0
     for batch in _batches(folder, pieces, partition):
         for start in range(0, batch.num_rows, USERS_AT_ONCE):
@@ -79,7 +117,9 @@ async def write_people(
     return n
 
 
-async def write_rows(bulk: BulkStore, folder: Folder, pieces: Sequence[str], partition: int, holder: str) -> int:
+async def write_rows(
+    store: FeatureStore, bulk: BulkStore, folder: Folder, pieces: Sequence[str], partition: int, holder: str
+) -> int:
     """Write the rows of an item partition; returns how many.
 
     Raises:
@@ -90,13 +130,13 @@ async def write_rows(bulk: BulkStore, folder: Folder, pieces: Sequence[str], par
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
             part = batch.slice(start, ROWS_AT_ONCE)
             rows = dict(zip(part["item"].to_pylist(), part["row"].to_pylist(), strict=True))
-            await bulk.put_rows(partition, rows, holder)
+            await bulk.put_rows(partition, await _with_attributes(store, rows), holder)
             n += part.num_rows
     return n
 
 
-async def drop_other_rows(bulk: BulkStore, kept: NDArray[np.uint64], holder: str) -> int:
-    """Have no rows of items but these; returns how many went.
+async def drop_other_rows(store: FeatureStore, bulk: BulkStore, kept: NDArray[np.uint64], holder: str) -> int:
+    """Leave nothing but their attributes to all items but these; returns how many.
 
     Args:
         kept: hash64 of the items, ascending.
@@ -105,12 +145,27 @@ async def drop_other_rows(bulk: BulkStore, kept: NDArray[np.uint64], holder: str
     async for items in bulk.items():
         others = [item for item in items if not _holds(kept, hash64(item))]
         by_partition: dict[int, dict[str, bytes]] = {}
-        for item in others:
-            by_partition.setdefault(bulk.keys.item_partition(item), {})[item] = b""
+        for item, row in (await _with_attributes(store, dict.fromkeys(others, b""))).items():
+            by_partition.setdefault(bulk.keys.item_partition(item), {})[item] = row
         for partition, rows in by_partition.items():
             await bulk.put_rows(partition, rows, holder)
         n += len(others)
     return n
+
+
+async def _with_attributes(store: FeatureStore, rows: dict[str, bytes]) -> dict[str, bytes]:
+    """Rows with the attributes that are stored; these also know entries that are gone from the log."""
+    items = list(rows)
+    _, stored = await store.read([], items)
+    before, now = ItemTable(store.schema, len(items) + 1), ItemTable(store.schema, len(items) + 1)
+    for item, row in zip(items, all_of(stored), strict=True):
+        with suppress(SchemaMismatch, CorruptState):  # what the log says is all that can be known
+            before.load([item], [row])
+    with_some = [item for item in items if before.attributes.get(before.rows.get(item, UNKNOWN))]
+    now.load(with_some, [rows[item] for item in with_some])
+    for item in with_some:
+        now.set_attributes(item, before.attributes[before.rows[item]])
+    return rows | {item: now.pack(now.rows[item]) for item in with_some}
 
 
 def items_in(folder: Folder, pieces: Sequence[str], n_partitions: int) -> NDArray[np.uint64]:

@@ -17,7 +17,7 @@ from features.projection import Projection
 from features.store import event_record, item_record
 from tests.fakes import FaultyStore
 from tests.features import examples
-from tests.features.examples import KEYS, T0_MS, attributes, event
+from tests.features.examples import KEYS, T0_MS, applied, attributes, click, event
 
 SCHEMA = replace(examples.SCHEMA, n_successors=2)  # so few that they crowd each other out: order matters
 SPOILT = b"\xc1"  # the one byte that msgpack never uses
@@ -124,3 +124,18 @@ async def test_untouched_partitions_may_lag_and_lose_nothing() -> None:
     await again.load()
     await again.advance()
     assert await rows(store) == before
+
+
+async def test_a_projection_that_has_nothing_to_do_notices_that_rows_were_replaced() -> None:
+    store = MemoryStore(SCHEMA, keys=KEYS, clock="event")
+    await applied(store, click(ts_ms=T0_MS), click(ts_ms=T0_MS + 1000))
+    projection = Projection(store, SCHEMA)
+    await projection.load()
+    for _ in range(3 * KEYS.n_partitions):
+        await projection.advance()
+    await store.hold_rows("somebody")
+    with pytest.raises(ProjectionConflict):
+        await projection.advance()
+    await store.release_rows({}, "somebody")
+    with pytest.raises(ProjectionConflict):
+        await projection.advance()

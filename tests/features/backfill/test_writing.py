@@ -13,9 +13,9 @@ from features.backfill.checking import check
 from features.backfill.items import fold_items
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
+from features.backfill.tail import Tail
 from features.backfill.writing import (
     begin,
-    check_whole,
     drop_other_rows,
     items_in,
     write_people,
@@ -28,7 +28,7 @@ from features.memory_store import MemoryStore
 from features.projection import Projection
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
-from features.store import BulkStore, Record, all_of, erasure_record, event_record, user_record
+from features.store import BulkStore, Record, all_of, erasure_record, event_record, item_record, user_record
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows_in, states_in, table_of
 from tests.features.examples import KEYS, T0_MS, Store, attributes
 
@@ -106,14 +106,13 @@ async def send(store: Store, some: Sequence[dict[str, Any]]) -> None:
 async def write_all(both: Both, folder: Folder, cut: Positions | None = None, name: str = "run") -> None:
     """What a run does, in its order."""
     cut = cut or {}
-    await begin(both.bulk, name, cut)
+    await begin(*both, name, cut)
     await both.bulk.hold_rows(name)
     for partition in PARTITIONS:
-        await write_people(both.store, both.bulk, folder, ["states"], partition, cut)
+        await write_people(*both, folder, ["states"], partition, cut)
     for partition in PARTITIONS:
-        await write_rows(both.bulk, folder, ["rows"], partition, name)
-    await drop_other_rows(both.bulk, items_in(folder, ["rows"], KEYS.n_partitions), name)
-    await check_whole(both.bulk, cut)
+        await write_rows(*both, folder, ["rows"], partition, name)
+    await drop_other_rows(*both, items_in(folder, ["rows"], KEYS.n_partitions), name)
     await both.bulk.release_rows(cut, name)
     await both.bulk.forget_reader(f"backfill {name}")
 
@@ -213,6 +212,33 @@ async def test_attributes_and_erasures_meanwhile_are_kept(both: Both, folder: Fo
     assert (await states_in(both.store, [other]))[other] == b""
 
 
+async def test_attributes_outlive_their_entries_in_the_log(both: Both, folder: Folder) -> None:
+    """A catalogue that was loaded, people that were described and decisions that were made long ago are no obstacle."""
+    stated = [
+        *(item_record(attributes(item, brand="x"), KEYS) for item in ("i3", "i999")),
+        *(user_record(attributes(user, segment="a"), KEYS) for user in ("u3", "u999")),
+        *records([{**LIVE[0], "user": "last", "item": "last", "ts_ms": T0_MS + 1}]),
+    ]
+    all_of(await both.store.apply(stated[:-1]))
+    heads = await both.store.heads()
+    all_of(await both.store.apply(stated[-1:]))  # closes the tick before it
+    projection = Projection(both.store, SCHEMA)
+    await projection.load()
+    async with asyncio.timeout(20):
+        while any(projection.reached.get(partition, START) < head for partition, head in heads.items()):
+            await projection.advance()
+    await both.store.trim(heads)
+    await write_all(both, folder)
+    reference = await lived(HISTORY)
+    all_of(await reference.apply(stated))
+    everybody = [*USERS, "u999", "last"]
+    assert await states_in(both.store, everybody) == await states_in(reference, everybody)
+    table = ItemTable(SCHEMA)
+    table.load(["i3", "i999", "i4"], all_of((await both.store.read([], ["i3", "i999", "i4"]))[1]))
+    assert [table.attributes.get(row) for row in (1, 2, 3)] == [{"brand": "x"}, {"brand": "x"}, None]
+    assert (table.first_ms[1] > 0, table.first_ms[2]) == (True, 0)
+
+
 async def test_an_entry_that_cannot_be_read_is_passed_over(both: Both, folder: Folder) -> None:
     bad = Record(kind=b"e", partition=KEYS.user_partition(USERS[0]), body=b"?", ts_ms=T0_MS)
     all_of(await both.store.apply([bad]))
@@ -229,28 +255,27 @@ async def test_a_log_that_has_lost_entries_is_refused_and_left_alone(both: Both,
         await write_all(both, folder)
     assert await states_in(both.store, USERS) == before
     assert await both.bulk.readers() == {}
-    assert await begin(both.bulk, "run", heads) is False  # a history that reaches so far
-    assert await begin(both.bulk, "run", heads) is True
+    assert await begin(*both, "run", heads) is False  # a history that reaches so far
+    assert await begin(*both, "run", heads) is True
 
 
-async def test_entries_that_go_while_states_are_written_are_missed(both: Both, folder: Folder) -> None:
+async def test_entries_that_go_while_states_are_written_are_missed(both: Both) -> None:
     await send(both.store, LIVE[:50])
-    await begin(both.bulk, "run", {})
+    tail = Tail(*both, KEYS.user_partition(USERS[0]))
     await both.store.trim(await both.store.heads())
     with pytest.raises(StoreRefused, match="gone from the log"):
-        for partition in PARTITIONS:
-            await write_people(both.store, both.bulk, folder, ["states"], partition, {})
+        await tail.put({USERS[0]: b""})
 
 
 async def test_a_run_that_takes_the_place_of_another_stops_it(both: Both, folder: Folder) -> None:
-    await begin(both.bulk, "one", {})
+    await begin(*both, "one", {})
     await both.bulk.hold_rows("one")
-    await begin(both.bulk, "two", {})
+    await begin(*both, "two", {})
     await both.bulk.hold_rows("two")
     assert await both.bulk.readers() == {"backfill two": {}}
     with pytest.raises(ProjectionConflict):
         for partition in PARTITIONS:
-            await write_rows(both.bulk, folder, ["rows"], partition, "one")
+            await write_rows(*both, folder, ["rows"], partition, "one")
     await write_all(both, folder, name="two")
     expected = await rows_in(await lived(HISTORY))
     assert dict(zip(expected, all_of((await both.store.read([], list(expected)))[1]), strict=True)) == expected
