@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from features.backfill import stages
 from features.backfill.pieces import Folder
-from features.backfill.stages import Plan, Timed
+from features.backfill.stages import Plan
 from features.connect import StoreConfig, bulk_of, connect
 from features.events import ITEM, START, USER, Entry, LoggedAttributes, Positions, encode_body
 from features.item_table import ItemTable
@@ -36,7 +36,7 @@ SNAPSHOT: Final = "training.snapshot"
 
 @ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)
 def train(
-    plan: Plan, timed: Sequence[Timed], skipped: Any, store: StoreConfig, cut: Positions, config: LearnerConfig
+    plan: Plan, timed: Sequence[str], skipped: Any, store: StoreConfig, cut: Positions, config: LearnerConfig
 ) -> Iterator[tuple[int, str]]:
     """Train, and tell once a second how far it is; the result is a file."""
     keep_memory()
@@ -49,7 +49,7 @@ def train(
     pace, told_s = _Pace(), time.monotonic()
     n_before = warm.n_taken
     with threadpool_limits(1):
-        for table in stages.in_time_order(folder, timed):
+        for table in stages.in_time_order(plan, timed):
             rows = table.filter(pa.array(~np.isin(table["row"].to_numpy(), skipped)))
             n_known = min(n_before, rows.num_rows)
             n_before -= n_known

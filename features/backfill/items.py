@@ -1,7 +1,7 @@
 """The second pass: everything that the items of a shard take, folded into their rows in order.
 
-Shares come from many pieces, each in order. They are merged a bounded number of rows at a time, so that an item which
-everybody acts on takes no more memory than any other; in memory are the rows of the shard's items (2.5 kB each).
+Shares come from many pieces, each in order. They are merged some rows at a time, so that an item which everybody acts
+on takes no more memory than any other; in memory are the rows of the shard's items (2.5 kB each).
 
 The fold is the compiled loop that the projector runs, so rows come out as the projector would have written them; but
 for events of one millisecond, which stand in the log in the order of their partitions too.
@@ -9,74 +9,63 @@ for events of one millisecond, which stand in the log in the order of their part
 Legend: S shares, P predecessors.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from features import kernels
 from features.backfill.kernels import NONE
-from features.backfill.people import ORDER, buckets_of, in_order
+from features.backfill.people import buckets_of, in_order
+from features.backfill.pieces import Part
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema
 
+ROWS: Final = 100_000  # so many are sorted and folded in a tenth of a second
 
-def fold_items(pieces: Iterable[Iterator[pa.RecordBatch]], schema: Schema) -> ItemTable:
+
+def fold_items(parts: Iterable[Part], schema: Schema, n_rows: int = ROWS) -> ItemTable:
     """Fold shares of some items.
 
     Args:
-        pieces: Of shares, each in order.
+        parts: Of shares, each in order.
+        n_rows: As `merged`.
     """
     table = ItemTable(schema)
-    for shares in merged(pieces):
+    for shares in merged(parts, n_rows):
         _fold(table, shares, schema)
     return table
 
 
-def merged(pieces: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.Table]:
-    """All rows in order, some at a time, holding a batch of each piece.
+def merged(parts: Iterable[Part], n_rows: int = ROWS) -> Iterator[pa.Table]:
+    """All rows in order, some at a time.
 
     Args:
-        pieces: Each in order.
+        parts: Each in order.
+        n_rows: In memory, and those of all parts that overlap in time.
     """
-    waiting = [_Piece(batches) for batches in pieces]
-    while waiting := [piece for piece in waiting if piece.fill()]:
-        # Up to the earliest of their ends every piece is in memory; beyond it others may lie in between.
-        through = min(piece.last for piece in waiting)
-        yield in_order(pa.Table.from_batches([piece.take(through) for piece in waiting]))
+    waiting: list[pa.RecordBatch | pa.Table] = []
+    n_waiting = 0
+    for part in sorted(parts, key=attrgetter("first_ms")):
+        if n_waiting >= n_rows:
+            # No part that is still to be read has anything before this instant.
+            ready, rest = _cut(waiting, part.first_ms)
+            waiting, n_waiting = [rest], rest.num_rows
+            if ready.num_rows:
+                yield in_order(ready)
+        waiting.append(part.read())
+        n_waiting += part.n_rows
+    if n_waiting:
+        yield in_order(_cut(waiting, None)[0])
 
 
-class _Piece:
-    """What is in memory of a piece: the rest of a batch."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._rest: pa.RecordBatch | None = None
-
-    @property
-    def last(self) -> tuple[int, ...]:
-        """Where in the order the last row stands; after `fill`."""
-        assert self._rest is not None
-        return tuple(self._rest[name][-1].as_py() for name in ORDER)
-
-    def fill(self) -> bool:
-        """Have rows in memory; False if there are no more."""
-        while self._rest is None or not self._rest.num_rows:
-            self._rest = next(self._batches, None)
-            if self._rest is None:
-                return False
-        return True
-
-    def take(self, through: tuple[int, ...]) -> pa.RecordBatch:
-        """The rows that do not come after this place in the order."""
-        assert self._rest is not None
-        first, end = 0, int(self._rest.num_rows)
-        for name, wanted in zip(ORDER, through, strict=True):
-            column = self._rest[name].to_numpy()[first:end]
-            end = first + int(np.searchsorted(column, wanted, side="right"))
-            first += int(np.searchsorted(column, wanted, side="left"))
-        taken, self._rest = self._rest.slice(0, end), self._rest.slice(end)
-        return taken
+def _cut(waiting: Sequence[pa.RecordBatch | pa.Table], ms: int | None) -> tuple[pa.Table, pa.Table]:
+    """The rows from before an instant (None: all), and the others."""
+    whole = pa.concat_tables([pa.table(one) if isinstance(one, pa.RecordBatch) else one for one in waiting])
+    is_before = np.ones(whole.num_rows, dtype=bool) if ms is None else whole["ts_ms"].to_numpy() < ms
+    return whole.filter(pa.array(is_before)), whole.filter(pa.array(~is_before))
 
 
 def _fold(table: ItemTable, shares: pa.Table, schema: Schema) -> None:

@@ -7,9 +7,10 @@ it, and is not made again. Works in a folder as in a bucket; who spreads over se
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,8 +20,18 @@ from pyarrow import fs
 
 from features.event_files import folder_of
 
-INDEX: Final = b"shards"
+INDEX: Final = b"batches"
+TIME: Final = "ts_ms"
 OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+class Part(NamedTuple):
+    """A batch of a piece, on its way to being read."""
+
+    first_ms: int
+    """Time of its first row; 0 for what has no time."""
+    n_rows: int
+    read: Callable[[], pa.RecordBatch]
 
 
 class Folder:
@@ -70,7 +81,8 @@ class Folder:
         shards, first = np.unique(shard_E, return_index=True)
         cuts = zip(shards.tolist(), first.tolist(), [*first.tolist(), len(order)][1:], strict=True)
         parts = [(shard, at, min(n_rows, end - at)) for shard, begin, end in cuts for at in range(begin, end, n_rows)]
-        index = msgspec.json.encode([shard for shard, _, _ in parts])
+        ms = table[TIME] if TIME in table.column_names else np.zeros(len(order), dtype=np.int64)
+        index = msgspec.json.encode([(shard, int(ms[at]), n) for shard, at, n in parts])
         table = table.replace_schema_metadata({INDEX: index})
         with self.whole(name) as file, pa.ipc.new_file(file, table.schema, options=OPTIONS) as writer:
             for _, at, n in parts:
@@ -78,10 +90,21 @@ class Folder:
 
     def read_piece(self, name: str, shard: int) -> Iterator[pa.RecordBatch]:
         """The rows of a shard, batch by batch."""
+        return (part.read() for part in self.parts(name, shard))
+
+    def parts(self, name: str, shard: int) -> list[Part]:
+        """The batches of a shard."""
         with self._fs.open_input_file(self._at(name)) as file, pa.ipc.open_file(file) as reader:
-            for number, other in enumerate(msgspec.json.decode(reader.schema.metadata[INDEX])):
-                if other == shard:
-                    yield reader.get_batch(number)
+            index = msgspec.json.decode(reader.schema.metadata[INDEX], type=list[tuple[int, int, int]])
+        return [
+            Part(first_ms, n_rows, partial(self._read_batch, name, number))
+            for number, (other, first_ms, n_rows) in enumerate(index)
+            if other == shard
+        ]
+
+    def _read_batch(self, name: str, number: int) -> pa.RecordBatch:
+        with self._fs.open_input_file(self._at(name)) as file, pa.ipc.open_file(file) as reader:
+            return reader.get_batch(number)
 
     def forget(self, prefix: str) -> None:
         """Remove the files whose names begin so."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from features.backfill.checking import BadRow, check
 from features.backfill.distinct import Distinct
 from features.backfill.items import fold_items, merged
-from features.backfill.people import fold_people
+from features.backfill.people import fold_people, in_order
 from features.backfill.pieces import Folder
 from features.errors import BadFile
 from features.event_files import EventFile, Footer, slices
@@ -99,14 +99,6 @@ class Plan:
         return f"{unit.file.url}, row group {unit.row_group}, row {row - unit.first_row}"
 
 
-class Timed(msgspec.Struct, frozen=True):
-    """A piece of rows in time order."""
-
-    name: str
-    first_ms: int
-    last_ms: int
-
-
 class CheckReport(msgspec.Struct):
     """What a row group turned out to hold."""
 
@@ -116,8 +108,8 @@ class CheckReport(msgspec.Struct):
     first_ms: int
     last_ms: int
     pieces: list[str]
-    timed: list[Timed]
-    """The same rows again."""
+    timed: list[str]
+    """Pieces of the same rows in time order."""
     distinct_items: bytes
 
 
@@ -187,7 +179,7 @@ def check_unit(plan: Plan, number: int) -> CheckReport:
     unit, folder = plan.units[number], Folder(plan.folder)
     distinct = Distinct()
     pieces: list[str] = []
-    timed: list[Timed] = []
+    timed: list[str] = []
     bad: list[BadRow] = []
     n_rows = n_bad = 0
     first_ms = last_ms = 0
@@ -221,7 +213,7 @@ def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards
         states, shares = folded.states, folded.shares
         folder.write_piece(f"states-{shard:06d}.arrow", states, states["partition"].to_numpy(), 4096)
         shard_S = _hashes(shares["item"]) % np.uint64(n_item_shards)
-        n_rows = max(256, plan.budget_bytes // (SHARE_BYTES * plan.n_user_shards))
+        n_rows = max(256, plan.budget_bytes // (2 * SHARE_BYTES * plan.n_user_shards))
         folder.write_piece(f"shares-{shard:06d}.arrow", shares, shard_S, n_rows)
     return report
 
@@ -229,7 +221,8 @@ def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards
 def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsReport:
     """Fold what the items of a shard took."""
     folder = Folder(plan.folder)
-    table = fold_items([folder.read_piece(piece, shard) for piece in pieces], plan.schema)
+    parts = [part for piece in pieces for part in folder.parts(piece, shard)]
+    table = fold_items(parts, plan.schema, plan.budget_bytes // SHARE_BYTES // 2)
     n = len(table)
     if n:
         ids = table.ids[1:]
@@ -240,33 +233,20 @@ def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsRepor
     return ItemsReport(n)
 
 
-def in_time_order(folder: Folder, timed: Iterable[Timed]) -> Iterator[pa.Table]:
+def in_time_order(plan: Plan, timed: Iterable[str]) -> Iterator[pa.Table]:
     """All good rows in time order, those of one instant as they stand in the files, some at a time."""
-    chains: list[list[Timed]] = []
-    for piece in sorted(timed, key=lambda one: (one.first_ms, one.name)):
-        # Pieces that follow each other are read one after the other; only as many are open as overlap.
-        follows = (chain for chain in chains if (chain[-1].last_ms, chain[-1].name) < (piece.first_ms, piece.name))
-        chain = next(follows, None)
-        if chain is None:
-            chains.append([piece])
-        else:
-            chain.append(piece)
-    return merged(_read_all(folder, chain) for chain in chains)
+    folder = Folder(plan.folder)
+    return merged([part for name in timed for part in folder.parts(name, 0)], plan.budget_bytes // CHECK_BYTES // 2)
 
 
-def _read_all(folder: Folder, pieces: Iterable[Timed]) -> Iterator[pa.RecordBatch]:
-    for piece in pieces:
-        yield from folder.read_piece(piece.name, 0)
-
-
-def _write_timed(plan: Plan, name: str, table: pa.Table) -> Timed:
+def _write_timed(plan: Plan, name: str, table: pa.Table) -> str:
     """The same rows in time order, in batches of which one for each piece fits into memory."""
     if plan.is_any_order:
-        table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["ts_ms"].to_numpy()))))
+        table = in_order(table)
     n_pieces = len(plan.units) + plan.n_rows * CHECK_BYTES // plan.budget_bytes
-    n_rows = max(256, plan.budget_bytes // (CHECK_BYTES * n_pieces))
+    n_rows = max(256, plan.budget_bytes // (2 * CHECK_BYTES * n_pieces))
     Folder(plan.folder).write_piece(name, table, np.zeros(table.num_rows, dtype=np.int8), n_rows)
-    return Timed(name, table["ts_ms"][0].as_py(), table["ts_ms"][-1].as_py())
+    return name
 
 
 def _in_order(unit: Unit, table: pa.Table, last_ms: int) -> int:

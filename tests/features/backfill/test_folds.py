@@ -1,6 +1,6 @@
 """A history folded at once is what the same events come to one by one, byte for byte."""
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from features.backfill.checking import check
 from features.backfill.items import fold_items, merged
 from features.backfill.people import Folded, fold_people, in_order
+from features.backfill.pieces import Part
 from tests.features.backfill.streams import SCHEMA, folded_rows, lived, packed, rows, rows_in, states_in, table_of
 from tests.features.examples import KEYS
 
@@ -25,13 +26,20 @@ def in_time_order(some: Rows) -> Rows:
     return sorted(some, key=lambda row: int(row["ts_ms"]))
 
 
-def cut(shares: pa.Table, n_pieces: int, size: int, seed: int) -> list[Iterator[pa.RecordBatch]]:
+def parts_of(table: pa.Table, size: int = 1000) -> list[Part]:
+    """Rows as the parts of a piece."""
+    batches = table.combine_chunks().to_batches(max_chunksize=size)
+    return [Part(one["ts_ms"][0].as_py(), one.num_rows, partial(_same, one)) for one in batches if one.num_rows]
+
+
+def _same(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch
+
+
+def cut(shares: pa.Table, n_pieces: int, size: int, seed: int) -> list[Part]:
     """Shares as they would come from several shards of users, in batches."""
     piece_S = np.random.default_rng(seed).integers(n_pieces, size=shares.num_rows)
-    return [
-        iter(shares.filter(pa.array(piece_S == piece)).combine_chunks().to_batches(max_chunksize=size))
-        for piece in range(n_pieces)
-    ]
+    return [part for n in range(n_pieces) for part in parts_of(shares.filter(pa.array(piece_S == n)), size)]
 
 
 @given(st.lists(rows, min_size=1, max_size=40))
@@ -48,14 +56,14 @@ async def test_states_are_those_of_events_one_by_one(some: Rows) -> None:
 @given(st.lists(rows, min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 7), st.integers(0, 99))
 @settings(deadline=None)
 def test_rows_are_those_of_events_one_by_one(some: Rows, n_pieces: int, size: int, seed: int) -> None:
-    table = fold_items(cut(folded(some).shares, n_pieces, size, seed), SCHEMA)
+    table = fold_items(cut(folded(some).shares, n_pieces, size, seed), SCHEMA, size)
     assert packed(table) == folded_rows(in_time_order(some))
 
 
 @given(st.lists(rows, min_size=1, max_size=40, unique_by=lambda row: row["ts_ms"]))
 @settings(deadline=None)
 async def test_rows_are_those_of_the_projector_where_no_two_events_are_of_one_instant(some: Rows) -> None:
-    table = fold_items([iter(folded(some).shares.to_batches())], SCHEMA)
+    table = fold_items(parts_of(folded(some).shares), SCHEMA)
     assert packed(table) == await rows_in(await lived(in_time_order(some)))
 
 
@@ -63,29 +71,31 @@ async def test_rows_are_those_of_the_projector_where_no_two_events_are_of_one_in
 @settings(deadline=None)
 def test_merging_gives_every_share_once_and_in_order(some: Rows, n_pieces: int, size: int, seed: int) -> None:
     shares = folded(some).shares
-    whole = pa.concat_tables(merged(cut(shares, n_pieces, size, seed)))
+    whole = pa.concat_tables(merged(cut(shares, n_pieces, size, seed), size))
     assert whole.num_rows == shares.num_rows
     by_all = [(name, "ascending") for name in ("ts_ms", "row", "place")]
     assert whole.sort_by(by_all).equals(shares.sort_by(by_all))
     assert in_order(whole).equals(whole)
 
 
-def test_merging_holds_a_batch_of_each_piece() -> None:
-    n_open = 0
+def test_merging_holds_few_rows_beyond_those_of_overlapping_parts() -> None:
+    n_read = 0
 
-    def piece(start: int) -> Iterator[pa.RecordBatch]:
-        nonlocal n_open
-        for first in range(start, 100_000, 1000):
-            n_open += 1
+    def part(first: int) -> Part:
+        def read() -> pa.RecordBatch:
+            nonlocal n_read
+            n_read += 1000
             numbers = pa.array(np.arange(first, first + 1000))
-            yield pa.record_batch({"ts_ms": numbers, "row": numbers})
+            return pa.record_batch({"ts_ms": numbers, "row": numbers})
 
-    n_rows = n_given = 0
-    for table in merged([piece(0), piece(0), piece(0)]):
+        return Part(first, 1000, read)
+
+    n_rows = n_held = 0
+    for table in merged([part(first) for first in range(0, 100_000, 1000)] * 3, 5000):
+        n_held = max(n_held, n_read - n_rows)
         n_rows += table.num_rows
-        n_given = max(n_given, n_open * 1000 - (n_rows - table.num_rows))
     assert n_rows == 300_000
-    assert n_given <= 6000
+    assert n_held <= 5000 + 3000
 
 
 @given(st.lists(rows, min_size=1, max_size=20), st.data())

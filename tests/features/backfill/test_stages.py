@@ -118,7 +118,7 @@ def test_rows_come_in_time_order_whatever_the_files(
     files = [some[at::n_files] for at in range(n_files)]
     plan = planned(tmp_path_factory.mktemp("run"), *files, row_group=row_group, is_any_order=True, budget_bytes=200_000)
     timed = [piece for number in range(len(plan.units)) for piece in check_unit(plan, number).timed]
-    whole = pa.concat_tables(in_time_order(Folder(plan.folder), timed))
+    whole = pa.concat_tables(in_time_order(plan, timed))
     rows_in_files = [row for file in files for row in file]
     assert whole["item"].to_pylist() == [row["item"] for row in sorted(rows_in_files, key=lambda row: row["ts_ms"])]
 
