@@ -74,8 +74,8 @@ def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
 
     first: dict[str, int] = {}
     backfill = history.Backfill(plan, config.store, {}, show, os.cpu_count() or 1)
-    backfill.fold()
-    summary = backfill.write()
+    summary = backfill.fold()
+    backfill.write()
     if is_trained:
         version = backfill.publish(backfill.train(config.learner), config.folder)
         console.print(f"a model trained on it is version {version}")

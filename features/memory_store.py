@@ -175,6 +175,10 @@ class MemoryStore:
         """Keep everybody else from writing item rows."""
         self._holder = holder
 
+    async def holder(self) -> str:
+        """By whom the rows are held."""
+        return self._holder
+
     async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
         """Replace rows.
 

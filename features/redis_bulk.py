@@ -49,6 +49,11 @@ class RedisBulk:
         """Keep everybody else from writing item rows."""
         await self._pipeline([("HSET", self.keys.positions(p), "held", holder) for p in self._partitions])
 
+    async def holder(self) -> str:
+        """By whom all item rows are held."""
+        held = set(await self._pipeline([("HGET", self.keys.positions(p), "held") for p in self._partitions]))
+        return (held.pop() or b"").decode() if len(held) == 1 else ""
+
     async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
         """Replace rows.
 

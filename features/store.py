@@ -182,6 +182,10 @@ class BulkStore(Protocol):
         """Keep everybody else from writing item rows, whoever held them before."""
         ...
 
+    async def holder(self) -> str:
+        """By whom all item rows are held; empty if it is nobody, or not all of them."""
+        ...
+
     async def put_rows(self, item_partition: int, rows: Mapping[str, bytes], holder: str) -> None:
         """Replace rows; an empty one: have none.
 

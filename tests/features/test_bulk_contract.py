@@ -108,14 +108,17 @@ async def test_held_rows_are_written_by_the_holder_alone(both: Both) -> None:
 
 async def test_who_holds_rows_last_holds_them(both: Both) -> None:
     store, bulk = both
+    assert await bulk.holder() == ""
     await bulk.hold_rows("one")
     await bulk.hold_rows("two")
+    assert await bulk.holder() == "two"
     with pytest.raises(ProjectionConflict):
         await bulk.put_rows(0, {}, "one")
     with pytest.raises(ProjectionConflict):
         await bulk.release_rows({}, "one")
     await bulk.release_rows({3: StreamId(7, 1)}, "two")
     assert await store.projected() == [{3: StreamId(7, 1)}] * KEYS.n_partitions
+    assert await bulk.holder() == ""
     with pytest.raises(ProjectionConflict):
         await bulk.put_rows(0, {}, "two")
 
