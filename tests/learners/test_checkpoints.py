@@ -110,3 +110,15 @@ async def test_a_file_that_was_being_written_is_not_met(tmp_path: Path) -> None:
     full = await written(FolderFiles(str(tmp_path)), versions(2))
     (tmp_path / ".v0000000003.delta.tmp").write_bytes(b"half a fi")
     assert_same(await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load(), full)
+
+
+async def test_a_version_from_elsewhere_takes_the_place_of_all_before_it(files: Files) -> None:
+    full = await written(files, versions())
+    other = learned(log(stream(90, seed=9)), OnlineLearner(SCHEMA, CONFIG)).snapshot(full.version + 1)
+    subject = Checkpoints(files, SCHEMA)
+    await subject.load()
+    await subject.replace(other)
+    assert_same(await Checkpoints(files, SCHEMA).load(), other)
+    assert await files.names() == [f"v{other.version:010d}.full"]
+    await subject.compact(other)
+    assert await files.names() == [f"v{other.version:010d}.full"]
