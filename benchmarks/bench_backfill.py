@@ -134,7 +134,7 @@ def backfill(history: Path, options: argparse.Namespace, folder: Path, url: str)
     for number in range(options.interruptions):
         with _running(history, options, folder, url) as run:
             with suppress(subprocess.TimeoutExpired):
-                run.wait(float(rng.uniform(5.0, 16.0)))
+                run.wait(float(rng.uniform(4.0, 12.0)))
             run.send_signal(signal.SIGKILL if number % 2 else signal.SIGINT)
             told = run.communicate()[0]
             print(f"interruption {number + 1}: exit status {run.returncode}", told[-200:], file=sys.stderr)

@@ -77,9 +77,9 @@ def live(events: pa.Table, queries: pa.Table, config: Path | None) -> tuple[pa.T
         paths = {name: str(Path(folder) / f"{name}.parquet") for name in ("events", "queries", "out")}
         pq.write_table(events, paths["events"])
         pq.write_table(queries, paths["queries"])
-        with _running(config, folder) as url:
+        with running(config, folder) as url:
             began_s = time.monotonic()
-            _headrace(
+            headrace(
                 folder, "replay", paths["events"], "--queries", paths["queries"], "--out", paths["out"], "--url", url
             )
             took_s = time.monotonic() - began_s
@@ -87,17 +87,19 @@ def live(events: pa.Table, queries: pa.Table, config: Path | None) -> tuple[pa.T
 
 
 @contextmanager
-def _running(config: Path | None, home: str) -> Iterator[str]:
+def running(config: Path | None, home: str) -> Iterator[str]:
+    """A run of its own on the event clock; its URL."""
     port = _free_port()
     settings = ("--config", str(config)) if config is not None else ()
-    _headrace(home, "up", "--clock", "event", "--port", str(port), "--detach", *settings)
+    headrace(home, "up", "--clock", "event", "--port", str(port), "--detach", *settings)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        _headrace(home, "down", "--port", str(port))
+        headrace(home, "down", "--port", str(port))
 
 
-def _headrace(home: str, *arguments: str) -> None:
+def headrace(home: str, *arguments: str) -> None:
+    """Run a command, whose runs are recorded in this folder."""
     command = [sys.executable, "-m", "deployments.cli", *arguments]
     subprocess.run(command, check=True, env={**os.environ, "HEADRACE_HOME": home})
 

@@ -13,13 +13,13 @@ from rich.progress import Progress
 from deployments import replay
 from deployments.errors import ConfigError
 from deployments.terminal import console, progress
-from features.autoschema import Proposal, n_steps, propose
+from features.autoschema.declaration import toml_of
+from features.autoschema.head import head, row_bytes, user_bytes
+from features.autoschema.proposal import Proposal, n_steps, propose
+from features.autoschema.sample import Sample, read_sample
 from features.errors import BadFile
 from features.event_files import Footer, read_footers
-from features.event_sample import Sample, read_sample
 from features.schema import Schema
-from features.schema_head import head, row_bytes, user_bytes
-from features.schema_toml import toml_of
 
 INTERRUPTED: Final = 130  # as a shell says of what SIGINT ended
 

@@ -12,7 +12,7 @@ from deployments import cli_autoschema
 from deployments.cli import main
 from deployments.config import load_config
 from features.schema import Schema
-from tests.features.simulated import clicks, write
+from tests.features.autoschema.simulated import clicks, write
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the recorded streams are not here")

@@ -24,8 +24,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.autoschema.sample import Sample
 from features.compiling import compiled
-from features.event_sample import Sample
 
 N_PREDICTED: Final = 200_000  # events; the mean of so many is certain to less than .01
 WARM_UP: Final = 0.1  # of the events, before anything is predicted

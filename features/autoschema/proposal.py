@@ -1,12 +1,12 @@
 """A schema proposed from a sample of events, each part of it with what speaks for it.
 
     event types     all that were seen: an undeclared one would be refused
-    counters        of items by how well their decayed counts predict what comes next (`features.forecast`), apart for
-                    each frequent type; split by the context that predicts best (`features.context_columns`);
-                    of people by the pauses between their events
+    counters        of items by how well their decayed counts predict what comes next (`forecast`), apart for each
+                    frequent type; split by the context that predicts best (`context`); of people by the pauses
+                    between their events
     n_recent        by how long histories are, and after how many events people come back to an item
-    successors      by what an item says of the next ones (`features.successions`)
-    attributes      by the columns of tables of items and people (`features.attribute_columns`)
+    successors      by what an item says of the next ones (`successions`)
+    attributes      by the columns of tables of items and people (`attributes`)
 
 The module reads no file and writes none: it gets a sample, and returns a `Proposal`. The same sample gives the same
 proposal. What it does not know: what a reward is, and what a model would make of all this. It counts; whether rankings
@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from features import forecast
-from features.attribute_columns import attribute_columns
-from features.context_columns import Field, Ground, Split, judged, splits
-from features.event_sample import Sample
-from features.half_lives import DAY_S, HOUR_S, MINUTE_S, covering, nearest, rungs_within, words
+from features.autoschema import forecast
+from features.autoschema.attributes import attribute_columns
+from features.autoschema.context import Field, Ground, Split, judged, splits
+from features.autoschema.half_lives import DAY_S, HOUR_S, MINUTE_S, covering, nearest, rungs_within, words
+from features.autoschema.sample import Sample
+from features.autoschema.successions import previous, successions
 from features.schema import Attribute, Counter, Entity, Schema
-from features.successions import previous, successions
 
 MIN_EVENTS: Final = 1000  # of a type, to be counted apart
 MIN_SHARE: Final = 0.01

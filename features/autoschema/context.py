@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.types as kinds
 from numpy.typing import NDArray
 
-from features import forecast
-from features.event_sample import Coded, Sample
-from features.half_lives import around, words
+from features.autoschema import forecast
+from features.autoschema.half_lives import around, words
+from features.autoschema.sample import Coded, Sample
 from features.schema import bucket_of
 
 CONSTANT: Final = 0.995  # share of one value, or of none, from which on a field says next to nothing

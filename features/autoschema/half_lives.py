@@ -1,7 +1,7 @@
 """Half-lives on one ladder of round durations, and which rungs of it a stream asks for.
 
 A rung is three to six times the one before; half-lives closer together say nearly the same. A ladder covers the rungs
-that the best mixture of predictions draws from (`features.forecast`), and one more on each side: the network also
+that the best mixture of predictions draws from (`forecast`), and one more on each side: the network also
 ranks what few events are about, items long forgotten and items of the last seconds, and a mean over events hardly
 hears of them. A rung costs four bytes a row.
 """

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.autoschema.sample import N_STRETCHES, plan, read_sample
 from features.event_files import read_footers
-from features.event_sample import N_STRETCHES, plan, read_sample
-from tests.features.simulated import START_MS, clicks, sampled, write
+from tests.features.autoschema.simulated import START_MS, clicks, sampled, write
 
 
 def test_everything_is_taken_if_it_may_be(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from features.autoschema import Proposal
+from features.autoschema.proposal import Proposal
 from features.schema import Attribute, Counter
 
 INDENT: Final = "    "

@@ -1,6 +1,6 @@
 """What a person's next item has to do with the ones before it: how many count, for how long, and how many to remember.
 
-Counts of items after an item are counts kept apart by the item before (`features.forecast`). How much the k-th item
+Counts of items after an item are counts kept apart by the item before (`forecast`). How much the k-th item
 before adds to what the nearer ones tell says how many to count; how much an item adds by how long ago it was says for
 how long. How many successors an item must remember is found by keeping lists of them, the latest first, as
 `features.item_table` does: how deep in the list stands what comes next?
@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import forecast
+from features.autoschema import forecast
+from features.autoschema.half_lives import DAY_S, HOUR_S, LADDER, at_share, rung_above, rungs_within, words
+from features.autoschema.sample import Sample
 from features.compiling import compiled
-from features.event_sample import Sample
-from features.half_lives import DAY_S, HOUR_S, LADDER, at_share, rung_above, rungs_within, words
 
 MAX_SPAN: Final = 10
 MIN_SHARE: Final = 0.005  # of what the item before tells, that a further one must add

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.autoschema.sample import Sample, read_sample
 from features.event_files import read_footers
-from features.event_sample import Sample, read_sample
 
 START_MS = 1_700_000_000_000
 N_ITEMS = 60

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.attribute_columns import attribute_columns
-from features.autoschema import Proposal, propose
-from features.context_columns import buckets
+from features.autoschema.attributes import attribute_columns
+from features.autoschema.context import buckets
+from features.autoschema.declaration import toml_of
+from features.autoschema.forecast import popularity
+from features.autoschema.half_lives import LADDER, covering, rungs_within, words
+from features.autoschema.head import head, row_bytes, user_bytes
+from features.autoschema.proposal import Proposal, propose
+from features.autoschema.sample import coded
 from features.errors import InvalidInput
-from features.event_sample import coded
-from features.forecast import popularity
-from features.half_lives import LADDER, covering, rungs_within, words
 from features.schema import Attribute, Schema, bucket_of, schema_from_dict
-from features.schema_head import head, row_bytes, user_bytes
-from features.schema_toml import toml_of
-from tests.features.simulated import START_MS, clicks, sampled
+from tests.features.autoschema.simulated import START_MS, clicks, sampled
 
 
 def proposed(folder: Path, columns: dict[str, Any], **tables: pa.Table) -> Proposal:

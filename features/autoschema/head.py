@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from features.event_sample import Coded, Sample
+from features.autoschema.half_lives import words
+from features.autoschema.sample import Coded, Sample
 from features.events import LoggedEvent
-from features.half_lives import words
 from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import apply_update, update_for
