@@ -131,13 +131,15 @@ def repeat(path: Path, n_copies: int, out: Path) -> int:
 def backfill(history: Path, options: argparse.Namespace, folder: Path, url: str) -> dict[str, Any]:
     """Run the command, interrupted as often as is asked; the last run is timed."""
     rng = np.random.default_rng(options.seed)
-    for number in range(options.interruptions):
+    n_interrupted = 0
+    while n_interrupted < options.interruptions:
         with _running(history, options, folder, url) as run:
             with suppress(subprocess.TimeoutExpired):
                 run.wait(float(rng.uniform(4.0, 12.0)))
-            run.send_signal(signal.SIGKILL if number % 2 else signal.SIGINT)
+            run.send_signal(signal.SIGKILL if n_interrupted % 2 else signal.SIGINT)
             told = run.communicate()[0]
-            print(f"interruption {number + 1}: exit status {run.returncode}", told[-200:], file=sys.stderr)
+        n_interrupted += run.returncode != 0  # else it was done before
+        print(f"exit status {run.returncode}, interrupted {n_interrupted} times", told[-300:], file=sys.stderr)
     began_s = time.monotonic()
     with _running(history, options, folder, url) as run:
         memory = Memory(run.pid)

@@ -4,7 +4,10 @@ import argparse
 import asyncio
 import importlib
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -38,7 +41,7 @@ def run_backfill(options: argparse.Namespace) -> int:
     plan = _plan(config, options)
     console.print(f"{plan.n_rows:,} events in {len({unit.file for unit in plan.units}):,} files", markup=False)
     try:
-        with workers(options.port), progress() as bar:
+        with workers(options.port), _interruptible(), progress() as bar:
             summary = _run(plan, config, bar, is_trained=not options.no_training)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from there")
@@ -57,6 +60,17 @@ def run_backfill(options: argparse.Namespace) -> int:
             markup=False,
         )
     return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within it SIGINT and SIGTERM end what is going on, whatever was made of them before, by Ray or by a shell."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
