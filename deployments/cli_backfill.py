@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.progress import Progress
@@ -17,7 +18,7 @@ from deployments import processes
 from deployments.cluster import workers
 from deployments.config import Config, load_config, with_store
 from deployments.errors import ConfigError
-from deployments.terminal import console, progress
+from deployments.terminal import Stages, console, progress
 from features.backfill.stages import Plan, plan_of
 from features.connect import bulk_of, connect
 from features.event_files import read_footers
@@ -47,9 +48,10 @@ def run_backfill(options: argparse.Namespace) -> int:
         console.print("stopped; the same command goes on from there")
         return INTERRUPTED
     took_s = time.monotonic() - began_s
+    through = datetime.fromtimestamp(summary.last_ms / 1000.0, UTC)
     console.print(
         f"{summary.n_events:,} events of {summary.n_users:,} users and {summary.n_items:,} items "
-        f"in {took_s:.1f} s, {plan.n_rows / took_s:,.0f}/s",
+        f"through {through:%Y-%m-%d %H:%M:%S} UTC in {took_s:.1f} s, {plan.n_rows / took_s:,.0f}/s",
         markup=False,
     )
     if summary.n_duplicates:
@@ -74,20 +76,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
-    history = importlib.import_module("learners.history")
-    tasks: dict[str, Any] = {}
-    began_s: dict[str, float] = {}
-
-    def show(stage: str, done: int, total: int, note: str) -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(NAMES[stage], total=total, note="", completed=done)
-            began_s[stage] = time.monotonic()
-            first[stage] = done
-        rate = (done - first[stage]) / max(time.monotonic() - began_s[stage], 1e-9)
-        bar.update(tasks[stage], completed=done, note=f"{rate:,.0f}/s {note}" if done > first[stage] else note)
-
-    first: dict[str, int] = {}
-    backfill = history.Backfill(plan, config.store, {}, show, os.cpu_count() or 1)
+    history = importlib.import_module("learners.history")  # which needs Ray: its environment is set by now
+    backfill = history.Backfill(plan, config.store, {}, Stages(bar, NAMES), os.cpu_count() or 1)
     summary = backfill.fold()
     backfill.write()
     if is_trained:

@@ -141,7 +141,9 @@ def test_whoever_interrupts_it_a_history_and_live_events_count_once(application:
         at += 5
     told, _ = run.communicate(timeout=120)
     assert run.returncode == 0, told
-    assert f"{N_HISTORY:,} events of {len(USERS)} users and {len(ITEMS)} items" in told
+    assert f"{N_HISTORY:,} events of {len(USERS)} users and {len(ITEMS)} items through 2025-11-24" in " ".join(
+        told.split()
+    )
     if at < N_LIVE:
         post(application, LIVE[at:])
     states, _ = asyncio.run(stored(application))
