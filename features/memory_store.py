@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final, Literal
 
 from features.clock import Clock, EventClock, WallClock
-from features.errors import FeatureError, LogMoved, ProjectionConflict, RowsHeld
+from features.errors import FeatureError, LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
@@ -52,6 +52,7 @@ class MemoryStore:
         self._heads: Positions = {}
         self._projected: defaultdict[int, Positions] = defaultdict(dict)
         self._trimmed: Positions = {}
+        self._trimming: Positions = {}
         self._readers: dict[str, Positions] = {}
         self._holder = ""
         self._has_appended = asyncio.Event()
@@ -99,6 +100,7 @@ class MemoryStore:
     async def trim(self, positions: Positions) -> None:
         """Drop the entries up to and including each position."""
         for partition, position in positions.items():
+            self._trimming[partition] = max(position, self._trimming.get(partition, START))
             log = self._logs[partition]
             n_gone = _index_after(log, position)
             if n_gone:
@@ -159,6 +161,10 @@ class MemoryStore:
         """The last entry that is gone from each log partition."""
         return dict(self._trimmed)
 
+    async def trimming(self) -> Positions:
+        """Up to where entries of each log partition may be gone."""
+        return dict(self._trimming)
+
     async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
         """Replace states of users of a partition.
 
@@ -201,6 +207,20 @@ class MemoryStore:
     async def note_reader(self, name: str, positions: Positions) -> None:
         """Note how far somebody has read."""
         self._readers[name] = dict(positions)
+
+    async def advance_reader(self, name: str, expected: Positions, reached: Positions) -> None:
+        """Note how far somebody has read, if that was at `expected` before.
+
+        Raises:
+            ReaderMoved: If it was elsewhere, or there is no such reader; nothing was noted.
+        """
+        if name not in self._readers:
+            raise ReaderMoved(f"there is no reader {name!r}; it has been forgotten")
+        for partition, position in expected.items():
+            stored = self._readers[name].get(partition, START)
+            if stored != position:
+                raise ReaderMoved(f"reader {name!r}: partition {partition} is at {stored}, expected {position}")
+        self._readers[name].update(reached)
 
     async def forget_reader(self, name: str) -> None:
         """Trim without regard to this reader."""
