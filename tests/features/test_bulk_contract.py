@@ -1,43 +1,15 @@
 """One list of laws for everything that replaces states and rows beside a store that goes on living."""
 
-from collections.abc import AsyncIterator
-from typing import NamedTuple
-
 import pytest
 
 from features.errors import LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import START, StreamId
-from features.memory_store import MemoryStore
 from features.projection import Projection
-from features.redis_bulk import RedisBulk
-from features.redis_store import RedisStore
 from features.store import BulkStore, all_of
-from tests.features.examples import KEYS, SCHEMA, T0_MS, Store, applied, click, log_of, state_of
+from tests.features.examples import KEYS, SCHEMA, T0_MS, Both, Store, applied, click, log_of, state_of
 
 HOME = KEYS.user_partition("u1")
 NEXT = (HOME + 1) % KEYS.n_partitions
-
-
-class Both(NamedTuple):
-    """A store, and what replaces its content."""
-
-    store: Store
-    bulk: BulkStore
-
-
-@pytest.fixture(params=["memory", "redis", "cluster"])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[Both]:
-    """Every store, empty, on the event clock."""
-    if request.param == "memory":
-        memory = MemoryStore(SCHEMA, keys=KEYS, clock="event")
-        yield Both(memory, memory)
-        return
-    servers = request.getfixturevalue({"redis": "empty_server", "cluster": "empty_cluster"}[request.param])
-    store, bulk = RedisStore(servers.url, SCHEMA, keys=KEYS, clock="event"), RedisBulk(servers.url, keys=KEYS)
-    await store.open()
-    yield Both(store, bulk)
-    await store.close()
-    await bulk.close()
 
 
 async def rows_of(store: Store, *items: str) -> list[bytes]:
