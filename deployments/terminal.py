@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console: Final = Console(stderr=True)
+INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
 
 
 def progress(*, is_in_bytes: bool = False) -> Progress:

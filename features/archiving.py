@@ -2,9 +2,9 @@
 
     read ─► collect ─► a segment is due ─► its file is durable ─► the position moves, if it is where it was left
 
-The position is that of the log's reader `archive`: nothing after it is trimmed. Who dies between file and position finds
-the file when he begins again, and goes on behind it. Of two archivers the one whose position was moved by the other stops;
-a file that it has written by then holds what its name says, as all of them do, and harms nobody.
+The position is that of the log's reader `archive`: nothing after it is trimmed. Who dies between file and position
+finds the file when he begins again, and goes on behind it. Of two archivers the one whose position was moved by the
+other stops; a file that it has written by then holds what its name says, as all of them do, and harms nobody.
 
 An archive begins with what the log still has. From then on nothing may be missing: entries that are gone before they
 were archived are an error, and so is a folder that does not reach to where the position says that it does.
@@ -172,9 +172,7 @@ class Archiver:
         while sum(opened.n_bytes for opened in self._open.values()) > limits.memory_bytes:
             await self.close(max(self._open, key=lambda partition: self._open[partition].n_bytes))
 
-    async def _whole(
-        self, partition: int, expected: StreamId, entries: list[Entry]
-    ) -> tuple[StreamId, list[Entry]]:
+    async def _whole(self, partition: int, expected: StreamId, entries: list[Entry]) -> tuple[StreamId, list[Entry]]:
         """Where a segment begins, and its entries: asked after they were read, so that none of them can be missing.
 
         Where nothing is archived yet, the archive begins behind what is gone.
@@ -194,7 +192,8 @@ class Archiver:
         """Notice another archiver before a file is written, if it was here first."""
         stored = (await self._bulk.readers()).get(READER, {}).get(partition, START)
         if stored != expected:
-            raise ReaderMoved(f"another archiver is at work, or this one was forgotten: partition {partition} is at {stored}, expected {expected}")
+            where = f"partition {partition} is at {stored}, expected {expected}"
+            raise ReaderMoved(f"another archiver is at work, or this one was forgotten: {where}")
 
     async def _check_same_log(self) -> None:
         """A store that has no archive may still have had one; a log that is behind its archive is another log."""

@@ -64,9 +64,7 @@ class DeepLog:
                     found.setdefault(entry.partition, []).append(entry)
         return [entry for lot in found.values() for entry in lot[:count]]
 
-    async def _read_files(
-        self, partitions: set[int], at: Positions, found: dict[int, list[Entry]], count: int
-    ) -> None:
+    async def _read_files(self, partitions: set[int], at: Positions, found: dict[int, list[Entry]], count: int) -> None:
         """Read from segments what is gone from the store, and move the positions behind it."""
         assert self._gone is not None
         for partition in partitions:

@@ -16,6 +16,7 @@ from features.errors import FeatureError, LogMoved, ProjectionConflict, ReaderMo
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
+from features.seen import Seen
 from features.state import apply_update, with_attributes
 from features.store import Applied, Read, Record, RowListener
 
@@ -45,7 +46,7 @@ class MemoryStore:
         self.clock = clock
         self._time = time or WallClock()
         self._event_clock = EventClock()
-        self._seen = _Seen(round(dedupe_window_s * 1000))
+        self._seen = Seen(round(dedupe_window_s * 1000))
         self._users: dict[str, bytes] = {}
         self._rows: dict[str, bytes] = {}
         self._logs: defaultdict[int, list[Entry]] = defaultdict(list)
@@ -281,30 +282,6 @@ def _put(values: dict[str, bytes], name: str, value: bytes) -> None:
         values[name] = value
     else:
         values.pop(name, None)
-
-
-class _Seen:
-    """Digests of this window and of the one before, by partition; as the rotating sets of the server."""
-
-    def __init__(self, window_ms: int) -> None:
-        self._window_ms = window_ms
-        self._number = 0
-        self._current: set[tuple[int, bytes]] = set()
-        self._previous: set[tuple[int, bytes]] = set()
-
-    def has(self, partition: int, digest: bytes, now_ms: int) -> bool:
-        self._rotate(now_ms // self._window_ms)
-        return (partition, digest) in self._current or (partition, digest) in self._previous
-
-    def add(self, partition: int, digest: bytes) -> None:
-        self._current.add((partition, digest))
-
-    def _rotate(self, number: int) -> None:
-        if number == self._number:
-            return
-        self._previous = self._current if number == self._number + 1 else set()
-        self._current = set()
-        self._number = number
 
 
 def _index_after(log: list[Entry], position: StreamId) -> int:

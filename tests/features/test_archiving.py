@@ -132,9 +132,7 @@ async def test_a_second_start_goes_on_where_the_first_was(both: Both, files: Log
     assert (again.n_entries, again.n_segments) == (0, 0)
 
 
-async def test_one_partition_is_read_lot_by_lot(
-    memory: Both, files: LogFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_partition_is_read_lot_by_lot(memory: Both, files: LogFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.archiving.LOT", 7)
     await applied(memory.store, *of_all_kinds())
     made = await opened(memory, files)

@@ -155,7 +155,7 @@ async def test_a_reader_goes_on_from_where_it_is_thought_to_be(both: Both) -> No
 async def test_a_reader_that_somebody_moved_is_left_alone(both: Both) -> None:
     _, bulk = both
     await bulk.note_reader("archive", {0: StreamId(5, 1)})
-    with pytest.raises(ReaderMoved, match="'archive'|\"archive\": partition 0 is at 5-1, expected 4-0"):
+    with pytest.raises(ReaderMoved, match="partition 0 is at 5-1, expected 4-0"):
         await bulk.advance_reader("archive", {1: START, 0: StreamId(4, 0)}, {0: StreamId(9, 0), 1: StreamId(9, 0)})
     with pytest.raises(ReaderMoved, match="partition 0 is at 5-1, expected 0-0"):
         await bulk.advance_reader("archive", {0: START}, {0: StreamId(9, 0)})
