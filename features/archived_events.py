@@ -5,13 +5,13 @@ became known. They are taken from the bodies: users, items and context are of th
 context is there too. So the context is one column, a packed map; `with_context` unpacks it.
 """
 
+import logging
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import BadFile
 from features.events import EVENT, START, Entry, decode_event, encode_body
 from features.log_files import LogFiles
 
@@ -32,12 +32,14 @@ COLUMNS: Final = pa.schema(
 )
 ORDER: Final = ("log_ms", "log_seq", "partition")
 
+logger = logging.getLogger(__name__)
+
 
 def archived_events(files: LogFiles) -> pa.Table:
     """`ts_ms, type, user, item, id, decision, value, context` of every event, in the order of the log.
 
     Raises:
-        BadFile, LogGap: If a segment is damaged or missing, or an event can't be read.
+        BadFile, LogGap: If a segment is damaged or missing.
     """
     tables = [COLUMNS.empty_table()]
     for partition in files.reached():
@@ -68,7 +70,8 @@ def _table(entries: list[Entry], path: str) -> pa.Table:
         try:
             event = decode_event(entry.body)
         except msgspec.DecodeError as error:
-            raise BadFile(f"entry {entry.id} can't be read as an event: {error}", path) from None
+            logger.error("%s: entry %s is passed over: %s", path, entry.id, error)
+            continue
         said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value)
         rows.append((*entry.id, entry.partition, *said, encode_body(event.context)))
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)

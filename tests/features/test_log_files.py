@@ -194,13 +194,13 @@ def test_segments_that_overlap_are_read_once_and_inner_ones_go(files: LogFiles) 
 
 @pytest.mark.parametrize("step", [1, 97])
 def test_whatever_byte_is_damaged_nothing_else_is_read(tmp_path: Path, step: int) -> None:
-    """Every byte of the footer, and some of the pages."""
+    """Every byte of a footer, with step 1; else one of so many of a whole file."""
     rng = np.random.default_rng(1)
     written = [logged(n, state=rng.bytes(20)) for n in range(3 if step == 1 else 400)]
     segment = LogFiles(str(tmp_path)).write(written, START, CONTEXT if step == 1 else SCHEMA)
     raw = path_of(segment).read_bytes()
-    n_refused = 0
-    for place in range(len(raw) - 3000 if step == 1 else 0, len(raw), step):
+    n_refused, footer_bytes = 0, int.from_bytes(raw[-8:-4], "little") + 8
+    for place in range(len(raw) - footer_bytes if step == 1 else 0, len(raw), step):
         damaged = bytearray(raw)
         damaged[place] ^= 1 << place % 8
         path_of(segment).write_bytes(damaged)
@@ -211,7 +211,7 @@ def test_whatever_byte_is_damaged_nothing_else_is_read(tmp_path: Path, step: int
             assert segment.path in str(error)
             n_refused += 1
         files.close()
-    assert n_refused > len(raw) / step / 10
+    assert n_refused > 50
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9999])
