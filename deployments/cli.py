@@ -18,6 +18,8 @@ from deployments.errors import ApiError, ClusterError, ConfigError
 from deployments.terminal import console
 from features.errors import FeatureError
 
+EVENTS = "Parquet: a file, a folder, or the URL of a bucket's folder; or what `headrace archive` made"
+
 Run = Callable[[argparse.Namespace], int | None]
 
 
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_history(commands)
     _add_items(commands)
     _add_backfill(commands)
+    _add_archive(commands)
     return parser
 
 
@@ -111,7 +114,7 @@ def _add_history(commands: Any) -> None:
         commands, "replay", _lazily("cli_history", "run_replay"), "Send a recorded stream through the front door.",
         "headrace replay events.parquet --queries queries.parquet --out predictions.parquet",
     )  # fmt: skip
-    replay.add_argument("events", type=Path)
+    replay.add_argument("events", help=EVENTS)
     replay.add_argument("--speed", type=_speed, default=None, help="max (default), or event time per wall time")
     replay.add_argument("--url", default="http://127.0.0.1:8000")
     _add_queries(replay, required=False)
@@ -122,7 +125,7 @@ def _add_history(commands: Any) -> None:
         "Replay and learn without servers: the same loop, offline.",
         "headrace evaluate events.parquet --queries queries.parquet --out predictions.parquet",
     )  # fmt: skip
-    evaluate.add_argument("events", type=Path)
+    evaluate.add_argument("events", help=EVENTS)
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
     _add_attributes(evaluate)
@@ -185,6 +188,26 @@ def _add_backfill(commands: Any) -> None:
     backfill.add_argument("--folder", help="where it keeps what it has made so far; a URL for several machines")
     backfill.add_argument("--no-training", action="store_true", help="states and rows alone, no model")
     backfill.add_argument("--any-order", action="store_true", help="take files that are not in time order")
+
+
+def _add_archive(commands: Any) -> None:
+    """What keeps the log for ever."""
+    archive = _command(
+        commands, "archive", _lazily("cli_archive", "run_archive"),
+        "Write the log to Parquet, for ever or up to now.",
+        "headrace archive s3://bucket/log --once",
+    )  # fmt: skip
+    archive.description = (
+        "Write the log to Parquet, each entry once: files by date and partition, with what every event said in "
+        "columns of its own. Until Ctrl-C it follows the log; with --once it ends where the log ends now. The same "
+        "command goes on where the last one stopped. From the first start on, the log is kept until it is archived, "
+        "also while nobody archives: --forget ends that. `headrace replay FOLDER` lives through the events again."
+    )
+    archive.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder, or the URL of a bucket's folder")
+    _add_config(archive)
+    archive.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose log it is")
+    archive.add_argument("--once", action="store_true", help="archive what the log holds now, and end")
+    archive.add_argument("--forget", action="store_true", help="let the log be trimmed without regard to an archive")
 
 
 def _lazily(module: str, function: str) -> Run:

@@ -1,7 +1,6 @@
 """`headrace backfill`: months of events into states, rows and a warm model, while the live ones go on."""
 
 import argparse
-import asyncio
 import importlib
 import os
 import signal
@@ -16,14 +15,12 @@ from rich.progress import Progress
 
 from deployments import processes
 from deployments.cluster import workers
-from deployments.config import Config, load_config, with_store
-from deployments.errors import ConfigError
-from deployments.terminal import Stages, console, progress
+from deployments.config import Config, load_config
+from deployments.store_of_run import with_store_of_run
+from deployments.terminal import INTERRUPTED, Stages, console, progress
 from features.backfill.stages import Plan, plan_of
-from features.connect import bulk_of, connect
 from features.event_files import read_footers
 
-INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
 MIB: Final = 2**20
 NAMES: Final = {
     "check": "check",
@@ -38,7 +35,7 @@ NAMES: Final = {
 def run_backfill(options: argparse.Namespace) -> int:
     """Backfill with progress; exit status 130 if the user stopped it."""
     began_s = time.monotonic()
-    config = _with_store_of_run(load_config(options.config), options.port)
+    config = with_store_of_run(load_config(options.config), options.port)
     plan = _plan(config, options)
     console.print(f"{plan.n_rows:,} events in {len({unit.file for unit in plan.units}):,} files", markup=False)
     try:
@@ -85,38 +82,6 @@ def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
         console.print(f"a model trained on it is version {version}")
     backfill.end()
     return summary
-
-
-def _with_store_of_run(config: Config, port: int) -> Config:
-    """The configuration, with the store that the run on this port has if none is given; and as that was created."""
-    if not config.store.url:
-        record = processes.read_record(port)
-        if record is None or processes.is_stale(record):
-            message = f"nothing runs on port {port}, and neither HEADRACE_REDIS_URL nor [store] names a store"
-            raise ConfigError(message)
-        config = with_store(config, url=record.redis_url)
-    return asyncio.run(_opened(config))
-
-
-async def _opened(config: Config) -> Config:
-    """The configuration as the store was created; a fresh store is, by this."""
-    bulk = bulk_of(config.store)
-    try:
-        settings = await bulk.settings()
-    finally:
-        await bulk.close()
-    mine = f"{config.schema.fingerprint:016x}"
-    if settings.get("schema", mine) != mine:
-        raise ConfigError(f"the store is used under schema {settings['schema']}, not {mine}: give its --config")
-    if settings:
-        config = with_store(config, clock=settings["clock"], n_partitions=int(settings["n_partitions"]))
-    config = with_store(config, ephemeral=True)  # whether it keeps what it has is for who acknowledges events
-    store = connect(config.store, config.schema)
-    try:
-        await store.open()
-    finally:
-        await store.close()
-    return config
 
 
 def _plan(config: Config, options: argparse.Namespace) -> Plan:

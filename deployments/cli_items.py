@@ -15,12 +15,11 @@ from deployments.errors import ClusterError, ConfigError
 from deployments.item_batches import Batch, ItemSender, StoppedError, batches
 from deployments.item_progress import Load, RejectedFile, StateFile, Tally
 from deployments.processes import termination
-from deployments.terminal import console, progress
+from deployments.terminal import INTERRUPTED, console, progress
 from features.catalogue import Catalogue
 from features.errors import FeatureError
 from features.schema import Schema
 
-INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
 TIMEOUT_S: Final = 10.0  # of one request; as long as Ctrl-C may have to wait
 
 

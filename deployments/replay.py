@@ -4,6 +4,9 @@ Before each query everything with an earlier timestamp has been acknowledged, an
 context is that of the last event before it with the same session, else the same user. The true answer that may stand
 beside a query is read by `read_answers` alone, for who judges when all is over.
 
+An archive of the log is replayed in the order of the log, in which events may be late: one that became known after
+others of a later time comes after them, and after the queries in between, here as it did then.
+
 Attributes are sent at their time too: after the queries of that instant, before its events. The first one that is
 refused ends the replay.
 """
@@ -17,17 +20,23 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.client import Headrace, HeadraceError
 from deployments.errors import ConfigError
+from features.archived_events import archived_events, with_context
 from features.attribute_table import AttributeRow, attribute_rows
+from features.event_files import list_files
+from features.log_files import LogFiles, segment_at
+from features.log_segments import LOG_FIELDS
 from features.schema import Entity
 
 BATCH: Final = 500
 REQUIRED: Final = ("ts_ms", "type", "user", "item")
 QUERY_COLUMNS: Final = ("query_id", "ts_ms", "user", "candidates")
+LOG_COLUMNS: Final = frozenset(field.name for field in LOG_FIELDS)
 RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value"})
 
 
@@ -57,13 +66,23 @@ class Tally:
         return pa.table({"query_id": pa.array(self.query_ids), "scores": scores})
 
 
-def read_events(path: Path) -> pa.Table:
-    """Read a replay file in time order.
+def read_events(path: Path | str) -> pa.Table:
+    """Read events: a replay file, or a folder of them, in time order; an archive of the log in its own.
 
+    Args:
+        path: Of a file or a folder; or the URL of a bucket's folder.
     Raises:
-        ConfigError: If it lacks a column.
+        ConfigError: If a file lacks a column, or does not go together with the others.
+        BadFile, LogGap: If there is nothing, or an archive is damaged.
     """
-    return _read(path, REQUIRED)
+    files = list_files([str(path)])
+    if any(segment_at(file.url) for file in files):
+        return archived_events(LogFiles(str(path)))
+    tables = [_load(file.url, REQUIRED) for file in files]
+    try:
+        return _in_time_order(pa.concat_tables(tables, promote_options="permissive"))
+    except pa.ArrowException as error:
+        raise ConfigError(f"{path}: its files do not go together: {error}") from None
 
 
 def read_queries(path: Path) -> pa.Table:
@@ -96,16 +115,21 @@ def read_answers(path: Path) -> pa.Table | None:
 
 
 def _read(path: Path, required: tuple[str, ...]) -> pa.Table:
-    table = _load(path, required)
+    return _in_time_order(_load(path, required))
+
+
+def _in_time_order(table: pa.Table) -> pa.Table:
     order = pa.compute.sort_indices(table, [("ts_ms", "ascending")])  # stable: file order among equal instants
     return table.take(order)
 
 
-def _load(path: Path, required: tuple[str, ...]) -> pa.Table:
+def _load(path: Path | str, required: tuple[str, ...]) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"{path}: {error}") from None
+    if LOG_COLUMNS.issubset(table.column_names):
+        raise ConfigError(f"{path}: a segment of a log is read as part of its archive: name the folder above date=…")
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise ConfigError(f"{path}: column {missing[0]!r} is missing; expected {', '.join(required)}")
@@ -118,7 +142,8 @@ def as_event(row: dict[str, Any]) -> dict[str, Any]:
     for name in ("user", "item", "id"):
         if isinstance(event.get(name), int):
             event[name] = str(event[name])
-    context = {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+    others = {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+    context = {**others.pop("context"), **others} if isinstance(others.get("context"), dict) else others
     return {**event, "context": context} if context else event
 
 
@@ -137,7 +162,7 @@ class Replay:
         self._client = client
         self._speed = speed
         self._on_progress = on_progress
-        self._contexts: dict[Any, dict[str, Any]] = {}
+        self._contexts: dict[str, dict[str, Any]] = {}
         self._held: list[AttributeRow] = []
         self._started_s = time.monotonic()
         self._first_ms: int | None = None
@@ -152,13 +177,14 @@ class Replay:
         """Replay to the end of the stream; queries and attributes after its last event are sent too.
 
         Args:
-            events, queries: In time order.
+            events: As `read_events` gives them.
+        queries: In time order.
             items, users: Attributes, in any order.
         Raises:
             InvalidInput: If a row of attributes can't be taken, with row and column.
         """
         at = 0
-        times = events["ts_ms"].to_numpy()
+        times = np.maximum.accumulate(events["ts_ms"].to_numpy()) if events.num_rows else np.zeros(0, np.int64)
         for ts_ms, do in self._between(queries, items, users):
             until = int(times.searchsorted(ts_ms, side="left"))
             self._send(events.slice(at, until - at))
@@ -220,7 +246,7 @@ class Replay:
         if events.num_rows:
             self._send_attributes()
         for start in range(0, events.num_rows, BATCH):
-            rows = events.slice(start, BATCH).to_pylist()
+            rows = [with_context(row) for row in events.slice(start, BATCH).to_pylist()]
             self._pace(rows[-1]["ts_ms"])
             bodies = [as_event(row) for row in rows]
             started_s = time.monotonic()
@@ -228,7 +254,8 @@ class Replay:
             self.tally.sending_s += time.monotonic() - started_s
             self._note(receipt)
             for row, body in zip(rows, bodies, strict=True):
-                self._contexts[row.get("session", row["user"])] = body.get("context", {})
+                context = body.get("context", {})
+                self._contexts[str(context.get("session", row["user"]))] = context
             self._on_progress(self.tally)
 
     def _note(self, receipt: dict[str, Any]) -> None:
@@ -242,7 +269,7 @@ class Replay:
     def _ask(self, query: dict[str, Any]) -> None:
         self._send_attributes()
         candidates = [str(candidate) for candidate in query["candidates"]]
-        context = self._contexts.get(query.get("session", query["user"]), {})
+        context = self._contexts.get(str(query.get("session", query["user"])), {})
         answer = self._client.rank(str(query["user"]), candidates, context=context, now_ms=query["ts_ms"])
         score = {item["id"]: item["score"] for item in answer["items"]}
         self.tally.query_ids.append(query["query_id"])

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 console: Final = Console(stderr=True)
+INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
 
 
 def progress(*, is_in_bytes: bool = False) -> Progress:

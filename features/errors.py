@@ -9,6 +9,9 @@
     ├── ProjectionConflict      somebody else moved the projection; reload and go on
     ├── RowsHeld                somebody is replacing the item rows; they stand still until that has ended
     ├── LogMoved                the log went on meanwhile; read on and try again
+    ├── ReaderMoved             somebody else reads under this name, or it was forgotten
+    ├── LogGap                  entries are neither in the log nor in its archive; partition and positions are named
+    ├── FilesUnavailable        files cannot be listed, read or written; try again
     ├── StoreRefused            the server is not one that can keep the promises
     └── StoreUnavailable        the store cannot be reached or is out of memory; try again
 
@@ -93,6 +96,32 @@ class RowsHeld(FeatureError):
 class LogMoved(FeatureError):
     """A log partition is not at the position that what was to be written follows from."""
 
+    retryable = True
+
+
+class ReaderMoved(FeatureError):
+    """A reader is not where it was left: another one goes by its name, or it was forgotten."""
+
+
+class LogGap(FeatureError):
+    """Entries of the log are gone, and no archive has them.
+
+    Args:
+        partition: Of the log.
+        after, until: They come after the one and reach to the other.
+        why: What that means for who asks.
+    """
+
+    def __init__(self, partition: int, after: object, until: object, why: str) -> None:
+        super().__init__(f"log partition {partition}: entries after {after} up to {until} {why}")
+        self.partition = partition
+
+
+class FilesUnavailable(FeatureError):
+    """A folder or bucket does not do what it is asked; what was to be written may or may not be there."""
+
+    status = 503
+    code = "files_unavailable"
     retryable = True
 
 

@@ -7,8 +7,8 @@
 -- still fail (on a key of the wrong type). So a failure has written nothing. `allow-oom` is not set: without memory a
 -- function does not start.
 --
--- Errors begin with HRSCHEMA, HRCORRUPT, HRCONFLICT or HRMOVED; everything else is the server's own. The number in the names is
--- raised with every change of arguments or layout, so that two releases can share a server.
+-- Errors begin with HRSCHEMA, HRCORRUPT, HRCONFLICT, HRMOVED or HRREADER; everything else is the server's own. The number in
+-- the names is raised with every change of arguments or layout, so that two releases can share a server.
 
 local LISTS_BYTES = 10
 
@@ -252,6 +252,52 @@ local function put_users(keys, args)
   return redis.status_reply('OK')
 end
 
+-- Positions as Python packs them, {"7":[ms,seq]}. Numbers are written whole: cjson would round them to 14 digits.
+local function packed(positions)
+  local parts = {}
+  for partition, at in pairs(positions) do
+    parts[#parts + 1] = string.format('"%s":[%s,%s]', partition, whole(at[1]), whole(at[2]))
+  end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+local function position(text)
+  local ms, seq = text:match('^(%d+)-(%d+)$')
+  return {tonumber(ms), tonumber(seq)}
+end
+
+-- Arguments: name, number of expected and of reached positions, these as partition, position.
+local function advance_reader(keys, args)
+  local name, expected_end = args[1], 3 + 2 * args[2]
+  local stored = redis.call('HGET', keys[1], name)
+  if not stored then
+    return redis.error_reply(string.format('HRREADER there is no reader %q; it has been forgotten', name))
+  end
+  local positions = cjson.decode(stored)
+  for index = 4, expected_end, 2 do
+    local at = positions[args[index]]
+    at = at and whole(at[1]) .. '-' .. whole(at[2]) or '0-0'
+    if at ~= args[index + 1] then
+      return redis.error_reply(string.format('HRREADER reader %q: partition %s is at %s, expected %s', name, args[index],
+        at, args[index + 1]))
+    end
+  end
+  for index = expected_end + 1, #args, 2 do positions[args[index]] = position(args[index + 1]) end
+  redis.call('HSET', keys[1], name, packed(positions))
+  return redis.status_reply('OK')
+end
+
+-- Arguments: partition, position. What was told before is not taken back.
+local function tell_trimming(keys, args)
+  local positions = cjson.decode(redis.call('GET', keys[1]) or '{}')
+  for index = 1, #args, 2 do
+    local told, at = positions[args[index]], position(args[index + 1])
+    if not told or told[1] < at[1] or told[1] == at[1] and told[2] < at[2] then positions[args[index]] = at end
+  end
+  redis.call('SET', keys[1], packed(positions))
+  return redis.status_reply('OK')
+end
+
 -- Keys: log, and where the last entry that went is noted. Arguments: the last position that goes, the first that stays.
 local function trim(keys, args)
   local last = redis.call('XREVRANGE', keys[1], args[1], '-', 'COUNT', 1)[1]
@@ -277,5 +323,7 @@ redis.register_function('headrace_3_plain', record(plain))
 redis.register_function('headrace_3_commit_rows', commit_rows)
 redis.register_function('headrace_3_release_rows', release_rows)
 redis.register_function('headrace_3_put_users', put_users)
+redis.register_function('headrace_3_advance_reader', advance_reader)
+redis.register_function('headrace_3_tell_trimming', tell_trimming)
 redis.register_function('headrace_3_trim', trim)
 redis.register_function{function_name = 'headrace_3_heads', callback = heads, flags = {'no-writes'}}

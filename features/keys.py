@@ -93,6 +93,10 @@ class Keys:
         """Hash of reader -> positions that it has read to."""
         return f"{self.prefix}:readers"
 
+    def trimming(self) -> str:
+        """Positions up to which entries may be gone from the logs."""
+        return f"{self.prefix}:trimming"
+
     def settings(self) -> str:
         """Hash of what is fixed at creation: partitions, format, clock."""
         return f"{self.prefix}:settings"

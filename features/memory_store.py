@@ -12,10 +12,11 @@ from time import monotonic
 from typing import Final, Literal
 
 from features.clock import Clock, EventClock, WallClock
-from features.errors import FeatureError, LogMoved, ProjectionConflict, RowsHeld
+from features.errors import FeatureError, LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
 from features.schema import Schema
+from features.seen import Seen
 from features.state import apply_update, with_attributes
 from features.store import Applied, Read, Record, RowListener
 
@@ -45,13 +46,14 @@ class MemoryStore:
         self.clock = clock
         self._time = time or WallClock()
         self._event_clock = EventClock()
-        self._seen = _Seen(round(dedupe_window_s * 1000))
+        self._seen = Seen(round(dedupe_window_s * 1000))
         self._users: dict[str, bytes] = {}
         self._rows: dict[str, bytes] = {}
         self._logs: defaultdict[int, list[Entry]] = defaultdict(list)
         self._heads: Positions = {}
         self._projected: defaultdict[int, Positions] = defaultdict(dict)
         self._trimmed: Positions = {}
+        self._trimming: Positions = {}
         self._readers: dict[str, Positions] = {}
         self._holder = ""
         self._has_appended = asyncio.Event()
@@ -99,6 +101,7 @@ class MemoryStore:
     async def trim(self, positions: Positions) -> None:
         """Drop the entries up to and including each position."""
         for partition, position in positions.items():
+            self._trimming[partition] = max(position, self._trimming.get(partition, START))
             log = self._logs[partition]
             n_gone = _index_after(log, position)
             if n_gone:
@@ -159,6 +162,10 @@ class MemoryStore:
         """The last entry that is gone from each log partition."""
         return dict(self._trimmed)
 
+    async def trimming(self) -> Positions:
+        """Up to where entries of each log partition may be gone."""
+        return dict(self._trimming)
+
     async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
         """Replace states of users of a partition.
 
@@ -209,6 +216,20 @@ class MemoryStore:
     async def note_reader(self, name: str, positions: Positions) -> None:
         """Note how far somebody has read."""
         self._readers[name] = dict(positions)
+
+    async def advance_reader(self, name: str, expected: Positions, reached: Positions) -> None:
+        """Note how far somebody has read, if that was at `expected` before.
+
+        Raises:
+            ReaderMoved: If it was elsewhere, or there is no such reader; nothing was noted.
+        """
+        if name not in self._readers:
+            raise ReaderMoved(f"there is no reader {name!r}; it has been forgotten")
+        for partition, position in expected.items():
+            stored = self._readers[name].get(partition, START)
+            if stored != position:
+                raise ReaderMoved(f"reader {name!r}: partition {partition} is at {stored}, expected {position}")
+        self._readers[name].update(reached)
 
     async def forget_reader(self, name: str) -> None:
         """Trim without regard to this reader."""
@@ -269,30 +290,6 @@ def _put(values: dict[str, bytes], name: str, value: bytes) -> None:
         values[name] = value
     else:
         values.pop(name, None)
-
-
-class _Seen:
-    """Digests of this window and of the one before, by partition; as the rotating sets of the server."""
-
-    def __init__(self, window_ms: int) -> None:
-        self._window_ms = window_ms
-        self._number = 0
-        self._current: set[tuple[int, bytes]] = set()
-        self._previous: set[tuple[int, bytes]] = set()
-
-    def has(self, partition: int, digest: bytes, now_ms: int) -> bool:
-        self._rotate(now_ms // self._window_ms)
-        return (partition, digest) in self._current or (partition, digest) in self._previous
-
-    def add(self, partition: int, digest: bytes) -> None:
-        self._current.add((partition, digest))
-
-    def _rotate(self, number: int) -> None:
-        if number == self._number:
-            return
-        self._previous = self._current if number == self._number + 1 else set()
-        self._current = set()
-        self._number = number
 
 
 def _index_after(log: list[Entry], position: StreamId) -> int:

@@ -36,6 +36,11 @@ class RedisBulk:
         found = await self._pipeline([("GET", self.keys.trimmed(partition)) for partition in self._partitions])
         return {partition: StreamId.parse(at) for partition, at in enumerate(found) if at}
 
+    async def trimming(self) -> Positions:
+        """Up to where entries of each log partition may be gone."""
+        told = await self._call("GET", self.keys.trimming())
+        return _decode(told) if told else {}
+
     async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
         """Replace states of users of a partition.
 
@@ -85,6 +90,17 @@ class RedisBulk:
     async def note_reader(self, name: str, positions: Positions) -> None:
         """Note how far somebody has read."""
         await self._call("HSET", self.keys.readers(), name, msgspec.json.encode(positions))
+
+    async def advance_reader(self, name: str, expected: Positions, reached: Positions) -> None:
+        """Note how far somebody has read, if that was at `expected` before.
+
+        Raises:
+            ReaderMoved: If it was elsewhere, or there is no such reader; nothing was noted.
+        """
+        pairs = [text for positions in (expected, reached) for pair in positions.items() for text in map(str, pair)]
+        await self._call(
+            "FCALL", "headrace_3_advance_reader", 1, self.keys.readers(), name, len(expected), len(reached), *pairs
+        )
 
     async def forget_reader(self, name: str) -> None:
         """Trim without regard to this reader."""

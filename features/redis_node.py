@@ -36,6 +36,7 @@ from features.errors import (
     FeatureError,
     LogMoved,
     ProjectionConflict,
+    ReaderMoved,
     SchemaMismatch,
     StoreRefused,
     StoreUnavailable,
@@ -57,6 +58,7 @@ _by_code: Final[dict[str, type[FeatureError]]] = {
     "HRCORRUPT": CorruptState,
     "HRCONFLICT": ProjectionConflict,
     "HRMOVED": LogMoved,
+    "HRREADER": ReaderMoved,
     "WRONGTYPE": CorruptState,
     **dict.fromkeys(("OOM", "LOADING", "READONLY", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN"), StoreUnavailable),
 }

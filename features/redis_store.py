@@ -155,6 +155,10 @@ class RedisStore:
 
     async def trim(self, positions: Positions) -> None:
         """Drop the entries up to and including each position."""
+        if not positions:
+            return
+        key, pairs = self.keys.trimming(), [text for pair in positions.items() for text in map(str, pair)]
+        await self._servers.call(key_slot(key.encode()), "FCALL", "headrace_3_tell_trimming", 1, key, *pairs)
         trims: list[Command] = [
             ("FCALL", "headrace_3_trim", 2, self.keys.log(p), self.keys.trimmed(p), str(at), f"{at.ms}-{at.seq + 1}")
             for p, at in positions.items()

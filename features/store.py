@@ -170,6 +170,13 @@ class BulkStore(Protocol):
         """The last entry that is gone from each log partition; those of which nothing is gone are not there."""
         ...
 
+    async def trimming(self) -> Positions:
+        """Up to where entries of each log partition may be gone: told before they go, so never behind `trimmed`.
+
+        One small answer, whatever the number of servers: who reads on from there has missed nothing.
+        """
+        ...
+
     async def put_users(self, partition: int, states: Mapping[str, bytes], head: StreamId) -> None:
         """Replace states of users of a partition; an empty one: have none.
 
@@ -212,6 +219,16 @@ class BulkStore(Protocol):
 
     async def note_reader(self, name: str, positions: Positions) -> None:
         """Note how far somebody has read: nothing after that is trimmed."""
+        ...
+
+    async def advance_reader(self, name: str, expected: Positions, reached: Positions) -> None:
+        """Note how far somebody has read, if that was at `expected` before; other partitions stay where they are.
+
+        `START` stands for a partition without a position.
+
+        Raises:
+            ReaderMoved: If it was elsewhere, or there is no such reader; nothing was noted.
+        """
         ...
 
     async def forget_reader(self, name: str) -> None:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from features.archived_events import with_context
 from features.attribute_table import AttributeRow, attribute_rows
 from features.encoding import Encoder, Request
 from features.errors import FeatureError, InvalidInput
@@ -178,7 +179,7 @@ class Evaluation:
         return heapq.merge(
             self._stated(items, "item"),
             self._stated(users, "user"),
-            ((row["ts_ms"], partial(self._take, row)) for row in _rows(events)),
+            ((row["ts_ms"], partial(self._take, row)) for row in map(with_context, _rows(events))),
             key=itemgetter(0),
         )
 
@@ -197,8 +198,8 @@ class Evaluation:
         event = check_event(event_from_row(row), self.schema, row["ts_ms"], any_time=True)
         self._waiting.append(event_record(event, self.schema, self._store.keys))
         self._contexts["user", event.user] = event.context
-        if row.get("session") is not None:
-            self._contexts["session", str(row["session"])] = event.context
+        if event.context.get("session") is not None:
+            self._contexts["session", str(event.context["session"])] = event.context
 
     async def _catch_up(self, now_ms: int) -> None:
         """Append what waits, fold it for serving, and learn from every tick that has closed."""

@@ -6,7 +6,6 @@ A file appears whole or not at all, under a name that says what it was made of; 
 it, and is not made again. Works in a folder as in a bucket; who spreads over several machines needs one they share.
 """
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from features.event_files import folder_of
+from features.whole_files import whole_file
 
 INDEX: Final = b"batches"
 TIME: Final = "ts_ms"
@@ -50,14 +50,8 @@ class Folder:
     @contextmanager
     def whole(self, name: str) -> Iterator[pa.NativeFile]:
         """A file to write, which gets its name when the block has gone well."""
-        temporary = self._at(f".{name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with self._fs.open_output_stream(temporary) as file:
-                yield file
-        except BaseException:
-            self._fs.delete_file(temporary)
-            raise
-        self._fs.move(temporary, self._at(name))
+        with whole_file(self._fs, self._at(name)) as file:
+            yield file
 
     def write(self, name: str, data: bytes) -> None:
         """Make a file of this content."""

@@ -91,6 +91,24 @@ def test_a_missing_column_is_named(tmp_path: Any) -> None:
         read_events(tmp_path / "events.parquet")
 
 
+def test_a_folder_of_files_is_one_stream_and_its_names_are_no_context(tmp_path: Any) -> None:
+    for day in (2, 1):
+        (folder := tmp_path / f"date=2026-01-0{day}" / "partition=0001").mkdir(parents=True)
+        table = EVENTS.slice(2 * day - 2, 2)
+        pq.write_table(table if day == 1 else table.drop_columns(["device"]), folder / "events.parquet")
+    rows = read_events(str(tmp_path)).to_pylist()
+    assert [(row["ts_ms"], row["user"], row["item"], row["device"]) for row in rows] == [
+        (10, 1, 8, "a"),
+        (20, 2, 9, None),
+        (20, 1, 7, None),
+        (30, 1, 7, "c"),
+    ]
+    assert set(rows[0]) == set(EVENTS.column_names)
+    pq.write_table(EVENTS.set_column(2, "user", pa.array(["u"] * 4)), tmp_path / "text.parquet")
+    with pytest.raises(ConfigError, match="its files do not go together"):
+        read_events(tmp_path)
+
+
 def test_attributes_go_out_after_the_queries_of_their_instant_and_before_its_events() -> None:
     recorder = Recorder()
     items = pa.table({"item": [7, 8, 9, 7], "ts_ms": [20, None, None, 20], "price": [1.0, 2.0, None, 3.0]})

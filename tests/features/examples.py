@@ -1,6 +1,6 @@
 """Events and stores to test with."""
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis
 from redis.crc import key_slot
@@ -18,7 +18,7 @@ from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.schema import Counter, Schema
 from features.state import UserState, unpack
-from features.store import Applied, FeatureStore, Record, all_of, event_record
+from features.store import Applied, BulkStore, FeatureStore, Record, all_of, event_record
 
 T0_MS = 1_764_000_000_000
 KEYS = Keys(n_partitions=4)
@@ -42,6 +42,13 @@ SCHEMA = Schema(
 OTHER_SCHEMA = Schema(n_recent=5)
 
 Store = MemoryStore | RedisStore
+
+
+class Both(NamedTuple):
+    """A store, and what works on all of it."""
+
+    store: Store
+    bulk: BulkStore
 
 
 def event(user: str = "u1", item: str = "a", **fields: Any) -> LoggedEvent:

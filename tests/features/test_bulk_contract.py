@@ -1,42 +1,15 @@
 """One list of laws for everything that replaces states and rows beside a store that goes on living."""
 
-from collections.abc import AsyncIterator
-from typing import NamedTuple
-
 import pytest
 
-from features.errors import LogMoved, ProjectionConflict, RowsHeld
+from features.errors import LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import START, StreamId
-from features.memory_store import MemoryStore
 from features.projection import Projection
-from features.redis_bulk import RedisBulk
-from features.redis_store import RedisStore
 from features.store import BulkStore, all_of
-from tests.features.examples import KEYS, SCHEMA, T0_MS, Store, applied, click, log_of, state_of
+from tests.features.examples import KEYS, SCHEMA, T0_MS, Both, Store, applied, click, log_of, state_of
 
 HOME = KEYS.user_partition("u1")
-
-
-class Both(NamedTuple):
-    """A store, and what replaces its content."""
-
-    store: Store
-    bulk: BulkStore
-
-
-@pytest.fixture(params=["memory", "redis", "cluster"])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[Both]:
-    """Every store, empty, on the event clock."""
-    if request.param == "memory":
-        memory = MemoryStore(SCHEMA, keys=KEYS, clock="event")
-        yield Both(memory, memory)
-        return
-    servers = request.getfixturevalue({"redis": "empty_server", "cluster": "empty_cluster"}[request.param])
-    store, bulk = RedisStore(servers.url, SCHEMA, keys=KEYS, clock="event"), RedisBulk(servers.url, keys=KEYS)
-    await store.open()
-    yield Both(store, bulk)
-    await store.close()
-    await bulk.close()
+NEXT = (HOME + 1) % KEYS.n_partitions
 
 
 async def rows_of(store: Store, *items: str) -> list[bytes]:
@@ -170,3 +143,38 @@ async def test_readers_are_remembered_until_they_are_forgotten(both: Both) -> No
     await bulk.forget_reader("archive")
     await bulk.forget_reader("nobody")
     assert await bulk.readers() == {"backfill": {}}
+
+
+async def test_a_reader_goes_on_from_where_it_is_thought_to_be(both: Both) -> None:
+    _, bulk = both
+    far = StreamId(4_102_444_800_000, 9_007_199_254_740_991)
+    await bulk.note_reader("archive", {})
+    await bulk.advance_reader("archive", {0: START, 3: START}, {0: StreamId(5, 1), 3: far})
+    await bulk.advance_reader("archive", {3: far}, {3: far})
+    await bulk.advance_reader("archive", {0: StreamId(5, 1)}, {0: StreamId(5, 2)})
+    assert await bulk.readers() == {"archive": {0: StreamId(5, 2), 3: far}}
+
+
+async def test_a_reader_that_somebody_moved_is_left_alone(both: Both) -> None:
+    _, bulk = both
+    await bulk.note_reader("archive", {0: StreamId(5, 1)})
+    with pytest.raises(ReaderMoved, match="partition 0 is at 5-1, expected 4-0"):
+        await bulk.advance_reader("archive", {1: START, 0: StreamId(4, 0)}, {0: StreamId(9, 0), 1: StreamId(9, 0)})
+    with pytest.raises(ReaderMoved, match="partition 0 is at 5-1, expected 0-0"):
+        await bulk.advance_reader("archive", {0: START}, {0: StreamId(9, 0)})
+    assert await bulk.readers() == {"archive": {0: StreamId(5, 1)}}
+    await bulk.forget_reader("archive")
+    with pytest.raises(ReaderMoved, match="there is no reader"):
+        await bulk.advance_reader("archive", {1: START}, {1: StreamId(9, 0)})
+    assert await bulk.readers() == {}
+
+
+async def test_what_may_be_gone_is_told_and_never_taken_back(both: Both) -> None:
+    store, bulk = both
+    results = await applied(store, *(click(ts_ms=T0_MS + 10 * n) for n in range(4)))
+    assert await bulk.trimming() == {}
+    await store.trim({})
+    await store.trim({HOME: results[2].id, NEXT: StreamId(5, 1)})
+    await store.trim({HOME: results[1].id, NEXT: StreamId(5, 2)})
+    assert await bulk.trimming() == {HOME: results[2].id, NEXT: StreamId(5, 2)}
+    assert await bulk.trimmed() == {HOME: results[2].id}

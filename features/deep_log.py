@@ -1,0 +1,137 @@
+"""The log from its archive and from the store, as one: a store whose log was never trimmed.
+
+    position ──── segments ────►│◄──── both ────►│◄──── the store ──── head
+                            trimmed         archived
+
+Entries come from the store as long as it has all of them after a position, else from segments, and in the same read
+from the store again where these end. Whether it has all of them is asked after each read, since entries may go between
+two reads: `trimming`, one small answer, tells up to where they may be gone, and only who is behind that has to ask
+`trimmed` what is. Trims are told before they happen, so no answer comes too late.
+
+Everything else is the store's own.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from features.errors import FeatureError, LogGap
+from features.events import START, Entry, Positions, StreamId
+from features.log_files import LogFiles
+from features.store import Applied, BulkStore, FeatureStore, Read, Record, RowListener
+
+BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
+
+
+class DeepLog:
+    """A `FeatureStore` whose log goes back to where its archive begins.
+
+    Args:
+        store: Where entries are written and trimmed.
+        bulk: The same one; it knows what is gone.
+        files: The archive, behind which the log is trimmed.
+    """
+
+    def __init__(self, store: FeatureStore, bulk: BulkStore, files: LogFiles) -> None:
+        self.keys = store.keys
+        self.schema = store.schema
+        self._store = store
+        self._bulk = bulk
+        self._files = files
+        self._gone: Positions | None = None
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """Entries after the positions, as of a store that keeps all of them.
+
+        Raises:
+            LogGap: If entries are neither in the store nor in the archive.
+            BadFile: If a segment of the archive is damaged.
+        """
+        if self._gone is None:
+            self._gone = await self._bulk.trimmed()
+        at = {partition: positions.get(partition, START) for partition in range(self.keys.n_partitions)}
+        found: dict[int, list[Entry]] = {}
+        pending = set(at)
+        while pending:
+            await self._read_files(pending, at, found, count)
+            asked = {p for p in pending if len(found.get(p, ())) < count}
+            starts = {partition: position if partition in asked else BEYOND for partition, position in at.items()}
+            wait_s = 0.0 if any(found.values()) else block_s
+            entries = await self._store.read_log(starts, count=count, block_s=wait_s) if asked else []
+            pending = await self._behind(asked, at)
+            for entry in entries:
+                if entry.partition not in pending:
+                    found.setdefault(entry.partition, []).append(entry)
+        return [entry for lot in found.values() for entry in lot[:count]]
+
+    async def _read_files(self, partitions: set[int], at: Positions, found: dict[int, list[Entry]], count: int) -> None:
+        """Read from segments what is gone from the store, and move the positions behind it."""
+        assert self._gone is not None
+        for partition in partitions:
+            gone = self._gone.get(partition, START)
+            if gone > at[partition]:
+                lot = await self._read_segments(partition, at[partition], gone, count - len(found.get(partition, ())))
+                found.setdefault(partition, []).extend(lot)
+                at[partition] = lot[-1].id
+
+    async def _read_segments(self, partition: int, after: StreamId, gone: StreamId, count: int) -> list[Entry]:
+        """Entries of an archive that reaches to what is gone, at least one."""
+        if self._files.reached_of(partition) < gone:
+            await asyncio.to_thread(self._files.look)
+        reached = self._files.reached_of(partition)
+        if reached < gone:
+            raise LogGap(partition, max(after, reached), gone, f"are gone from the store, and not in {self._files.url}")
+        return await asyncio.to_thread(self._files.read, partition, after, count)
+
+    async def _behind(self, partitions: set[int], at: Positions) -> set[int]:
+        """Those of which entries after their positions may have gone before they were read."""
+        trimming = await self._bulk.trimming()
+        if all(trimming.get(partition, START) <= at[partition] for partition in partitions):
+            return set()
+        self._gone = gone = await self._bulk.trimmed()
+        return {partition for partition in partitions if gone.get(partition, START) > at[partition]}
+
+    async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
+        """Apply records in order."""
+        return await self._store.apply(records)
+
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
+        """Packed user states and item rows."""
+        return await self._store.read(users, items)
+
+    async def heads(self) -> Positions:
+        """The newest position of every partition that ever had an entry."""
+        return await self._store.heads()
+
+    async def now_ms(self) -> int:
+        """Log time."""
+        return await self._store.now_ms()
+
+    async def trim(self, positions: Positions) -> None:
+        """Drop entries from the store."""
+        await self._store.trim(positions)
+
+    async def commit_rows(
+        self,
+        item_partition: int,
+        rows: Mapping[str, bytes],
+        *,
+        expected: Positions,
+        reached: Positions,
+        holder: str = "",
+    ) -> None:
+        """Write item rows and the positions they reach."""
+        await self._store.commit_rows(item_partition, rows, expected=expected, reached=reached, holder=holder)
+
+    async def projected(self) -> list[Positions]:
+        """For every item partition, the position of every log partition up to which it is folded."""
+        return await self._store.projected()
+
+    async def follow_rows(self, listener: RowListener) -> None:
+        """Tell which item rows are written."""
+        await self._store.follow_rows(listener)
+
+    async def close(self) -> None:
+        """Release files and connections."""
+        self._files.close()
+        await self._store.close()

@@ -1,0 +1,25 @@
+"""Every kind of store, with what works on all of it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from features.memory_store import MemoryStore
+from features.redis_bulk import RedisBulk
+from features.redis_store import RedisStore
+from tests.features.examples import KEYS, SCHEMA, Both
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+async def both(request: pytest.FixtureRequest) -> AsyncIterator[Both]:
+    """Every store, empty, on the event clock."""
+    if request.param == "memory":
+        memory = MemoryStore(SCHEMA, keys=KEYS, clock="event")
+        yield Both(memory, memory)
+        return
+    servers = request.getfixturevalue({"redis": "empty_server", "cluster": "empty_cluster"}[request.param])
+    store, bulk = RedisStore(servers.url, SCHEMA, keys=KEYS, clock="event"), RedisBulk(servers.url, keys=KEYS)
+    await store.open()
+    yield Both(store, bulk)
+    await store.close()
+    await bulk.close()
