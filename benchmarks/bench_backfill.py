@@ -47,6 +47,7 @@ from features.schema import Schema
 from features.store import all_of
 
 BATCH: Final = 500
+TIMEOUT_S: Final = 60.0  # others may be on the cores
 TOLERANCE: Final = 1e-4
 ROW_GROUP: Final = 262_144
 
@@ -171,8 +172,8 @@ def _running(history: Path, options: argparse.Namespace, folder: Path, url: str)
 
 async def compare(history: Path, schema: Schema, url: str, other_url: str) -> dict[str, Any]:
     """Send the same live into another store, and compare."""
-    live, bulk = RedisStore(other_url, schema, clock="event", ephemeral=True), RedisBulk(other_url)
-    filled, filled_bulk = RedisStore(url, schema), RedisBulk(url)
+    live, bulk = RedisStore(other_url, schema, clock="event", ephemeral=True, timeout_s=TIMEOUT_S), RedisBulk(other_url)
+    filled, filled_bulk = RedisStore(url, schema, timeout_s=TIMEOUT_S), RedisBulk(url)
     await live.open()
     try:
         began_s = time.monotonic()

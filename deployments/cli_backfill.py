@@ -18,8 +18,7 @@ from deployments.cluster import workers
 from deployments.config import Config, load_config
 from deployments.store_of_run import with_store_of_run
 from deployments.terminal import INTERRUPTED, Stages, console, progress
-from features.backfill.stages import Plan, plan_of
-from features.event_files import read_footers
+from features.backfill.planning import Plan, plan_of
 
 MIB: Final = 2**20
 NAMES: Final = {
@@ -74,7 +73,7 @@ def _interruptible() -> Iterator[None]:
 
 def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
     history = importlib.import_module("learners.history")  # which needs Ray: its environment is set by now
-    backfill = history.Backfill(plan, config.store, {}, Stages(bar, NAMES), os.cpu_count() or 1)
+    backfill = history.Backfill(plan, config.store, Stages(bar, NAMES), os.cpu_count() or 1)
     summary = backfill.fold()
     backfill.write()
     if is_trained:
@@ -85,8 +84,7 @@ def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
 
 
 def _plan(config: Config, options: argparse.Namespace) -> Plan:
-    footers = read_footers([str(url) for url in options.events])
     further = {"budget_bytes": int(options.memory * MIB), "is_any_order": options.any_order}
-    plan = plan_of(footers, config.schema, config.store.n_partitions, "", **further)
+    plan = plan_of(options.events, config.schema, config.store.n_partitions, "", **further)
     root = options.folder or str(processes.home() / "backfill")
     return replace(plan, folder=f"{root.rstrip('/')}/{plan.name}")

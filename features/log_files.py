@@ -28,6 +28,7 @@ from features.log_segments import Segment, SegmentReader, write_segment
 from features.schema import Schema
 from features.whole_files import make_folder, whole_file
 
+LOT: Final = 1000  # entries read at once
 _NAME: Final = re.compile(
     r"(?:.*/)?date=\d{4}-\d{2}-\d{2}/partition=(\d+)/(\d+)-(\d+)_(\d+)-(\d+)\.parquet", re.ASCII | re.DOTALL
 )
@@ -156,6 +157,18 @@ class LogFiles:
                 break
             after = group[-1].id
         return entries
+
+    def entries(self, partition: int) -> Iterator[Entry]:
+        """Every entry of a partition, in order.
+
+        Raises:
+            BadFile, LogGap: As `read`.
+        """
+        segments = self.segments_of(partition)
+        after = segments[0].after if segments else START
+        while lot := self.read(partition, after, LOT):
+            yield from lot
+            after = lot[-1].id
 
     def verify(self, segment: Segment) -> int:
         """Read all of a segment; returns the number of entries.

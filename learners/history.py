@@ -18,9 +18,9 @@ import ray
 
 from features.backfill import stages, writing
 from features.backfill.pieces import Folder
-from features.backfill.stages import CheckReport, ItemsReport, PeopleReport, Plan
+from features.backfill.planning import Plan
+from features.backfill.stages import CheckReport, ItemsReport, PeopleReport
 from features.connect import StoreConfig, files_of
-from features.events import Positions
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -55,14 +55,13 @@ class Backfill:
     """One run: `fold` the history into files, `write` them, `train`, `publish`, `end`.
 
     Args:
-        cut: Position of the log that the history reaches.
         n_at_once: Steps.
     """
 
-    def __init__(self, plan: Plan, store: StoreConfig, cut: Positions, show: Show, n_at_once: int) -> None:
+    def __init__(self, plan: Plan, store: StoreConfig, show: Show, n_at_once: int) -> None:
         self._plan = plan
         self._store = store
-        self._cut = cut
+        self._cut = plan.cut
         self._show = show
         self._steps = Steps(plan, show, n_at_once)
         self._folder = Folder(plan.folder)
@@ -85,7 +84,9 @@ class Backfill:
         n_item_shards = plan.n_item_shards(stages.n_items_in(checks))
         fold_people = partial(stages.fold_user_shard, pieces=pieces, n_item_shards=n_item_shards)
         people = self._steps.run("people", range(plan.n_user_shards), fold_people, PeopleReport)
-        fold_items = partial(stages.fold_item_shard, pieces=self._pieces("shares"))
+        stated = [name for report in checks for name in report.stated]
+        shares = self._pieces("shares")
+        fold_items = partial(stages.fold_item_shard, pieces=shares, stated=stated, n_item_shards=n_item_shards)
         items = self._steps.run("items", range(n_item_shards), fold_items, ItemsReport)
         self._timed = [piece for report in checks for piece in report.timed]
         self._duplicates = sorted(row for report in people for row in report.duplicates)

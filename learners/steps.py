@@ -17,7 +17,7 @@ from ray.data import DataContext, TaskPoolStrategy
 
 from features.backfill import writing
 from features.backfill.pieces import Folder
-from features.backfill.stages import Plan
+from features.backfill.planning import Plan
 from features.connect import StoreConfig, bulk_of, connect
 from features.errors import FeatureError
 from features.events import Positions

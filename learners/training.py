@@ -4,7 +4,9 @@ What is learned is told in `learners.warm_start`. The result is a file among tho
 """
 
 import asyncio
+import heapq
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -15,10 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from features.backfill import stages
 from features.backfill.pieces import Folder
-from features.backfill.stages import Plan
+from features.backfill.planning import Plan
 from features.connect import StoreConfig, bulk_of, connect
 from features.events import ITEM, START, USER, Entry, LoggedAttributes, Positions, encode_body
 from features.item_table import ItemTable
+from features.log_files import LogFiles
 from features.schema import Schema
 from features.state import unpack
 from features.store import all_of
@@ -47,21 +50,49 @@ def train(
     else:
         warm.know(asyncio.run(_known(store, plan.schema)))
     pace, told_s = _Pace(), time.monotonic()
-    n_before = warm.n_taken
     with threadpool_limits(1):
-        for table in stages.in_time_order(plan, timed):
-            rows = table.filter(pa.array(~np.isin(table["row"].to_numpy(), skipped)))
-            n_known = min(n_before, rows.num_rows)
-            n_before -= n_known
-            for _ in warm.take(rows.slice(n_known)):
-                if warm.is_settled and pace.is_due():
-                    folder.write(SAVED, warm.save())
-                    pace.rest()
-                if time.monotonic() - told_s >= TELL_S:
-                    told_s = time.monotonic()
-                    yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
+        for _ in _learned(warm, plan, timed, skipped, config):
+            if warm.is_settled and pace.is_due():
+                folder.write(SAVED, warm.save())
+                pace.rest()
+            if time.monotonic() - told_s >= TELL_S:
+                told_s = time.monotonic()
+                yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
         folder.write(SNAPSHOT, snapshots.pack(warm.finish(1, cut)))
     yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
+
+
+def _learned(warm: WarmStart, plan: Plan, timed: Sequence[str], skipped: Any, config: LearnerConfig) -> Iterator[None]:
+    """Learn from all of the history but what was learned before, event by event."""
+    n_before = warm.n_taken
+    for table in stages.in_time_order(plan, timed):
+        rows = table.filter(pa.array(~np.isin(table["row"].to_numpy(), skipped)))
+        n_known = min(n_before, rows.num_rows)
+        n_before -= n_known
+        yield from warm.take(rows.slice(n_known))
+    known: deque[Entry] = deque()
+    for entry in _archived(plan):
+        if n_before:
+            n_before -= 1
+            known.append(entry)
+            while known[0].id.ms < entry.id.ms - 1000 * config.join.attribution_s:
+                known.popleft()
+            continue
+        if known:
+            warm.remember(known)
+            known.clear()
+        warm.read(entry)
+        yield
+
+
+def _archived(plan: Plan) -> Iterator[Entry]:
+    """Every entry of the archives, in the order of the log."""
+    files = [LogFiles(url) for url in plan.archives]
+    try:
+        yield from heapq.merge(*(one.entries(partition) for one in files for partition in one.reached()))
+    finally:
+        for one in files:
+            one.close()
 
 
 class _Pace:

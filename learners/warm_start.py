@@ -44,7 +44,10 @@ class Saved(msgspec.Struct):
 
 
 class WarmStart:
-    """`know`, `take` rows in time order, then `finish`; `save` in between, wherever `is_settled`."""
+    """`know`, `take` rows in time order, `read` what an archived log has after them, then `finish`.
+
+    `save` in between, wherever `is_settled`.
+    """
 
     def __init__(self, schema: Schema, config: LearnerConfig, keys: Keys) -> None:
         self._schema = schema
@@ -85,6 +88,16 @@ class WarmStart:
             self._learner.read(self._entry(row))
             self.n_taken += 1
             yield
+
+    def read(self, entry: Entry) -> None:
+        """Learn from an entry of an archived log, as a learner that reads the log."""
+        self._learner.read(entry)
+        self._last = max(self._last, entry.id)
+        self.n_taken += 1
+
+    def remember(self, entries: Iterable[Entry]) -> None:
+        """After `resume`: entries that were read before, as far back as feedback may belong to decisions."""
+        self._learner.remember(entries)
 
     def finish(self, version: int, cut: Positions) -> Delta:
         """Learn from what is pending; everything, as a version that stands at a position of the log."""

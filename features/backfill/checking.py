@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from features.backfill.kernels import EVENT
 from features.decisions import check_decision
 from features.errors import InvalidInput
 from features.event_files import REQUIRED, RESERVED
@@ -49,8 +50,9 @@ class BadRow(NamedTuple):
 class Checked:
     """Good rows, in columns, and the bad ones.
 
-    Columns: `row` int64 (as `first_row` counts), `ts_ms` int64, `type` int16 (its number in the schema), `user`,
-    `item` and `id` (null where there is none) strings, `value` float64, `context` binary, and for every one of
+    Columns: `at_ms` and `row` int64, by which rows are ordered (here the event's time, and its number as `first_row`
+    counts), `kind` int8 (see `kernels`; here all are events), `ts_ms` int64, `type` int16 (its number in the schema),
+    `user`, `item` and `id` (null where there is none) strings, `value` float64, `context` binary, and for every one of
     `splits` an int16 `bucket.N`, `NO_BUCKET` where the event has no such field.
     """
 
@@ -80,7 +82,9 @@ def check(table: pa.Table, schema: Schema, keys: Keys, first_row: int = 0) -> Ch
         is_good = np.ones(table.num_rows, dtype=bool)
         is_good[list(bad)] = False
         table, number = table.filter(pa.array(is_good)).combine_chunks(), number[is_good]
-    return Checked(pa.table({"row": number, **_columns(table, schema)}), list(bad.values()))
+    columns = _columns(table, schema)
+    ordered = {"at_ms": columns["ts_ms"], "row": number, "kind": np.full(len(number), EVENT, dtype=np.int8)}
+    return Checked(pa.table({**ordered, **columns}), list(bad.values()))
 
 
 def _rows(table: pa.Table, numbers: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from features import kernels
 from features.backfill.kernels import NONE
 from features.backfill.people import buckets_of, in_order
-from features.backfill.pieces import Part
+from features.backfill.pieces import TIME, Part
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema
 
@@ -64,7 +64,7 @@ def merged(parts: Iterable[Part], n_rows: int = ROWS) -> Iterator[pa.Table]:
 def _cut(waiting: Sequence[pa.RecordBatch | pa.Table], ms: int | None) -> tuple[pa.Table, pa.Table]:
     """The rows from before an instant (None: all), and the others."""
     whole = pa.concat_tables([pa.table(one) if isinstance(one, pa.RecordBatch) else one for one in waiting])
-    is_before = np.ones(whole.num_rows, dtype=bool) if ms is None else whole["ts_ms"].to_numpy() < ms
+    is_before = np.ones(whole.num_rows, dtype=bool) if ms is None else whole[TIME].to_numpy() < ms
     return whole.filter(pa.array(is_before)), whole.filter(pa.array(~is_before))
 
 

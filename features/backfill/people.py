@@ -23,7 +23,7 @@ from features.schema import FORMAT, Group, Schema, hash64
 from features.state import HEADER, LISTS
 
 I64 = NDArray[np.int64]
-ORDER: Final = ("ts_ms", "row")  # in which one sender would have sent events: that of time, then of the files
+ORDER: Final = ("at_ms", "row")  # in which one sender would have sent events, or in which the log has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Folded:
     """`user` string, `partition` int16, `state` binary."""
     shares: pa.Table
     """`item` string (whose row it belongs to), `place` int8, `key` uint64 (of the event's item), and of the event
-    `ts_ms` and `row` (their order), `type`, `value` and the buckets."""
+    `at_ms` and `row` (their order), `ts_ms`, `type`, `value` and the buckets."""
     n_events: int
     duplicates: list[int]
     """Rows of events that came before, by user and id, and count for nothing."""
@@ -44,7 +44,8 @@ def fold_people(events: pa.Table, schema: Schema, keys: Keys) -> Folded:
     """Fold all events of some people.
 
     Args:
-        events: As `checking.check` gives them, of any order: they count by time, those of one instant by id and `row`.
+        events: As `checking.check` gives them, of any order: they count by `at_ms`, those of one instant by id and
+            `row`. What is said of people, and their erasure, may be among them (`log_rows`).
     """
     events = events.combine_chunks()
     user = events["user"].combine_chunks().dictionary_encode()
@@ -57,7 +58,7 @@ def fold_people(events: pa.Table, schema: Schema, keys: Keys) -> Folded:
     groups = schema.user_groups
     entries = kernels.Entries(
         start_U,
-        np.zeros(len(order), dtype=np.int8),
+        events["kind"].to_numpy(),
         events["ts_ms"].to_numpy(),
         events["type"].to_numpy(),
         events["value"].to_numpy(),
@@ -69,7 +70,8 @@ def fold_people(events: pa.Table, schema: Schema, keys: Keys) -> Folded:
     packed = _pack(entries, items.dictionary, events["context"].combine_chunks(), schema)
     states = pa.table({"user": ids, "partition": pa.array(partition_U), "state": packed})
     shares = _shares(events, entries, items.dictionary, schema)
-    return Folded(states, shares, len(order), sorted(twice.tolist()))
+    n_events = int(np.count_nonzero(entries.kind == kernels.EVENT))
+    return Folded(states, shares, n_events, sorted(twice.tolist()))
 
 
 def buckets_of(events: pa.Table, groups: Sequence[Group], schema: Schema) -> NDArray[np.int16]:
@@ -99,11 +101,11 @@ def text_of(array: pa.Array) -> kernels.Text:
 
 def _in_order(events: pa.Table, user_E: I64) -> tuple[I64, I64]:
     """Row numbers by person and order, and apart from them those of events that came before."""
-    ts_E, row_E = events["ts_ms"].to_numpy(), events["row"].to_numpy()
+    at_E, row_E = events["at_ms"].to_numpy(), events["row"].to_numpy()
     ids = events["id"].combine_chunks()
     if ids.null_count == len(ids):
-        return np.lexsort((row_E, ts_E, user_E)), np.zeros(0, dtype=np.int64)
-    keyed = pa.table({"user": user_E, "ts_ms": ts_E, "id": ids, "row": row_E})
+        return np.lexsort((row_E, at_E, user_E)), np.zeros(0, dtype=np.int64)
+    keyed = pa.table({"user": user_E, "at_ms": at_E, "id": ids, "row": row_E})
     order = pa.compute.sort_indices(keyed, [(name, "ascending") for name in keyed.column_names]).to_numpy()
     code_E = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)[order]
     has_id = ~np.isnan(code_E)
@@ -121,7 +123,8 @@ def _pack(entries: kernels.Entries, items: pa.Array, contexts: pa.Array, schema:
     alive = np.empty(n_people, dtype=bool)
     state = kernels.State(alive, *(np.empty(n_people, dtype=np.int64) for _ in range(3)))
     kernels.add_up(entries, _groups(schema), np.float64(2.0), words_UW, state)
-    texts = text_of(items), text_of(contexts), text_of(pa.array([b""] * 0, pa.binary()))
+    # What is said of a person stands where an event has its context.
+    texts = text_of(items), text_of(contexts), text_of(contexts)
     fixed = HEADER.size + schema.user_block_bytes + LISTS.size
     size_U = np.empty(n_people, dtype=np.int64)
     kernels.sizes(entries, state, *texts, schema.n_recent, fixed, size_U)
@@ -152,12 +155,20 @@ def _shares(events: pa.Table, entries: kernels.Entries, items: pa.Array, schema:
     before_EP = np.empty((n, schema.successor_span), dtype=np.int64)
     kernels.look_back(entries, schema.n_recent, schema.successor_window_s * 1000.0, before_EP)
     event_F, place_F = np.nonzero(before_EP != kernels.NONE)
-    event_S = np.concatenate((np.arange(n), event_F))
-    item_S = np.concatenate((entries.item, before_EP[event_F, place_F]))
-    place_S = np.concatenate((np.full(n, kernels.NONE), place_F)).astype(np.int8)
+    counted_C = np.flatnonzero(entries.kind == kernels.EVENT)
+    event_S = np.concatenate((counted_C, event_F))
+    item_S = np.concatenate((entries.item[counted_C], before_EP[event_F, place_F]))
+    place_S = np.concatenate((np.full(len(counted_C), kernels.NONE), place_F)).astype(np.int8)
     key_I = np.array([hash64(item) for item in items.to_pylist()], dtype=np.uint64)
     of_event = events.select(
-        ["ts_ms", "row", "type", "value", *(name for name in events.column_names if name.startswith("bucket."))]
+        [
+            "at_ms",
+            "row",
+            "ts_ms",
+            "type",
+            "value",
+            *(name for name in events.column_names if name.startswith("bucket.")),
+        ]
     ).take(pa.array(event_S))
     shares = of_event.append_column("item", items.take(pa.array(item_S)))
     shares = shares.append_column("place", pa.array(place_S))

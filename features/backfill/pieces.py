@@ -21,7 +21,7 @@ from features.event_files import folder_of
 from features.whole_files import whole_file
 
 INDEX: Final = b"batches"
-TIME: Final = "ts_ms"
+TIME: Final = "at_ms"  # of what has an order
 OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 
 

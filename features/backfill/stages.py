@@ -11,92 +11,28 @@ Who runs the steps is told elsewhere (`learners.history`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from features.backfill.checking import BadRow, check
 from features.backfill.distinct import Distinct
 from features.backfill.items import fold_items, merged
+from features.backfill.log_rows import log_rows
 from features.backfill.people import fold_people, in_order
 from features.backfill.pieces import Folder
+from features.backfill.planning import Plan, Unit
 from features.errors import BadFile
-from features.event_files import EventFile, Footer, slices
-from features.item_table import ItemTable
-from features.keys import Keys
-from features.schema import Schema, hash64
+from features.event_files import slices
+from features.log_files import LogFiles, segment_at
+from features.schema import hash64
 
-LAYOUT: Final = 1  # of the files between steps
 CHECK_BYTES: Final = 700  # that a step takes for each row it checks at once
-PEOPLE_BYTES: Final = 1500  # for each event of a shard of people, sorted, with its shares
 SHARE_BYTES: Final = 250  # for each share that waits to be merged
 BAD_MAX: Final = 1000  # bad rows of a step that are described
-
-
-class Unit(msgspec.Struct, frozen=True):
-    """A row group to check."""
-
-    file: EventFile
-    row_group: int
-    first_row: int
-    """Counted over all files."""
-    n_rows: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What is to be folded, and how."""
-
-    units: tuple[Unit, ...]
-    schema: Schema
-    n_partitions: int
-    folder: str
-    """Where what lies between steps is kept."""
-    budget_bytes: int = 512 * 2**20
-    """Memory that a step may take for its data."""
-    is_any_order: bool = False
-    """Take files that are not in time order."""
-
-    @property
-    def keys(self) -> Keys:
-        """Of the store that it is for."""
-        return Keys(n_partitions=self.n_partitions)
-
-    @property
-    def name(self) -> str:
-        """The same for the same work."""
-        what = [LAYOUT, self.units, f"{self.schema.fingerprint:x}", self.n_partitions, self.budget_bytes]
-        return str(xxhash.xxh3_64_hexdigest(msgspec.json.encode([*what, self.is_any_order])))
-
-    @property
-    def n_rows(self) -> int:
-        """Of all files."""
-        return sum(unit.n_rows for unit in self.units)
-
-    @property
-    def n_user_shards(self) -> int:
-        """Shards of users: as many as keep each within the budget, and two for each of some cores."""
-        return max(8, -(-self.n_rows * PEOPLE_BYTES // self.budget_bytes))
-
-    def n_item_shards(self, n_items: int) -> int:
-        """Shards of items, if there are about so many."""
-        one = ItemTable(self.schema, 2)
-        row_bytes = int(one.fixed.itemsize + one.successors[0].nbytes)
-        return max(8, -(-n_items * row_bytes * 4 // self.budget_bytes))  # doubling copies half of them; then packed
-
-    def where(self, row: int) -> Unit:
-        """The row group of a row that is counted over all files."""
-        return next(unit for unit in reversed(self.units) if unit.first_row <= row)
-
-    def place(self, row: int) -> str:
-        """The same in words, with the row counted in its row group."""
-        unit = self.where(row)
-        return f"{unit.file.url}, row group {unit.row_group}, row {row - unit.first_row}"
 
 
 class CheckReport(msgspec.Struct):
@@ -109,7 +45,9 @@ class CheckReport(msgspec.Struct):
     last_ms: int
     pieces: list[str]
     timed: list[str]
-    """Pieces of the same rows in time order."""
+    """Pieces of the same rows in time order; none of an archived log, which is in order itself."""
+    stated: list[str]
+    """Pieces of what is said of items."""
     distinct_items: bytes
 
 
@@ -128,17 +66,6 @@ class ItemsReport(msgspec.Struct):
     n_items: int
 
 
-def plan_of(footers: Sequence[Footer], schema: Schema, n_partitions: int, folder: str, **further: Any) -> Plan:
-    """Plan the fold of these files."""
-    units: list[Unit] = []
-    first_row = 0
-    for footer in footers:
-        for row_group, n_rows in enumerate(footer.rows):
-            units.append(Unit(footer.file, row_group, first_row, n_rows))
-            first_row += n_rows
-    return Plan(units=tuple(units), schema=schema, n_partitions=n_partitions, folder=folder, **further)
-
-
 def judge(plan: Plan, checks: Sequence[CheckReport]) -> None:
     """Refuse a history with rows that are no events, or with row groups that are not in time order.
 
@@ -154,12 +81,10 @@ def judge(plan: Plan, checks: Sequence[CheckReport]) -> None:
             raise BadFile(message + more, unit.file.url, row_group=unit.row_group, column=bad.column)
     last_ms: dict[str, int] = {}
     for unit, report in zip(plan.units, checks, strict=True):
-        if report.n_rows and not plan.is_any_order:
+        if report.n_rows and not plan.is_any_order and not unit.archive:
             if report.first_ms < last_ms.get(unit.file.url, 0):
                 raise _disorder(unit, 0)
             last_ms[unit.file.url] = report.last_ms
-    if not any(report.n_rows for report in checks):
-        raise BadFile("0 rows: there is nothing to fold", plan.units[0].file.url)
 
 
 def n_items_in(checks: Iterable[CheckReport]) -> int:
@@ -171,34 +96,64 @@ def n_items_in(checks: Iterable[CheckReport]) -> int:
 
 
 def check_unit(plan: Plan, number: int) -> CheckReport:
-    """Judge a row group, and divide its good rows among the shards of users.
+    """Judge a row group or a segment, and divide its good rows among the shards of users.
 
     Raises:
         BadFile: If it cannot be read, or is not in time order.
     """
-    unit, folder = plan.units[number], Folder(plan.folder)
+    return (_check_segment if plan.units[number].archive else _check_events)(plan, number)
+
+
+def _check_events(plan: Plan, number: int) -> CheckReport:
+    unit = plan.units[number]
+    report = CheckReport(0, 0, [], 0, 0, [], [], [], b"")
     distinct = Distinct()
-    pieces: list[str] = []
-    timed: list[str] = []
-    bad: list[BadRow] = []
-    n_rows = n_bad = 0
-    first_ms = last_ms = 0
     for part in slices(unit.file, unit.row_group, max(1000, plan.budget_bytes // CHECK_BYTES)):
         checked = check(part.table, plan.schema, plan.keys, unit.first_row + part.first)
-        n_bad += len(checked.bad)
-        bad += checked.bad[: BAD_MAX - len(bad)]
+        report.n_bad += len(checked.bad)
+        report.bad += checked.bad[: BAD_MAX - len(report.bad)]
         table = checked.table
-        if not table.num_rows:
-            continue
-        last_ms = last_ms if plan.is_any_order else _in_order(unit, table, last_ms)
-        first_ms = first_ms or table["ts_ms"][0].as_py()
-        n_rows += table.num_rows
-        distinct.add(_hashes(table["item"]))
-        pieces.append(f"checked-{number:06d}-{len(pieces):04d}.arrow")
-        shard_E = _hashes(table["user"]) % np.uint64(plan.n_user_shards)
-        folder.write_piece(pieces[-1], table, shard_E, table.num_rows)
-        timed.append(_write_timed(plan, f"timed-{number:06d}-{len(timed):04d}.arrow", table))
-    return CheckReport(n_rows, n_bad, bad, first_ms, last_ms, pieces, timed, distinct.pack())
+        if table.num_rows:
+            last_ms = report.last_ms if plan.is_any_order else _in_order(unit, table, report.last_ms)
+            _divide(plan, number, table, report, distinct)
+            report.last_ms = max(last_ms, report.last_ms)
+            report.timed.append(_write_timed(plan, f"timed-{number:06d}-{len(report.timed):04d}.arrow", table))
+    report.distinct_items = distinct.pack()
+    return report
+
+
+def _check_segment(plan: Plan, number: int) -> CheckReport:
+    unit = plan.units[number]
+    segment = segment_at(unit.file.url)
+    assert segment is not None
+    report, distinct = CheckReport(0, 0, [], 0, 0, [], [], [], b""), Distinct()
+    reader = LogFiles(unit.archive).open(segment)
+    try:
+        for group in reader.entries():
+            entries = [entry for entry in group if entry.id > unit.after]
+            people, items = log_rows(entries, plan.schema, plan.n_partitions, unit.file.url)
+            if people.num_rows:
+                _divide(plan, number, people, report, distinct)
+            if items.num_rows:
+                distinct.add(_hashes(items["item"]))
+                report.stated.append(f"stated-{number:06d}-{len(report.stated):04d}.arrow")
+                zeros = np.zeros(items.num_rows, dtype=np.int8)
+                Folder(plan.folder).write_piece(report.stated[-1], items, zeros, items.num_rows)
+    finally:
+        reader.close()
+    report.distinct_items = distinct.pack()
+    return report
+
+
+def _divide(plan: Plan, number: int, table: pa.Table, report: CheckReport, distinct: Distinct) -> None:
+    """Write rows for the shards of users."""
+    report.first_ms = report.first_ms or table["ts_ms"][0].as_py()
+    report.last_ms = pa.compute.max(table["ts_ms"]).as_py()
+    report.n_rows += table.num_rows
+    distinct.add(_hashes(table["item"]))
+    report.pieces.append(f"checked-{number:06d}-{len(report.pieces):04d}.arrow")
+    shard_E = _hashes(table["user"]) % np.uint64(plan.n_user_shards)
+    Folder(plan.folder).write_piece(report.pieces[-1], table, shard_E, table.num_rows)
 
 
 def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards: int) -> PeopleReport:
@@ -218,11 +173,17 @@ def fold_user_shard(plan: Plan, shard: int, pieces: Sequence[str], n_item_shards
     return report
 
 
-def fold_item_shard(plan: Plan, shard: int, pieces: Sequence[str]) -> ItemsReport:
-    """Fold what the items of a shard took."""
+def fold_item_shard(
+    plan: Plan, shard: int, pieces: Sequence[str], stated: Sequence[str], n_item_shards: int
+) -> ItemsReport:
+    """Fold what the items of a shard took, and what is said of them."""
     folder = Folder(plan.folder)
     parts = [part for piece in pieces for part in folder.parts(piece, shard)]
     table = fold_items(parts, plan.schema, plan.budget_bytes // SHARE_BYTES // 2)
+    for rows in merged([part for piece in stated for part in folder.parts(piece, 0)]):
+        mine = rows.filter(pa.array(_hashes(rows["item"]) % np.uint64(n_item_shards) == shard))
+        for item, packed in zip(mine["item"].to_pylist(), mine["attributes"].to_pylist(), strict=True):
+            table.set_attributes(item, msgspec.msgpack.decode(packed))
     n = len(table)
     if n:
         ids = table.ids[1:]

@@ -17,7 +17,7 @@ from learners.evaluation import Evaluation, one_thread
 from learners.online import OnlineLearner
 from learners.snapshots import Delta
 from learners.warm_start import Saved, WarmStart
-from tests.learners.examples import CONFIG, KEYS, SCHEMA, T0_MS, click, log, stream
+from tests.learners.examples import CONFIG, KEYS, SCHEMA, T0_MS, click, log, shown, stream
 
 EVENTS = stream(600, seed=5)
 CUT = {0: StreamId(7, 1), 3: StreamId(9, 0)}
@@ -115,6 +115,24 @@ def test_events_of_one_instant_are_entries_one_after_the_other() -> None:
     same = [click(event.user, event.item, T0_MS) for event in EVENTS[:5]]
     delta = trained(WarmStart(SCHEMA, CONFIG, KEYS), checked(same))
     assert delta.progress.n_events == 5
+
+
+def test_an_archived_log_is_read_as_a_learner_reads_it() -> None:
+    """Decisions too; interrupted, it goes on with what may still be joined."""
+    entries = shown(120, seed=3)
+    reference, warm = OnlineLearner(SCHEMA, CONFIG), WarmStart(SCHEMA, CONFIG, KEYS)
+    with one_thread():
+        for number, entry in enumerate(entries):
+            reference.read(entry)
+            warm.read(entry)
+            if number > 100 and warm.is_settled:
+                saved, warm = warm.save(), WarmStart(SCHEMA, CONFIG, KEYS)
+                warm.resume(saved)
+                warm.remember(entries[: number + 1])
+        delta = warm.finish(1, CUT)
+        reference.close_tick(delta.progress.trained_through_ms)
+    assert delta.progress.n_examples > 100
+    assert np.array_equal(reference.model.flat.numpy(), delta.weights)
 
 
 def test_attributes_that_are_known_are_known_from_the_start() -> None:

@@ -29,7 +29,7 @@ def in_time_order(some: Rows) -> Rows:
 def parts_of(table: pa.Table, size: int = 1000) -> list[Part]:
     """Rows as the parts of a piece."""
     batches = table.combine_chunks().to_batches(max_chunksize=size)
-    return [Part(one["ts_ms"][0].as_py(), one.num_rows, partial(_same, one)) for one in batches if one.num_rows]
+    return [Part(one["at_ms"][0].as_py(), one.num_rows, partial(_same, one)) for one in batches if one.num_rows]
 
 
 def _same(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -73,7 +73,7 @@ def test_merging_gives_every_share_once_and_in_order(some: Rows, n_pieces: int, 
     shares = folded(some).shares
     whole = pa.concat_tables(merged(cut(shares, n_pieces, size, seed), size))
     assert whole.num_rows == shares.num_rows
-    by_all = [(name, "ascending") for name in ("ts_ms", "row", "place")]
+    by_all = [(name, "ascending") for name in ("at_ms", "row", "place")]
     assert whole.sort_by(by_all).equals(shares.sort_by(by_all))
     assert in_order(whole).equals(whole)
 
@@ -86,7 +86,7 @@ def test_merging_holds_few_rows_beyond_those_of_overlapping_parts() -> None:
             nonlocal n_read
             n_read += 1000
             numbers = pa.array(np.arange(first, first + 1000))
-            return pa.record_batch({"ts_ms": numbers, "row": numbers})
+            return pa.record_batch({"at_ms": numbers, "row": numbers})
 
         return Part(first, 1000, read)
 

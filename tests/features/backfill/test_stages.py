@@ -12,19 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.backfill.pieces import Folder
+from features.backfill.planning import Plan, plan_of
 from features.backfill.stages import (
     CheckReport,
-    Plan,
     check_unit,
     fold_item_shard,
     fold_user_shard,
     in_time_order,
     judge,
     n_items_in,
-    plan_of,
 )
 from features.errors import BadFile
-from features.event_files import read_footers
 from tests.features.backfill.streams import SCHEMA, folded_rows, lived, rows, states_in, table_of
 from tests.features.examples import KEYS, T0_MS
 
@@ -35,8 +33,7 @@ def planned(folder: Path, *files: Rows, row_group: int = 7, **further: Any) -> P
     (folder / "events").mkdir(exist_ok=True)
     for number, some in enumerate(files):
         pq.write_table(table_of(some), folder / "events" / f"{number}.parquet", row_group_size=row_group)
-    footers = read_footers([str(folder / "events")])
-    return plan_of(footers, SCHEMA, KEYS.n_partitions, str(folder / "work"), **further)
+    return plan_of([str(folder / "events")], SCHEMA, KEYS.n_partitions, str(folder / "work"), **further)
 
 
 def run(plan: Plan) -> None:
@@ -46,7 +43,7 @@ def run(plan: Plan) -> None:
         fold_user_shard(plan, shard, pieces, n_shards)
     shares = sorted(name for name in Folder(plan.folder).names() if name.startswith("shares"))
     for shard in range(n_shards):
-        fold_item_shard(plan, shard, shares)
+        fold_item_shard(plan, shard, shares, [name for one in checks for name in one.stated], n_shards)
 
 
 def found(plan: Plan, kind: str, name: str, value: str) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import pytest
 
 from features.backfill.checking import check
 from features.backfill.items import fold_items
+from features.backfill.log_rows import log_rows
 from features.backfill.people import fold_people
 from features.backfill.pieces import Folder
 from features.backfill.tail import Tail
@@ -82,8 +83,12 @@ HISTORY, LIVE = stream(600, T0_MS, 1), stream(300, T0_MS + 100_000, 2)
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     """What the passes make of the history."""
-    folder = Folder(str(tmp_path / "work"))
-    folded = fold_people(check(table_of(HISTORY), SCHEMA, KEYS).table, SCHEMA, KEYS)
+    return passed(tmp_path, check(table_of(HISTORY), SCHEMA, KEYS).table)
+
+
+def passed(path: Path, events: pa.Table) -> Folder:
+    folder = Folder(str(path / "work"))
+    folded = fold_people(events, SCHEMA, KEYS)
     folder.write_piece("states", folded.states, folded.states["partition"].to_numpy(), 7)
     folder.write_piece("shares", folded.shares, np.zeros(folded.shares.num_rows, dtype=int), 100)
     table = fold_items(folder.parts("shares", 0), SCHEMA)
@@ -179,6 +184,21 @@ async def test_events_that_come_before_and_meanwhile_count_once(both: Both, fold
     assert await states_in(both.store, USERS) == await states_in(await lived(HISTORY + LIVE), USERS)
     expected = await expected_rows(both.store)
     assert await projected_rows(both.store) == expected
+
+
+async def test_a_history_that_ends_in_the_log_meets_it_there(both: Both, tmp_path: Path) -> None:
+    """The beginning of the log is archived, and gone; what comes after it is not."""
+    await send(both.store, LIVE[:100])
+    cut, entries = await both.store.heads(), await both.store.read_log({}, count=1000)
+    archived = [log_rows([entry], SCHEMA, KEYS.n_partitions, "").people for entry in entries]
+    folder = passed(tmp_path, pa.concat_tables([check(table_of(HISTORY), SCHEMA, KEYS).table, *archived]))
+    await send(both.store, LIVE[100:200])
+    await both.store.trim(cut)
+    sending = asyncio.create_task(send(both.store, LIVE[200:]))
+    await write_all(both, folder, cut)
+    await sending
+    assert await states_in(both.store, USERS) == await states_in(await lived(HISTORY + LIVE), USERS)
+    assert await both.store.projected() == [cut] * KEYS.n_partitions
 
 
 async def test_whoever_is_interrupted_begins_again(both: Both, folder: Folder) -> None:
