@@ -67,7 +67,6 @@ class Backfill:
         self._folder = Folder(plan.folder)
         self._duplicates: list[int] = []
         self._timed: list[str] = []
-        self._n_events = 0
 
     def fold(self) -> Summary:
         """Make states and rows out of the files; the store is not touched.
@@ -90,9 +89,8 @@ class Backfill:
         items = self._steps.run("items", range(n_item_shards), fold_items, ItemsReport)
         self._timed = [piece for report in checks for piece in report.timed]
         self._duplicates = sorted(row for report in people for row in report.duplicates)
-        self._n_events = sum(report.n_events for report in people)
         return Summary(
-            self._n_events,
+            sum(report.n_events for report in people),
             len(self._duplicates),
             plan.place(self._duplicates[0]) if self._duplicates else "",
             sum(report.n_users for report in people),
@@ -125,7 +123,7 @@ class Backfill:
             telling: Any = train.remote(self._plan, self._timed, skipped, self._store, self._cut, config)
             for told in telling:
                 n_done, note = ray.get(told)
-                self._show("train", n_done, self._n_events, note)
+                self._show("train", n_done, self._plan.n_rows - len(self._duplicates), note)
         return self._folder.read(SNAPSHOT)
 
     def publish(self, packed: bytes, folder: str) -> int:
