@@ -126,7 +126,7 @@ def expected_counts() -> dict[str, float]:
 
 def test_whoever_interrupts_it_a_history_and_live_events_count_once(application: Application, history: Path) -> None:
     rng, at = np.random.default_rng(5), 0
-    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGKILL):
         post(application, LIVE[at : at + 100])
         at += 100
         run = backfill(application, history)
