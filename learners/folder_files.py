@@ -1,11 +1,10 @@
-"""Files in a folder or a bucket, through `pyarrow.fs`.
-
-A file appears under a temporary name and is moved into place, so a reader never meets half of one.
-"""
+"""Files in a folder or a bucket, through `pyarrow.fs`; a reader never meets half of one."""
 
 from pathlib import PurePosixPath
 
 from pyarrow import fs
+
+from features.whole_files import whole_file
 
 
 class FolderFiles:
@@ -42,10 +41,8 @@ class FolderFiles:
 
     async def write(self, name: str, data: bytes) -> None:
         """Make a file of this content, in place of any other of its name."""
-        temporary = self._path(f".{name}.tmp")
-        with self._fs.open_output_stream(temporary) as file:
+        with whole_file(self._fs, self._path(name)) as file:
             file.write(data)
-        self._fs.move(temporary, self._path(name))
 
     async def delete(self, name: str) -> None:
         """Have no file of this name."""

@@ -1,9 +1,9 @@
 """A history put into a store that goes on living: nothing is lost, nothing counts twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,39 +25,21 @@ from features.backfill.writing import (
 from features.errors import FeatureError, ProjectionConflict, StoreRefused
 from features.events import START, LoggedErasure, Positions, check_event, event_from_row
 from features.item_table import ItemTable
-from features.memory_store import MemoryStore
 from features.projection import Projection
-from features.redis_bulk import RedisBulk
-from features.redis_store import RedisStore
-from features.store import BulkStore, Record, all_of, erasure_record, event_record, item_record, user_record
+from features.schema import Schema
+from features.store import Record, all_of, erasure_record, event_record, item_record, user_record
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows_in, states_in, table_of
-from tests.features.examples import KEYS, T0_MS, Store, attributes
+from tests.features.examples import KEYS, T0_MS, Both, Store, attributes
 
 Rows = list[dict[str, Any]]
 USERS = [f"u{n}" for n in range(40)]
 PARTITIONS = range(KEYS.n_partitions)
 
 
-class Both(NamedTuple):
-    """A store, and what replaces its content."""
-
-    store: Store
-    bulk: BulkStore
-
-
-@pytest.fixture(params=["memory", "redis", "cluster"])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[Both]:
-    """Every store, empty, on the event clock."""
-    if request.param == "memory":
-        memory = MemoryStore(SCHEMA, keys=KEYS, clock="event")
-        yield Both(memory, memory)
-        return
-    servers = request.getfixturevalue({"redis": "empty_server", "cluster": "empty_cluster"}[request.param])
-    store, bulk = RedisStore(servers.url, SCHEMA, keys=KEYS, clock="event"), RedisBulk(servers.url, keys=KEYS)
-    await store.open()
-    yield Both(store, bulk)
-    await store.close()
-    await bulk.close()
+@pytest.fixture
+def schema() -> Schema:
+    """That of the streams."""
+    return SCHEMA
 
 
 def stream(n: int, start_ms: int, seed: int) -> Rows:
