@@ -30,6 +30,7 @@ from learners.answers import aligned
 
 DAY_MS: Final = 86_400_000
 CATCH_UP_S: Final = 600.0
+LOOK_S: Final = 5.0  # a version comes every second while there is something to learn
 
 
 def main() -> None:
@@ -126,13 +127,15 @@ def _backfill(home: str, url: str, path: Path, config: Path | None, *further: st
 
 
 def _live_through(home: str, url: str, path: Path) -> None:
+    """Until nothing more is learned: what is left is a batch that is not full, and waits for time to pass."""
     headrace(home, "replay", str(path), "--url", url)
-    n_events, deadline_s = pq.ParquetFile(path).metadata.num_rows, time.monotonic() + CATCH_UP_S
+    before, deadline_s = -1, time.monotonic() + CATCH_UP_S
     with Headrace(url) as client:
-        while client.get("/v1/model")["events"] < n_events:
+        while (n_events := client.get("/v1/model")["events"]) != before or not n_events:
             if time.monotonic() > deadline_s:
                 raise TimeoutError("the learner has not caught up")
-            time.sleep(1.0)
+            before = n_events
+            time.sleep(LOOK_S)
 
 
 if __name__ == "__main__":
