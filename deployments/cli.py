@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_history(commands)
     _add_items(commands)
     _add_backfill(commands)
+    _add_check_skew(commands)
     return parser
 
 
@@ -185,6 +186,32 @@ def _add_backfill(commands: Any) -> None:
     backfill.add_argument("--folder", help="where it keeps what it has made so far; a URL for several machines")
     backfill.add_argument("--no-training", action="store_true", help="states and rows alone, no model")
     backfill.add_argument("--any-order", action="store_true", help="take files that are not in time order")
+
+
+def _add_check_skew(commands: Any) -> None:
+    """What proves that features are served as they are learned from."""
+    skew = _command(
+        commands, "check-skew", _lazily("cli_check_skew", "run_check_skew"),
+        "Make the features of logged decisions again from the log, and compare.",
+        "headrace check-skew --last-s 600 --sample 10",
+    )  # fmt: skip
+    skew.description = (
+        "Make the features of logged decisions again from the log, and compare them, as float16, with what was looked "
+        "at: a person's must be those of a state that the person had, an item's what its row gave at some moment from "
+        "half a second before the decision on. Of a log whose beginning is gone, decisions of the last minute or two "
+        "are judged. Exit status: 0 if nothing differs, 1 if something does or the check failed, 130 after Ctrl-C."
+    )
+    _add_config(skew)
+    skew.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
+    skew.add_argument("--last-s", type=float, metavar="S", help="only decisions of the last S seconds")
+    skew.add_argument("--sample", type=_count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
+    skew.add_argument(
+        "--behind-ms", type=int, default=500, metavar="MS", help="how far rows may be behind the log (default 500)"
+    )
+    skew.add_argument(
+        "--from-version", action="store_true", help="begin at the oldest whole version, though the log is whole"
+    )
+    skew.add_argument("--json", action="store_true", help="everything that was found, to standard output")
 
 
 def _lazily(module: str, function: str) -> Run:

@@ -13,10 +13,10 @@ from rich.progress import Progress
 from deployments import processes
 from deployments.cluster import workers
 from deployments.config import Config, load_config, with_store
-from deployments.errors import ConfigError
+from deployments.store_of_run import as_created, with_store_of_run
 from deployments.terminal import console, progress
 from features.backfill.stages import Plan, plan_of
-from features.connect import bulk_of, connect
+from features.connect import connect
 from features.event_files import read_footers
 
 INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
@@ -84,28 +84,12 @@ def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
 
 
 def _with_store_of_run(config: Config, port: int) -> Config:
-    """The configuration, with the store that the run on this port has if none is given; and as that was created."""
-    if not config.store.url:
-        record = processes.read_record(port)
-        if record is None or processes.is_stale(record):
-            message = f"nothing runs on port {port}, and neither HEADRACE_REDIS_URL nor [store] names a store"
-            raise ConfigError(message)
-        config = with_store(config, url=record.redis_url)
-    return asyncio.run(_opened(config))
+    """The configuration with the store of the run on this port, as that was created; a fresh store is, by this."""
+    return asyncio.run(_opened(with_store_of_run(config, port)))
 
 
 async def _opened(config: Config) -> Config:
-    """The configuration as the store was created; a fresh store is, by this."""
-    bulk = bulk_of(config.store)
-    try:
-        settings = await bulk.settings()
-    finally:
-        await bulk.close()
-    mine = f"{config.schema.fingerprint:016x}"
-    if settings.get("schema", mine) != mine:
-        raise ConfigError(f"the store is used under schema {settings['schema']}, not {mine}: give its --config")
-    if settings:
-        config = with_store(config, clock=settings["clock"], n_partitions=int(settings["n_partitions"]))
+    config = await as_created(config)
     config = with_store(config, ephemeral=True)  # whether it keeps what it has is for who acknowledges events
     store = connect(config.store, config.schema)
     try:

@@ -110,3 +110,20 @@ async def test_a_file_that_was_being_written_is_not_met(tmp_path: Path) -> None:
     full = await written(FolderFiles(str(tmp_path)), versions(2))
     (tmp_path / ".v0000000003.delta.tmp").write_bytes(b"half a fi")
     assert_same(await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load(), full)
+
+
+async def test_the_oldest_whole_version_is_found_beside_a_hub_and_nothing_is_dropped(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
+    assert await Checkpoints(files, SCHEMA).oldest() is None
+    deltas = versions()
+    await written(files, deltas[:1])
+    assert await Checkpoints(files, SCHEMA).oldest() is None
+    await written(files, deltas[1:])
+    await files.write("v0000000009.delta", b"of a hub that goes on meanwhile")
+    names = await files.names()
+    found = await Checkpoints(files, SCHEMA).oldest()
+    assert found is not None and found.version == min(int(name[1:11]) for name in names if name.endswith(".full"))
+    assert found.private is not None and found.private.items
+    assert await files.names() == names
