@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from features.skew import Skew, Total
+from features.skew import Skew
+from features.skew_findings import Total
 
 COUNTS = {
     "not_sampled": "not in the sample",
@@ -74,6 +75,9 @@ def _summary(skew: Skew) -> str:
     others = [f"{getattr(counts, name):,} {words}" for name, words in COUNTS.items() if getattr(counts, name)]
     lines = [
         f"{counts.judged:,} of {counts.seen:,} decisions judged, {counts.differing:,} differ",
+        f"{counts.late:,} of these agree with rows up to {counts.latest_ms:,} ms behind the log: late, not wrong"
+        if counts.late
+        else "",
         f"not judged: {', '.join(others)}" if others else "",
         f"{counts.of_unknown:,} of people of whom the log has not told yet: their items alone"
         if counts.of_unknown

@@ -60,6 +60,7 @@ def family_of(name: str) -> str:
 class Allowed:
     """The judgement, [K, F]."""
 
+    served: F16
     is_allowed: NDArray[np.bool_]
     low: F16
     high: F16
@@ -173,7 +174,7 @@ class _Found:
 
     def allowed(self) -> Allowed:
         distance = np.abs(self.served.astype(np.float64) - self.nearest.astype(np.float64))
-        return Allowed(self.is_allowed, self.low, self.high, distance)
+        return Allowed(self.served, self.is_allowed, self.low, self.high, distance)
 
 
 def bounds_of_sums(alone: Sequence[F32]) -> tuple[F16, F16]:

@@ -10,6 +10,8 @@ that the person had in the same time: which of them depends on when it was read,
 asked of a state is weaker than what is promised (a read after every acknowledged write), by `behind_ms`. If it is none
 of them, the user features that it gives are told apart from those that it should give; they are not logged themselves.
 
+If items differ, it is asked whether rows that are older than they may be explain all of it: late, not wrong.
+
 Nothing is passed over in silence: decisions that are not judged are counted by reason (`Counts`).
 
 Pure: no store, no clock. Whose rows it begins with decides which decisions can be judged: see `Skew`.
@@ -17,24 +19,24 @@ Pure: no store, no clock. Whose rows it begins with decides which decisions can 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from features.allowed import Judge
+from features.allowed import Allowed, Judge, Versions
 from features.encoding import Encoder, Request
 from features.errors import FeatureError
 from features.events import DECISION, Entry, LoggedDecision, decode_decision
 from features.item_table import ItemTable
 from features.moments import MAX_PEOPLE, Moments
 from features.schema import Schema, hash64
+from features.skew_findings import STATE, Counts, Difference, Judged, Total
 from features.state import UserState, unpack
 
 F16 = NDArray[np.float16]
-STATE: Final = "state"
-"""Name of what stands for the whole of a person's state."""
+EXPLAINED_TO_MS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,62 +63,6 @@ class SkewConfig:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"skew.{name}: expected {low} to {high}, got {getattr(self, name)}")
-
-
-class Difference(NamedTuple):
-    """A value that does not follow from the log."""
-
-    feature: str
-    item: str
-    """Empty for a feature of the person."""
-    served: float
-    low: float
-    high: float
-    """Between these it could have been; among them not everything, see `features.allowed`."""
-
-
-class Judged(NamedTuple):
-    """A decision, and where it differs."""
-
-    decision: str
-    user: str
-    ts_ms: int
-    differences: tuple[Difference, ...]
-
-
-@dataclass(slots=True)
-class Total:
-    """Of one feature."""
-
-    compared: int = 0
-    differing: int = 0
-    largest: float = 0.0
-    """Distance from what was served to what comes nearest."""
-    first: tuple[str, Difference] | None = None
-    """The first decision that differs, and how."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of decisions."""
-
-    seen: int = 0
-    judged: int = 0
-    differing: int = 0
-    not_sampled: int = 0
-    too_early: int = 0
-    """Made before `since_ms`, or before the rows are known."""
-    degraded: int = 0
-    """Made without some of the features, and logged as such."""
-    out_of_time: int = 0
-    """Logged more than `late_ms` after they were made, or before."""
-    undecodable: int = 0
-    foreign: int = 0
-    """Of another schema: the state, or the number of features."""
-    of_unknown: int = 0
-    """Judged but for the person, whose state the log does not tell."""
-    items_without_row: int = 0
-    """Items of judged decisions that the log has said nothing of; compared like all others."""
 
 
 class Skew:
@@ -192,33 +138,54 @@ class Skew:
         except FeatureError:
             self.counts.foreign += 1
             return None
-        since_ms = min(decision.ts_ms, entry.id.ms) - self.config.behind_ms
-        differences = (
-            *self._look_at_user(decision, entry.state, self.moments.states(decision.user, since_ms)),
-            *self._look_at_items(decision, user, since_ms),
-        )
-        for difference in differences:
+        at_ms = min(decision.ts_ms, entry.id.ms)
+        states = self.moments.states(decision.user, at_ms - self.config.behind_ms)
+        of_user = self._look_at_user(decision, entry.state, states)
+        of_items = self._look_at_items(decision, user, at_ms)
+        for difference in (*of_user, *of_items):
             total = (self.items if difference.item else self.users)[difference.feature]
             total.first = total.first or (decision.decision, difference)
+        explained_ms = self._explain(decision, user, at_ms, entry.id.ms) if of_items else self.config.behind_ms
         self.counts.judged += 1
-        self.counts.differing += bool(differences)
-        return Judged(decision.decision, decision.user, decision.ts_ms, differences)
+        self.counts.differing += bool(of_user or of_items)
+        if of_items and not of_user and explained_ms is not None:
+            self.counts.late += 1
+            self.counts.latest_ms = max(self.counts.latest_ms, explained_ms)
+        return Judged(decision.decision, decision.user, decision.ts_ms, (*of_user, *of_items), explained_ms)
 
-    def _look_at_items(self, decision: LoggedDecision, user: UserState, since_ms: int) -> list[Difference]:
-        request = Request(user, decision.context, decision.ts_ms, decision.items)
-        before = self.moments.table.predecessors(user.history, decision.ts_ms)
-        versions = self.moments.rows(list({*decision.items, *before}), since_ms)
+    def _look_at_items(self, decision: LoggedDecision, user: UserState, at_ms: int) -> list[Difference]:
+        versions, found = self._judged(decision, user, at_ms - self.config.behind_ms)
         self.counts.items_without_row += sum(not versions[item][-1] for item in decision.items)
-        served_KF: F16 = np.frombuffer(decision.inputs, np.float16).reshape(len(decision.items), -1)
-        found = self._judge.judge(served_KF, request, versions, before)
         for f, name in enumerate(self.item_names):
             _add(self.items[name], found.is_allowed[:, f], found.distance[:, f])
         return [
             Difference(
-                self.item_names[f], decision.items[k], *_floats(served_KF[k, f], found.low[k, f], found.high[k, f])
+                self.item_names[f],
+                decision.items[k],
+                *_floats(found.served[k, f], found.low[k, f], found.high[k, f]),
             )
             for k, f in zip(*(at.tolist() for at in np.nonzero(~found.is_allowed)), strict=True)
         ]
+
+    def _explain(self, decision: LoggedDecision, user: UserState, at_ms: int, logged_ms: int) -> int | None:
+        """How far behind rows must have been, if nothing else is wrong: as far as entries are held, to a few ms."""
+        low_ms, high_ms = self.config.behind_ms, self.config.behind_ms + self.config.late_ms - (logged_ms - at_ms)
+        if not self._judged(decision, user, at_ms - high_ms)[1].is_allowed.all():
+            return None
+        while high_ms - low_ms > EXPLAINED_TO_MS:
+            middle_ms = (low_ms + high_ms) // 2
+            if self._judged(decision, user, at_ms - middle_ms)[1].is_allowed.all():
+                high_ms = middle_ms
+            else:
+                low_ms = middle_ms
+        return high_ms
+
+    def _judged(self, decision: LoggedDecision, user: UserState, since_ms: int) -> tuple[Versions, Allowed]:
+        request = Request(user, decision.context, decision.ts_ms, decision.items)
+        before = self.moments.table.predecessors(user.history, decision.ts_ms)
+        versions = self.moments.rows(list({*decision.items, *before}), since_ms)
+        served_KF: F16 = np.frombuffer(decision.inputs, np.float16).reshape(len(decision.items), -1)
+        return versions, self._judge.judge(served_KF, request, versions, before)
 
     def _look_at_user(self, decision: LoggedDecision, state: bytes, known: list[bytes] | None) -> list[Difference]:
         """The features of the state that was looked at, against those of the states that the person had."""

@@ -15,7 +15,8 @@ from features.events import DECISION, EVENT, Entry, LoggedEvent, StreamId, decod
 from features.history import NOTHING, history_of
 from features.item_table import ItemTable
 from features.schema import Schema
-from features.skew import STATE, Skew, SkewConfig
+from features.skew import Skew, SkewConfig
+from features.skew_findings import STATE
 from features.state import unpack
 from tests.features.examples import T0_MS
 from tests.features.serving import Fault, Serving
@@ -101,9 +102,15 @@ async def test_a_decision_with_somebody_elses_state_differs_in_the_person_alone(
 
 
 async def test_rows_may_be_as_old_as_is_said() -> None:
+    """And who looked at older ones is told from who is wrong."""
     entries = (await Serving(SCHEMA, 3, Fault(stale_ms=700)).run(300)).entries
     assert differing(judged(entries, behind_ms=1200)) == (set(), set())
-    assert differing(judged(entries))[0] != set()
+    late = judged(entries)
+    assert differing(late)[0] != set()
+    assert late.counts.late == late.counts.differing > 0
+    assert 700 < late.counts.latest_ms <= 1200 + 16
+    wrong = judged((await Serving(SCHEMA, 3, Fault(dearer=1.0)).run(300)).entries)
+    assert wrong.counts.late == 0 < wrong.counts.differing
 
 
 async def test_every_feature_has_a_family_and_is_found_when_it_is_random() -> None:
