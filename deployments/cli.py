@@ -206,7 +206,11 @@ def _add_check_skew(commands: Any) -> None:
     skew.add_argument("--last-s", type=float, metavar="S", help="only decisions of the last S seconds")
     skew.add_argument("--sample", type=_count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
     skew.add_argument(
-        "--behind-ms", type=int, default=500, metavar="MS", help="how far rows may be behind the log (default 500)"
+        "--behind-ms",
+        type=_milliseconds,
+        default=500,
+        metavar="MS",
+        help="how far rows may be behind the log (default 500)",
     )
     skew.add_argument(
         "--from-version", action="store_true", help="begin at the oldest whole version, though the log is whole"
@@ -266,6 +270,13 @@ def _speed(text: str) -> float | None:
     value = float(text)
     if value <= 0:
         raise argparse.ArgumentTypeError("expected max, or a number above 0")
+    return value
+
+
+def _milliseconds(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 3_600_000:
+        raise argparse.ArgumentTypeError("expected 0 to 3600000")
     return value
 
 

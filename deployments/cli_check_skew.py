@@ -2,11 +2,6 @@
 
     log ─► ticks, in the one order of the log ─► `features.skew` ─► a table, or JSON
 
-Rows and states can be made again only from where both are known. That is the beginning of the log, if nothing of it is
-gone. Else it is the oldest version that the hub keeps whole, one to two minutes old while something is learned: it has
-the learner's item rows at its log positions, so what comes after it is exact, and decisions before it are not judged.
-Rows of now would be newer than every decision there is.
-
 Nothing is written. What is read is a `features.ticks.Log`: any log that goes back further may stand in its place.
 """
 
@@ -14,7 +9,6 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -27,35 +21,17 @@ from deployments.config import Config, load_config
 from deployments.errors import ConfigError
 from deployments.processes import termination
 from deployments.skew_report import as_dict, n_differing, show
+from deployments.skew_start import Start, oldest_version
 from deployments.store_of_run import as_created, with_store_of_run
 from deployments.terminal import console, progress
-from features.connect import bulk_of, connect, files_of
-from features.events import Entry, Positions, StreamId
-from features.item_table import ItemTable
+from features.connect import bulk_of, connect
+from features.events import Entry, Positions
 from features.skew import Skew, SkewConfig
-from features.ticks import READ_COUNT, Log, TickReader
-from learners.checkpoints import Checkpoints
-from learners.folder_files import FolderFiles
-from learners.snapshots import Delta
+from features.ticks import READ_COUNT, Gapless, Log, TickReader
 
 INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
 TIMEOUT_S: Final = 10.0  # of the store: far behind, one read brings tens of megabytes
 IDLE_S: Final = 0.002  # until the current millisecond of the log is over
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """From where the log is folded."""
-
-    positions: Positions
-    table: ItemTable | None = None
-    """Rows at these positions; None: there is nothing before."""
-    what: str = "the beginning of the log"
-
-    @property
-    def ms(self) -> int:
-        """Log time of the positions."""
-        return max((at.ms for at in self.positions.values()), default=0)
 
 
 def run_check_skew(options: argparse.Namespace) -> int:
@@ -78,58 +54,39 @@ def run_check_skew(options: argparse.Namespace) -> int:
 
 async def _check(config: Config, options: argparse.Namespace, is_stopped: Callable[[], bool]) -> Skew:
     config = await as_created(config)
-    store = connect(config.store, config.schema, timeout_s=TIMEOUT_S)
+    store, bulk = connect(config.store, config.schema, timeout_s=TIMEOUT_S), bulk_of(config.store)
     try:
         until_ms = await store.now_ms()
-        start = await start_of(config, options.port, from_version=options.from_version)
+        is_whole = not await bulk.trimmed()
+        start = Start({}) if is_whole and not options.from_version else await _version(config, options.port)
         since_ms = until_ms - round(1000 * options.last_s) if options.last_s is not None else 0
         settings = SkewConfig(behind_ms=options.behind_ms, sample=options.sample, since_ms=since_ms)
         skew = Skew(config.schema, settings, table=start.table, start_ms=start.ms)
         age = f", of {(until_ms - start.ms) / 1000:,.0f} s ago" if start.ms else ""
         console.print(f"from {start.what}{age}", markup=False, highlight=False)
         with progress() as bar:
-            await read_through(store, skew, start.positions, until_ms, is_stopped, _showing(bar, skew, until_ms))
+            log = Gapless(store, bulk.trimmed)
+            await read_through(log, skew, start.positions, until_ms, is_stopped, _showing(bar, skew, until_ms))
     finally:
         await store.close()
+        await bulk.close()
     return skew
 
 
-async def start_of(config: Config, port: int, *, from_version: bool) -> Start:
-    """Where to begin: where the log does, if it is whole.
-
-    Args:
-        from_version: Begin at a version, whole or not.
-    Raises:
-        ConfigError: If the log is not whole, and there is no whole version.
-    """
-    bulk = bulk_of(config.store)
-    try:
-        is_whole = not await bulk.trimmed()
-    finally:
-        await bulk.close()
-    if is_whole and not from_version:
-        return Start({})
-    version = await _oldest_version(config, port)
-    if version is None or version.private is None:
+async def _version(config: Config, port: int) -> Start:
+    start = await oldest_version(config.store, config.schema, _folder(config, port))
+    if start is None:
         raise ConfigError("the beginning of the log is gone, and no version was written whole yet: try in a minute")
-    table = ItemTable(config.schema, len(version.private.items) + 2)
-    table.load(list(version.private.items), list(version.private.items.values()))
-    positions = {partition: StreamId(*at) for partition, at in version.progress.positions.items()}
-    return Start(positions, table, f"version {version.version}")
+    return start
 
 
-async def _oldest_version(config: Config, port: int) -> Delta | None:
-    record, folder = processes.read_record(port), config.folder
-    if not folder and record is not None and record.redis_url == config.store.url:
-        kept = run_versions(record.run_id)
-        folder = str(kept) if kept.exists() else ""
-    if folder:
-        return await Checkpoints(FolderFiles(folder), config.schema).oldest()
-    files = files_of(config.store)
-    try:
-        return await Checkpoints(files, config.schema).oldest()
-    finally:
-        await files.close()
+def _folder(config: Config, port: int) -> str:
+    """Where durable versions are; empty: in the store."""
+    record = processes.read_record(port)
+    if config.folder or record is None or record.redis_url != config.store.url:
+        return config.folder
+    of_run = run_versions(record.run_id)  # of one with a private store
+    return str(of_run) if of_run.exists() else ""
 
 
 async def read_through(

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.encoding import Encoder, Request
+from features.history import history_of
 from features.item_table import ItemTable
 
 F16 = NDArray[np.float16]
@@ -90,8 +91,7 @@ class Judge:
         """
         found = _Found.of(served_KF)
         self._judge_own(found, request, versions)
-        first_KF = self._looked_at(request, {item: versions[item][0] for item in before})
-        found.settle(self._seen, first_KF[None, :, self._seen])
+        found.settle(self._seen, self._nothing(request)[:, :, self._seen])
         self._judge_last(found, request, versions, before)
         self._judge_rest(found, request, versions, before)
         return found.allowed()
@@ -124,18 +124,26 @@ class Judge:
         return found.settle(self._rest, values_VKF[:, :, self._rest])
 
     def _by_version(self, request: Request, versions: Versions, item: str, others: Mapping[str, bytes]) -> F32:
-        """Features [V, K, F] as each version of one row gives them, with these others."""
-        return np.stack([self._looked_at(request, {**others, item: row}) for row in versions[item]])
+        """Features [V, K, F] as each version of one row gives them, with these others.
+
+        All at once: as if so many people asked, each of whom acted on an item of his own in the place of this one.
+        """
+        rows = dict(others)
+        requests = []
+        for v, row in enumerate(versions[item]):
+            rows[own := f"\0{v}"] = row
+            recent = [(own if other == item else other, kind, ms) for other, kind, ms in request.user.recent]
+            requests.append(replace(request, user=replace(request.user, history=history_of(recent))))
+        return self._looked_at(requests, rows)
 
     def _nothing(self, request: Request) -> F32:
-        return self._looked_at(request, {})[None]
+        return self._looked_at([request], {})
 
-    def _looked_at(self, request: Request, rows: Mapping[str, bytes]) -> F32:
-        """Features [K, F] with these rows alone."""
+    def _looked_at(self, requests: Sequence[Request], rows: Mapping[str, bytes]) -> F32:
+        """Features [V, K, F] of requests for the same candidates, with these rows alone."""
         table = ItemTable(self._encoder.schema, len(rows) + 2)
         table.load(list(rows), list(rows.values()))
-        dense_KF: F32 = self._encoder.encode(table, [request]).dense[0]
-        return dense_KF
+        return self._encoder.encode(table, requests).dense
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ from features.skew_findings import STATE, Counts, Difference, Judged, Total
 from features.state import UserState, unpack
 
 F16 = NDArray[np.float16]
-EXPLAINED_TO_MS: Final = 16
+EXPLAINED_TO_MS: Final = 50  # how exactly it is told how late rows were
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +151,9 @@ class Skew:
         if of_items and not of_user and explained_ms is not None:
             self.counts.late += 1
             self.counts.latest_ms = max(self.counts.latest_ms, explained_ms)
-        return Judged(decision.decision, decision.user, decision.ts_ms, (*of_user, *of_items), explained_ms)
+        n_compared = len(decision.items) * len(self.items) + (len(self.users) if states is not None else 0)
+        differences = (*of_user, *of_items)
+        return Judged(decision.decision, decision.user, decision.ts_ms, n_compared, differences, explained_ms)
 
     def _look_at_items(self, decision: LoggedDecision, user: UserState, at_ms: int) -> list[Difference]:
         versions, found = self._judged(decision, user, at_ms - self.config.behind_ms)

@@ -25,6 +25,8 @@ class Judged(NamedTuple):
     decision: str
     user: str
     ts_ms: int
+    n_compared: int
+    """Values of features."""
     differences: tuple[Difference, ...]
     explained_ms: int | None
     """Rows so far behind the log give what was served of the items; None: older ones do not either."""

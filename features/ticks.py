@@ -7,10 +7,12 @@ is handed out at once.
 """
 
 import heapq
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from features.events import Entry, Positions
+from features.errors import LogMoved
+from features.events import START, Entry, Positions
 
 TICK_MS: Final = 200
 READ_COUNT: Final = 64  # entries per partition and read: bounds memory when a reader is far behind
@@ -26,6 +28,35 @@ class Log(Protocol):
     async def now_ms(self) -> int:
         """As `FeatureStore.now_ms`."""
         ...
+
+
+class Gapless:
+    """A log of which no entry may go before it is read.
+
+    Args:
+        trimmed: Tells what is gone of it, as `BulkStore.trimmed`.
+    """
+
+    def __init__(self, log: Log, trimmed: Callable[[], Awaitable[Positions]]) -> None:
+        self._log = log
+        self._trimmed = trimmed
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """As the log's.
+
+        Raises:
+            LogMoved: If entries after the positions are gone.
+        """
+        entries = await self._log.read_log(positions, count=count, block_s=block_s)
+        for partition, gone in (await self._trimmed()).items():  # asked afterwards: nothing went in between
+            at = positions.get(partition, START)
+            if gone > at:
+                raise LogMoved(f"partition {partition}: entries up to {gone} are gone, expected those after {at}")
+        return entries
+
+    async def now_ms(self) -> int:
+        """As the log's."""
+        return await self._log.now_ms()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tests.cluster.traffic import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-N_RANKS = 500
+N_RANKS, WATCHED = 500, 5
 ITEMS = [f"i{n}" for n in range(20)]
 PROMISED, LATE = ("--behind-ms", "500"), ("--behind-ms", "10000")
 """How far behind rows may be; and may not, but are while other programs have all the cores."""
@@ -24,7 +24,7 @@ PROMISED, LATE = ("--behind-ms", "500"), ("--behind-ms", "10000")
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     """An application that makes many versions, so that there is soon a whole one."""
-    application = Application(tmp_path_factory.mktemp("skew"), offer_s=0.2)
+    application = Application(tmp_path_factory.mktemp("skew"), offer_s=0.2, check_skew=WATCHED)
     yield application
     assert application.close() == []
 
@@ -80,3 +80,17 @@ def test_what_came_after_a_version_follows_from_the_rows_that_its_learner_had(
     with Traffic([application.url], senders=2, n_candidates=len(ITEMS)):
         eventually(lambda: version() >= max(first, 60) + 20, "a whole version", 120.0)
     assert nothing_differs(application, tell, "--from-version")["judged"] > 20
+
+
+def test_the_watch_finds_no_more_while_everything_runs(application: Application, tell: Tell) -> None:
+    """By now it has seen what the tests before have done; one decision of a few is enough."""
+
+    def found() -> dict[str, Any]:
+        told = application.call("status", "skew")
+        return {name: n for name, n in told.items() if name.startswith("headrace_skew_")}
+
+    least = 0.5 * N_RANKS / WATCHED
+    eventually(lambda: found()["headrace_skew_decisions_total"] >= least, "decisions that the watch looked at", 60.0)
+    tell("watch", values := found())
+    assert values["headrace_skew_compared_total"] > least * len(ITEMS)
+    assert values["headrace_skew_differing_total"] == 0 or values["headrace_skew_late_decisions_total"] > 0

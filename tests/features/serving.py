@@ -68,9 +68,9 @@ class Serving:
         self._rng = np.random.default_rng(seed)
         self._fault = fault or Fault()
         self._encoder = self._fault.encoder or Encoder(schema)
-        self._clock = FakeClock(T0_MS)
+        self.clock = FakeClock(T0_MS)
         self._step_ms = step_ms
-        self.store = MemoryStore(schema, keys=KEYS, time=self._clock)
+        self.store = MemoryStore(schema, keys=KEYS, time=self.clock)
         self._open: list[_Ranking] = []
         self._tables: dict[int, ItemTable] = {}
         self.entries: list[Entry] = []
@@ -80,18 +80,18 @@ class Serving:
     async def run(self, n_steps: int = 150) -> "Serving":
         """Live through some events, attributes, erasures and decisions."""
         for _ in range(n_steps):
-            self._clock.set_ms(self._clock.now_ms() + int(self._rng.integers(0, self._step_ms)))
+            self.clock.set_ms(self.clock.now_ms() + int(self._rng.integers(0, self._step_ms)))
             await self._go_on()
             await self._act()
         while self._open:
-            self._clock.advance(0.1)
+            self.clock.advance(0.1)
             await self._go_on()
         await self._look_at_log()
         return self
 
     async def _act(self) -> None:
         what, user = self._rng.random(), str(self._rng.choice(USERS))
-        item, now_ms = str(self._rng.choice(ITEMS)), self._clock.now_ms()
+        item, now_ms = str(self._rng.choice(ITEMS)), self.clock.now_ms()
         if what < 0.65:
             kind = str(self._rng.choice(self.schema.event_types))
             late_ms = int(self._rng.choice([0, 0, 0, 700, 5000]))
@@ -111,12 +111,12 @@ class Serving:
     async def _begin(self, user: str) -> None:
         read = USERS[(USERS.index(user) + 1) % len(USERS)] if self._fault.is_of_another else user
         (state,) = all_of((await self.store.read([read], []))[0])
-        looks_ms = self._clock.now_ms() + int(self._rng.integers(0, 100))
+        looks_ms = self.clock.now_ms() + int(self._rng.integers(0, 100))
         self._open.append(_Ranking(user, state, looks_ms, looks_ms + int(self._rng.integers(0, 400))))
 
     async def _go_on(self) -> None:
         """Take the next steps that are due."""
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         for ranking in self._open:
             if ranking.record is None and ranking.looks_ms <= now_ms:
                 await self._look_at_log()
