@@ -28,7 +28,7 @@ from features.skew_findings import Judged
 from features.ticks import READ_COUNT, Gapless, Log, TickReader
 
 WATCH_NAME: Final = "headrace-skew"
-READ_S: Final = 2.0
+READ_S: Final = 5.0  # each read costs some milliseconds, however little has come
 AGAIN_S: Final = 10.0
 TIMEOUT_S: Final = 10.0
 MAX_PEOPLE: Final = 50_000  # 100 MB

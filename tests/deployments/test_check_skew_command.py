@@ -28,7 +28,7 @@ from features.store import Record, all_of, event_record, item_record
 from learners.checkpoints import Checkpoints
 from learners.online import OnlineLearner
 from tests.deployments.test_ranking import FixedWeights, LastIsBest
-from tests.features.examples import event
+from tests.features.examples import T0_MS, event
 from tests.learners.examples import CONFIG, learned
 
 SCHEMA = Schema()
@@ -98,6 +98,33 @@ def test_what_is_served_rightly_differs_in_nothing(store: StoreConfig, capsys: p
     out, err = capsys.readouterr()
     assert f"{N} of {N} decisions judged, 0 differ" in out
     assert "from the beginning of the log" in err
+
+
+def test_history_that_is_lived_through_differs_in_nothing(
+    store: StoreConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the event clock a ranking says when it is, and knows everything from before."""
+
+    async def replay(opened: RedisStore) -> None:
+        rng, kept = np.random.default_rng(4), list[Record]()
+        config = RankConfig(cache_s=0.0, recent_cache_s=0.0)
+        ranking = Ranking(opened, FixedWeights(LastIsBest()), lambda: T0_MS, kept.append, config)
+        projection = Projection(opened, SCHEMA)
+        await projection.load()
+        for n in range(N):
+            acted = event(str(rng.choice(USERS)), str(rng.choice(ITEMS)), ts_ms=T0_MS + 7_000 * n)
+            all_of(await opened.apply([event_record(acted, SCHEMA, opened.keys)]))
+            heads = await opened.heads()
+            while projection.reached != heads:
+                await projection.advance()
+            await ranking.answer([RankRequest(str(rng.choice(USERS)), ITEMS, now_ms=acted.ts_ms + 3_000)])
+            all_of(await opened.apply(kept))
+            kept.clear()
+
+    asyncio.run(with_store(replace(store, clock="event"), replay))
+    status, told = found(capsys, "--behind-ms", "0")
+    assert (status, told["decisions"]["judged"]) == (0, N)
+    assert told["decisions"]["items_without_row"] < N * len(ITEMS) / 2
 
 
 def test_another_half_life_is_found_named_and_shown(store: StoreConfig, capsys: pytest.CaptureFixture[str]) -> None:
