@@ -68,18 +68,15 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     """
     release = release_of(config)
     group = importlib.import_module("learners.group")
-    started = group.start_group(
-        config.store,
-        config.schema,
-        config.learner,
-        group.GroupConfig(
-            folder=config.folder,
-            offer_s=config.offer_s,
-            keep_log_s=config.keep_log_s,
-            release=release,
-            resources={} if n_nodes is None else {LEARNING: TRACE},
-        ),
+    settings = group.GroupConfig(
+        folder=config.folder,
+        offer_s=config.offer_s,
+        keep_log_s=config.keep_log_s,
+        release=release,
+        resources={} if n_nodes is None else {LEARNING: TRACE},
     )
+    started = group.start_group(config.store, config.schema, config.learner, settings)
+    _watch_skew(config, settings)
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
     ranker = _bind("Ranker", config, config.n_rankers, n_nodes, release)
@@ -90,6 +87,16 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
             serve.RunTarget(events, name="events", route_prefix="/"),
         ]
     )
+
+
+def _watch_skew(config: Config, settings: Any) -> None:
+    """Have some decisions checked, or none."""
+    group, watch = importlib.import_module("learners.group"), importlib.import_module("deployments.skew_watch")
+    if config.check_skew:
+        what = config.store, config.schema, config.folder, config.check_skew
+        group.started(watch.SkewWatch, watch.WATCH_NAME, settings, *what)
+    else:
+        group.end_actor(watch.WATCH_NAME)
 
 
 def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None, release: str) -> Any:

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_items(commands)
     _add_backfill(commands)
     _add_archive(commands)
+    _add_check_skew(commands)
     return parser
 
 
@@ -210,6 +211,36 @@ def _add_archive(commands: Any) -> None:
     archive.add_argument("--forget", action="store_true", help="let the log be trimmed without regard to an archive")
 
 
+def _add_check_skew(commands: Any) -> None:
+    """What proves that features are served as they are learned from."""
+    skew = _command(
+        commands, "check-skew", _lazily("cli_check_skew", "run_check_skew"),
+        "Make the features of logged decisions again from the log, and compare.",
+        "headrace check-skew --last-s 600 --sample 10",
+    )  # fmt: skip
+    skew.description = (
+        "Make the features of logged decisions again from the log, and compare them, as float16, with what was looked "
+        "at: a person's must be those of a state that the person had, an item's what its row gave at some moment from "
+        "half a second before the decision on. Of a log whose beginning is gone, decisions of the last minute or two "
+        "are judged. Exit status: 0 if nothing differs, 1 if something does or the check failed, 130 after Ctrl-C."
+    )
+    _add_config(skew)
+    skew.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
+    skew.add_argument("--last-s", type=float, metavar="S", help="only decisions of the last S seconds")
+    skew.add_argument("--sample", type=_count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
+    skew.add_argument(
+        "--behind-ms",
+        type=_milliseconds,
+        default=500,
+        metavar="MS",
+        help="how far rows may be behind the log (default 500)",
+    )
+    skew.add_argument(
+        "--from-version", action="store_true", help="begin at the oldest whole version, though the log is whole"
+    )
+    skew.add_argument("--json", action="store_true", help="everything that was found, to standard output")
+
+
 def _lazily(module: str, function: str) -> Run:
     def run(options: argparse.Namespace) -> int | None:
         imported: Run = getattr(importlib.import_module(f"deployments.{module}"), function)
@@ -262,6 +293,13 @@ def _speed(text: str) -> float | None:
     value = float(text)
     if value <= 0:
         raise argparse.ArgumentTypeError("expected max, or a number above 0")
+    return value
+
+
+def _milliseconds(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 3_600_000:
+        raise argparse.ArgumentTypeError("expected 0 to 3600000")
     return value
 
 

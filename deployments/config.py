@@ -73,6 +73,8 @@ class Config:
     """Seconds between versions."""
     keep_log_s: float = 3600.0
     """Log time kept although everybody has read it: a learner that restarts reads the attribution window again."""
+    check_skew: int = 100
+    """Of so many logged decisions one is made again from the log and compared, all the time; 0: none."""
     folder: str = ""
     """Folder or bucket URL of durable versions; empty: in the store, where every node finds them (with a private store:
     in the run's own folder)."""
@@ -85,6 +87,7 @@ class Config:
             ("n_events", self.n_events, 1, 1024),
             ("offer_s", self.offer_s, 0.1, 3600),
             ("keep_log_s", self.keep_log_s, 0, 1e9),
+            ("check_skew", self.check_skew, 0, 2**31),
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")

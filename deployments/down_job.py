@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.cluster import NAMESPACE
 from deployments.deploy_job import say
-from learners.group import end_group
+from deployments.skew_watch import WATCH_NAME
+from learners.group import end_actor, end_group
 
 END_S: Final = 60.0  # Ray asks its processes to end, and kills what has not after 16 s
 POLL_S: Final = 0.5
@@ -30,6 +31,7 @@ def main() -> int:
     logging.disable(logging.INFO)
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     serve.shutdown()  # type: ignore[no-untyped-call]
+    end_actor(WATCH_NAME)
     end_group()
     say("nothing is deployed any more")
     workers = _others()

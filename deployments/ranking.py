@@ -338,5 +338,6 @@ class Ranking:
             [request.candidates[k] for k in shown],
             propensities[:MAX_LOGGED],
             dense.take(shown, axis=0).astype(np.float16).tobytes(),
+            known.is_degraded,
         )
         return decision_record(logged, known.packed, self._store.keys)

@@ -91,6 +91,8 @@ class LoggedDecision(msgspec.Struct, array_like=True, frozen=True):
     items: list[str]
     propensities: list[float]
     inputs: bytes
+    is_degraded: bool = False
+    """Made with something of the features missing."""
 
 
 class StreamId(NamedTuple):

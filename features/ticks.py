@@ -7,14 +7,56 @@ is handed out at once.
 """
 
 import heapq
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from features.events import Entry, Positions
-from features.store import FeatureStore
+from features.errors import LogMoved
+from features.events import START, Entry, Positions
 
 TICK_MS: Final = 200
 READ_COUNT: Final = 64  # entries per partition and read: bounds memory when a reader is far behind
+
+
+class Log(Protocol):
+    """What can be read in ticks: the log of a `FeatureStore`, or one that goes back further."""
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """As `FeatureStore.read_log`."""
+        ...
+
+    async def now_ms(self) -> int:
+        """As `FeatureStore.now_ms`."""
+        ...
+
+
+class Gapless:
+    """A log of which no entry may go before it is read.
+
+    Args:
+        trimmed: Tells what is gone of it, as `BulkStore.trimmed`.
+    """
+
+    def __init__(self, log: Log, trimmed: Callable[[], Awaitable[Positions]]) -> None:
+        self._log = log
+        self._trimmed = trimmed
+
+    async def read_log(self, positions: Positions, *, count: int, block_s: float = 0.0) -> list[Entry]:
+        """As the log's.
+
+        Raises:
+            LogMoved: If entries after the positions are gone.
+        """
+        entries = await self._log.read_log(positions, count=count, block_s=block_s)
+        for partition, gone in (await self._trimmed()).items():  # asked afterwards: nothing went in between
+            at = positions.get(partition, START)
+            if gone > at:
+                raise LogMoved(f"partition {partition}: entries up to {gone} are gone, expected those after {at}")
+        return entries
+
+    async def now_ms(self) -> int:
+        """As the log's."""
+        return await self._log.now_ms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +78,8 @@ class TickReader:
         count: Entries read per partition at once.
     """
 
-    def __init__(
-        self, store: FeatureStore, positions: Positions, *, tick_ms: int = TICK_MS, count: int = READ_COUNT
-    ) -> None:
-        self._store = store
+    def __init__(self, log: Log, positions: Positions, *, tick_ms: int = TICK_MS, count: int = READ_COUNT) -> None:
+        self._log = log
         self._read = dict(positions)
         self._held: list[Entry] = []
         self._tick_ms = tick_ms
@@ -52,7 +92,7 @@ class TickReader:
         Args:
             wait_s: How long to wait for a first entry if none is held.
         """
-        now_ms = await self._store.now_ms()
+        now_ms = await self._log.now_ms()
         is_drained = await self._fill(0.0 if self._held else wait_s)
         end_ms = now_ms if is_drained else min(now_ms, self._complete_ms())
         end_ms = max(end_ms // self._tick_ms * self._tick_ms, self._end_ms)
@@ -67,7 +107,7 @@ class TickReader:
     async def _fill(self, wait_s: float) -> bool:
         """Read once; True when every partition gave all it had."""
         counts: dict[int, int] = {}
-        for entry in await self._store.read_log(self._read, count=self._count, block_s=wait_s):
+        for entry in await self._log.read_log(self._read, count=self._count, block_s=wait_s):
             heapq.heappush(self._held, entry)
             self._read[entry.partition] = max(entry.id, self._read.get(entry.partition, entry.id))
             counts[entry.partition] = counts.get(entry.partition, 0) + 1

@@ -97,6 +97,14 @@ class Checkpoints:
                 await self._files.delete(f"v{number:010d}.delta")
         return loaded
 
+    async def oldest(self) -> Delta | None:
+        """The oldest version that was written whole and can be read; nothing is dropped, so a hub may be at work."""
+        for number in sorted(await self._numbers("full")):
+            found = await self._read(f"v{number:010d}.full")
+            if found is not None:
+                return found
+        return None
+
     async def _roll_forward(self, full: Delta | None) -> Delta | None:
         version = full.version if full else 0
         for number in sorted(n for n in await self._numbers("delta") if n > version):

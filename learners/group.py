@@ -55,10 +55,10 @@ class Group:
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet, and replace what is of another release."""
     _end_learners_from(learner.rounds.n_learners)
-    hub = _started(ModelHub, HUB_NAME, config, store, schema, config.folder)
-    projector = _started(Projector, PROJECTOR_NAME, config, store, schema, config.keep_log_s)
+    hub = started(ModelHub, HUB_NAME, config, store, schema, config.folder)
+    projector = started(Projector, PROJECTOR_NAME, config, store, schema, config.keep_log_s)
     learners = [
-        _started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
+        started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
     ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
@@ -69,12 +69,17 @@ def end_group() -> None:
     """End all of it for good; what is durable stays."""
     _end_learners_from(0)
     for name in (PROJECTOR_NAME, HUB_NAME):
-        with suppress(ValueError):  # there is none
-            _end(ray.get_actor(name), name)
+        end_actor(name)
 
 
-def _started(kind: Any, name: str, config: GroupConfig, *arguments: Any, **further: Any) -> Any:
-    """The actor of this name and release: the one that runs, or a new one in its place."""
+def end_actor(name: str) -> None:
+    """End the actor of this name for good, if there is one."""
+    with suppress(ValueError):
+        _end(ray.get_actor(name), name)
+
+
+def started(kind: Any, name: str, config: GroupConfig, *arguments: Any, **further: Any) -> Any:
+    """The actor of this name and release: the one that runs, or a new one in its place; nobody waits for it."""
     with suppress(ValueError):  # there is none
         running = ray.get_actor(name)
         if _release_of(running) == config.release:

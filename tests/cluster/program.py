@@ -27,6 +27,7 @@ ACTORS = {
     "learner-1": "headrace-learner-1",
     "projector": "headrace-projector",
     "hub": "headrace-hub",
+    "skew": "headrace-skew",
 }
 
 
@@ -49,10 +50,15 @@ class Commands:
         """`learners.push` from a Ray task, as a pipeline would."""
         return self._ray.get(_push_task(self._ray).remote(events))
 
+    def status(self, actor: str) -> dict[str, Any]:
+        """What an actor tells of itself."""
+        handle = self._ray.get_actor(ACTORS[actor])
+        told: dict[str, Any] = self._ray.get(handle.status.remote())
+        return told
+
     def pid(self, actor: str) -> int:
         """Process id of an actor."""
-        handle = self._ray.get_actor(ACTORS[actor])
-        return int(self._ray.get(handle.status.remote())["pid"])
+        return int(self.status(actor)["pid"])
 
     def kill(self, actor: str) -> int:
         """SIGKILL an actor's process."""

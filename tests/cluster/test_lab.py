@@ -105,7 +105,12 @@ def test_status_says_that_all_is_well(operator: Operator, timed: Callable[[str],
     shown = operator.status()
     assert [node["replicas"] for node in shown["nodes"]] == [{"events": 1, "rank": 1}] * 3
     assert all(node["door"]["version"] > 0 for node in shown["nodes"])
-    assert [actor["name"] for actor in shown["actors"]] == ["headrace-hub", "headrace-learner", "headrace-projector"]
+    assert [actor["name"] for actor in shown["actors"]] == [
+        "headrace-hub",
+        "headrace-learner",
+        "headrace-projector",
+        "headrace-skew",
+    ]
 
 
 def test_the_password_is_in_no_command_line_and_in_nothing_that_the_dashboard_tells(operator: Operator) -> None:

@@ -129,11 +129,12 @@ async def test_without_the_store_rows_known_before_still_rank_and_the_answer_say
         table.fold([entry])
     await store.commit_rows(KEYS.item_partition("b"), {"b": table.pack(1)}, expected={}, reached={})
     scorer = LastIsBest()
-    subject, _ = ranking(store, scorer)
+    subject, kept = ranking(store, scorer)
     await subject.answer([RankRequest("u1", ITEMS)])
     store.is_away = True
     (answer,) = await subject.answer([RankRequest("u1", ITEMS)])
     assert isinstance(answer, dict) and answer["degraded"] == ["features"]
+    assert [decode_decision(record.body).is_degraded for record in kept] == [False, True]
     is_known = Encoder(SCHEMA).dense_names.index("is_known")
     assert scorer.seen[-1].dense[0, :, is_known].tolist() == [0, 1, 0]
     store.is_away = False

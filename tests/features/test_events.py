@@ -16,6 +16,7 @@ from features.events import (
     StreamId,
     check_attributes,
     check_event,
+    decode_decision,
     decode_event,
     encode_body,
     event_from_row,
@@ -166,6 +167,11 @@ def test_a_position_reads_back(position: StreamId) -> None:
 def test_a_logged_event_reads_back(user: str, value: float, context: dict[str, Any]) -> None:
     event = LoggedEvent("click", user, "a", T0_MS, value, context, None, "d")
     assert decode_event(encode_body(event)) == event
+
+
+def test_a_decision_of_before_it_was_said_counts_as_made_with_all_features() -> None:
+    packed = msgspec.msgpack.encode(["d1", "u1", T0_MS, 3, {}, ["a"], [1.0], b"\0\0"])
+    assert not decode_decision(packed).is_degraded
 
 
 def test_attributes_are_checked_with_their_path() -> None:

@@ -1,13 +1,15 @@
 """Ticks hold what the log holds, in one order, however it is read."""
 
 import numpy as np
+import pytest
 
 from features.clock import FakeClock
+from features.errors import LogMoved
 from features.events import Entry
 from features.keys import Keys
 from features.memory_store import MemoryStore
 from features.store import event_record
-from features.ticks import Tick, TickReader
+from features.ticks import Gapless, Tick, TickReader
 from tests.features.examples import SCHEMA, T0_MS, event
 
 KEYS = Keys(n_partitions=4)
@@ -145,3 +147,17 @@ async def test_what_arrives_behind_a_tick_on_the_event_clock_is_handed_out_at_on
     await store.apply([event_record(event("u2", ts_ms=START_MS + ms), SCHEMA, KEYS) for ms in (1000, 2000)])
     assert [ms for ms, _ in ids(await reader.next())] == [1000, 2000]
     assert await reader.next() is None
+
+
+async def test_who_needs_every_entry_is_told_when_some_went_before_they_were_read() -> None:
+    source = Source()
+    await source.write("u1", "u2", "u3")
+    log = Gapless(source.store, source.store.trimmed)
+    entries = await log.read_log({}, count=1)
+    positions = {entry.partition: entry.id for entry in entries}
+    await source.store.trim(positions)
+    assert await log.read_log(positions, count=10) == await source.store.read_log(positions, count=10)
+    await source.store.trim(await source.store.heads())
+    with pytest.raises(LogMoved, match="are gone"):
+        await log.read_log({}, count=10)
+    assert await log.now_ms() == START_MS

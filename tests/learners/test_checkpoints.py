@@ -122,3 +122,20 @@ async def test_a_version_from_elsewhere_takes_the_place_of_all_before_it(files: 
     assert await files.names() == [f"v{other.version:010d}.full"]
     await subject.compact(other)
     assert await files.names() == [f"v{other.version:010d}.full"]
+
+
+async def test_the_oldest_whole_version_is_found_beside_a_hub_and_nothing_is_dropped(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
+    assert await Checkpoints(files, SCHEMA).oldest() is None
+    deltas = versions()
+    await written(files, deltas[:1])
+    assert await Checkpoints(files, SCHEMA).oldest() is None
+    await written(files, deltas[1:])
+    await files.write("v0000000009.delta", b"of a hub that goes on meanwhile")
+    names = await files.names()
+    found = await Checkpoints(files, SCHEMA).oldest()
+    assert found is not None and found.version == min(int(name[1:11]) for name in names if name.endswith(".full"))
+    assert found.private is not None and found.private.items
+    assert await files.names() == names
