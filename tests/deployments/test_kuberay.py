@@ -281,8 +281,10 @@ def instructions() -> list[list[str]]:
 def test_the_image_has_every_package_and_nothing_else_of_the_repository():
     copied = [word for name, *words in instructions() if name == "COPY" for word in words[:-1]]
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert sorted(copied) == sorted([*packages, "pyproject.toml", "README.md"])
+    assert sorted(copied) == sorted([*(name for name in packages if "." not in name), "pyproject.toml", "README.md"])
     assert all((ROOT / word).exists() for word in copied)
+    (made,) = (words for name, *words in instructions() if name == "RUN" and words[0] == "mkdir")
+    assert {name.replace(".", "/") for name in packages} - {"features"} <= set(made), "installed before they are copied"
 
 
 def test_the_image_runs_as_the_user_of_the_pods_where_nodes_are_made():
