@@ -33,7 +33,8 @@ from features.log_files import LogFiles
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
-from features.store import FeatureStore, Record, event_record
+from features.store import Record, event_record
+from features.ticks import Log
 
 AT_ONCE: Final = 1000
 READ_COUNT: Final = 64  # of each partition, as learners read
@@ -103,12 +104,12 @@ async def _fill(store: RedisStore, path: Path, first: int) -> None:
         await store.apply(records)
 
 
-async def _read_through(store: FeatureStore) -> tuple[int, int, float]:
+async def _read_through(log: Log) -> tuple[int, int, float]:
     """Number of entries, bytes of bodies and states, seconds."""
     at: Positions = {}
     n_entries = n_bytes = 0
     began_s = time.monotonic()
-    while entries := await store.read_log(at, count=READ_COUNT):
+    while entries := await log.read_log(at, count=READ_COUNT):
         at.update({entry.partition: entry.id for entry in entries})
         n_entries += len(entries)
         n_bytes += sum(len(entry.body) + len(entry.state) for entry in entries)

@@ -177,9 +177,9 @@ async def compare(history: Path, schema: Schema, url: str, other_url: str) -> di
     await live.open()
     try:
         began_s = time.monotonic()
-        last_ms = await _send(live, history)
+        await _send(live, history)
         sent_s = time.monotonic() - began_s
-        await _project(live, last_ms)
+        await _project(live)
         told = {"sent_s": round(sent_s, 1), **await _states(filled, live, bulk)}
         return told | await _rows(filled, filled_bulk, live, bulk)
     finally:
@@ -187,16 +187,14 @@ async def compare(history: Path, schema: Schema, url: str, other_url: str) -> di
             await store.close()
 
 
-async def _send(store: RedisStore, history: Path) -> int:
-    intake, last_ms = Intake(store, None), 0
+async def _send(store: RedisStore, history: Path) -> None:
+    intake = Intake(store, None)
     for batch in pq.ParquetFile(history).iter_batches(BATCH):
         receipt = await intake.accept(batch.to_pylist())
         assert receipt.accepted == batch.num_rows, receipt.rejected[:1]
-        last_ms = batch["ts_ms"][-1].as_py()
-    return last_ms
 
 
-async def _project(store: RedisStore, last_ms: int) -> None:
+async def _project(store: RedisStore) -> None:
     projection, heads = Projection(store, store.schema, count=1000), await store.heads()
     await projection.load()
     while any(projection.reached.get(partition, START) < head for partition, head in heads.items()):

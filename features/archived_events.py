@@ -6,14 +6,15 @@ context is there too. So the context is one column, a packed map; `with_context`
 """
 
 import logging
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.events import EVENT, START, Entry, decode_event, encode_body
-from features.log_files import LogFiles
+from features.events import EVENT, Entry, decode_event, encode_body
+from features.log_files import LOT, LogFiles
 
 COLUMNS: Final = pa.schema(
     [
@@ -43,16 +44,9 @@ def archived_events(files: LogFiles) -> pa.Table:
     """
     tables = [COLUMNS.empty_table()]
     for partition in files.reached():
-        passed = START
-        for segment in files.segments_of(partition):
-            reader = files.open(segment)
-            try:
-                for group in reader.entries():
-                    events = [entry for entry in group if entry.id > passed and entry.kind == EVENT]
-                    tables.append(_table(events, segment.path))
-            finally:
-                reader.close()
-            passed = segment.last
+        entries = files.entries(partition)
+        while lot := list(islice(entries, LOT)):
+            tables.append(_table([entry for entry in lot if entry.kind == EVENT], files.url))
     table = pa.concat_tables(tables)
     order = pc.sort_indices(table, [(name, "ascending") for name in ORDER])
     return table.take(order).drop_columns(list(ORDER))
@@ -64,13 +58,13 @@ def with_context(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "context": msgspec.msgpack.decode(packed)} if isinstance(packed, bytes) else row
 
 
-def _table(entries: list[Entry], path: str) -> pa.Table:
+def _table(entries: list[Entry], url: str) -> pa.Table:
     rows = []
     for entry in entries:
         try:
             event = decode_event(entry.body)
         except msgspec.DecodeError as error:
-            logger.error("%s: entry %s is passed over: %s", path, entry.id, error)
+            logger.error("%s: entry %s is passed over: %s", url, entry.id, error)
             continue
         said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value)
         rows.append((*entry.id, entry.partition, *said, encode_body(event.context)))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from features.errors import LogGap, ReaderMoved
-from features.events import START, Entry, Positions, StreamId
+from features.events import BEYOND, START, Entry, Positions, StreamId
 from features.log_files import LogFiles
 from features.log_segments import Segment, size_of
 from features.store import BulkStore, FeatureStore
@@ -26,7 +26,6 @@ from features.store import BulkStore, FeatureStore
 READER: Final = "archive"
 READ_COUNT: Final = 64  # entries per partition when all are read, a few megabytes
 LOT: Final = 1000  # entries of one partition: a few milliseconds of the server, which answers nobody else meanwhile
-BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

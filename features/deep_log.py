@@ -1,4 +1,4 @@
-"""The log from its archive and from the store, as one: a store whose log was never trimmed.
+"""The log from its archive and from the store, as one: a log that was never trimmed (`features.ticks.Log`).
 
     position ──── segments ────►│◄──── both ────►│◄──── the store ──── head
                             trimmed         archived
@@ -7,24 +7,18 @@ Entries come from the store as long as it has all of them after a position, else
 from the store again where these end. Whether it has all of them is asked after each read, since entries may go between
 two reads: `trimming`, one small answer, tells up to where they may be gone, and only who is behind that has to ask
 `trimmed` what is. Trims are told before they happen, so no answer comes too late.
-
-Everything else is the store's own.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final
 
-from features.errors import FeatureError, LogGap
-from features.events import START, Entry, Positions, StreamId
+from features.errors import LogGap
+from features.events import BEYOND, START, Entry, Positions, StreamId
 from features.log_files import LogFiles
-from features.store import Applied, BulkStore, FeatureStore, Read, Record, RowListener
-
-BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
+from features.store import BulkStore, FeatureStore
 
 
 class DeepLog:
-    """A `FeatureStore` whose log goes back to where its archive begins.
+    """A log that goes back to where its archive begins.
 
     Args:
         store: Where entries are written and trimmed.
@@ -33,8 +27,6 @@ class DeepLog:
     """
 
     def __init__(self, store: FeatureStore, bulk: BulkStore, files: LogFiles) -> None:
-        self.keys = store.keys
-        self.schema = store.schema
         self._store = store
         self._bulk = bulk
         self._files = files
@@ -49,7 +41,7 @@ class DeepLog:
         """
         if self._gone is None:
             self._gone = await self._bulk.trimmed()
-        at = {partition: positions.get(partition, START) for partition in range(self.keys.n_partitions)}
+        at = {partition: positions.get(partition, START) for partition in range(self._store.keys.n_partitions)}
         found: dict[int, list[Entry]] = {}
         pending = set(at)
         while pending:
@@ -91,47 +83,10 @@ class DeepLog:
         self._gone = gone = await self._bulk.trimmed()
         return {partition for partition in partitions if gone.get(partition, START) > at[partition]}
 
-    async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
-        """Apply records in order."""
-        return await self._store.apply(records)
-
-    async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
-        """Packed user states and item rows."""
-        return await self._store.read(users, items)
-
-    async def heads(self) -> Positions:
-        """The newest position of every partition that ever had an entry."""
-        return await self._store.heads()
-
     async def now_ms(self) -> int:
         """Log time."""
         return await self._store.now_ms()
 
-    async def trim(self, positions: Positions) -> None:
-        """Drop entries from the store."""
-        await self._store.trim(positions)
-
-    async def commit_rows(
-        self,
-        item_partition: int,
-        rows: Mapping[str, bytes],
-        *,
-        expected: Positions,
-        reached: Positions,
-        holder: str = "",
-    ) -> None:
-        """Write item rows and the positions they reach."""
-        await self._store.commit_rows(item_partition, rows, expected=expected, reached=reached, holder=holder)
-
-    async def projected(self) -> list[Positions]:
-        """For every item partition, the position of every log partition up to which it is folded."""
-        return await self._store.projected()
-
-    async def follow_rows(self, listener: RowListener) -> None:
-        """Tell which item rows are written."""
-        await self._store.follow_rows(listener)
-
-    async def close(self) -> None:
-        """Release files and connections."""
+    def close(self) -> None:
+        """Release the files."""
         self._files.close()
-        await self._store.close()

@@ -112,6 +112,7 @@ class StreamId(NamedTuple):
 
 
 START: Final = StreamId(0, 0)
+BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
 Positions = dict[int, StreamId]
 
 

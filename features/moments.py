@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from features.backfill.tail import after
 from features.errors import FeatureError
 from features.events import (
     ERASURE,
@@ -38,7 +37,7 @@ from features.events import (
 from features.history import NOTHING, History, arrays_of
 from features.item_table import ItemTable
 from features.schema import Schema, hash64, known_hash64
-from features.state import history_in
+from features.state import history_in, state_after
 
 MAX_PEOPLE: Final = 1_000_000  # 2 GB
 
@@ -137,7 +136,7 @@ class Moments:
         if last is None:
             return b"" if self._knows_people else None
         try:
-            return after(last.state, last, self._schema)
+            return state_after(last.state, last, self._schema)
         except FeatureError:
             return None
 

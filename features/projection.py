@@ -36,7 +36,7 @@ from features.item_table import ItemTable
 from features.schema import Schema
 from features.state import history_in
 from features.store import FeatureStore, all_of
-from features.ticks import TickReader
+from features.ticks import Log, TickReader
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,10 @@ class Projection:
 
     Args:
         count: Entries read per log partition at once.
+        log: What is read; None: the store's own log.
     """
 
-    def __init__(self, store: FeatureStore, schema: Schema, *, count: int = 64) -> None:
+    def __init__(self, store: FeatureStore, schema: Schema, *, count: int = 64, log: Log | None = None) -> None:
         self._store = store
         self._count = count
         self._schema = schema
@@ -59,7 +60,8 @@ class Projection:
         self._stored: list[Positions] = []
         self._waiting: dict[int, None] = {}  # item partitions, the one committed longest ago first
         self._is_even = True
-        self._reader = TickReader(store, {})
+        self._log: Log = store if log is None else log
+        self._reader = TickReader(self._log, {})
         self.reached: Positions = {}
         self.n_entries = self.n_passed_over = 0
 
@@ -71,7 +73,7 @@ class Projection:
         partitions = {partition for positions in self._stored for partition in positions}
         self.reached = {p: min(stored.get(p, START) for stored in self._stored) for p in partitions}
         self._is_even = all(stored == self.reached for stored in self._stored)
-        self._reader = TickReader(self._store, self.reached, tick_ms=1, count=self._count)
+        self._reader = TickReader(self._log, self.reached, tick_ms=1, count=self._count)
 
     async def advance(self, *, block_s: float = 0.0, n_untouched: int | None = None) -> int:
         """Read, fold and commit once; entries of the current millisecond wait for the next call.

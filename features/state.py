@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from features.compiling import compiled
 from features.errors import CorruptState, SchemaMismatch
-from features.events import LoggedEvent
+from features.events import EVENT, USER, Entry, LoggedEvent, decode_attributes, decode_event, encode_body
 from features.history import NOTHING, Arrays, History, Recent, checked, joined, read
 from features.schema import FORMAT, Schema, bucket, duration
 
@@ -247,6 +247,20 @@ def with_attributes(state: bytes, attributes: bytes, schema: Schema) -> bytes:
         SchemaMismatch, CorruptState: As `split`.
     """
     return replace(split(state or empty_state(schema), schema), attributes=attributes).join(schema)
+
+
+def state_after(state: bytes, entry: Entry, schema: Schema) -> bytes:
+    """What a user's packed state is after an entry of the log that changes it: an event, attributes, or the erasure.
+
+    Raises:
+        SchemaMismatch, CorruptState: As `split`.
+        msgspec.DecodeError: If the entry can't be read.
+    """
+    if entry.kind == EVENT:
+        return apply_update(state, update_for(decode_event(entry.body), schema), schema)
+    if entry.kind == USER:
+        return with_attributes(state, encode_body(decode_attributes(entry.body).attributes), schema)
+    return b""
 
 
 def add_to_group(block: bytearray, add: Add, ts_ms: int) -> None:

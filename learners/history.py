@@ -154,7 +154,7 @@ class Backfill:
             await bulk.hold_rows(self._plan.name)
 
     async def _settle(self, store: RedisStore, bulk: RedisBulk) -> None:
-        name, kept = self._plan.name, writing.items_in(self._folder, self._pieces("rows"), self._plan.n_partitions)
+        name, kept = self._plan.name, writing.items_in(self._folder, self._pieces("rows"))
         await writing.drop_other_rows(store, bulk, kept, name)
         await bulk.release_rows(self._cut, name)
         await store.try_replicas()

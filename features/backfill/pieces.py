@@ -96,6 +96,15 @@ class Folder:
             if other == shard
         ]
 
+    def read_column(self, name: str, column: str) -> Iterator[pa.Array]:
+        """One column of all rows, without the others."""
+        with self._fs.open_input_file(self._at(name)) as file:
+            with pa.ipc.open_file(file) as reader:
+                only = pa.ipc.IpcReadOptions(included_fields=[reader.schema.get_field_index(column)])
+            with pa.ipc.open_file(file, options=only) as reader:
+                for number in range(reader.num_record_batches):
+                    yield reader.get_batch(number).column(0)
+
     def _read_batch(self, name: str, number: int) -> pa.RecordBatch:
         with self._fs.open_input_file(self._at(name)) as file, pa.ipc.open_file(file) as reader:
             return reader.get_batch(number)

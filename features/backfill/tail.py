@@ -12,6 +12,7 @@ import msgspec
 
 from features.errors import CorruptState, LogMoved, SchemaMismatch, StoreRefused
 from features.events import (
+    BEYOND,
     ERASURE,
     EVENT,
     START,
@@ -21,14 +22,11 @@ from features.events import (
     decode_attributes,
     decode_erasure,
     decode_event,
-    encode_body,
 )
-from features.schema import Schema
-from features.state import apply_update, split, update_for, with_attributes
+from features.state import split, state_after, with_attributes
 from features.store import BulkStore, FeatureStore, all_of
 
 READ_COUNT: Final = 1000
-BEYOND: Final = StreamId(1 << 62, 0)  # no entry comes after it
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class Tail:
 
     def _laid_over(self, user: str, state: bytes) -> bytes:
         for entry in self._entries.get(user, ()):
-            state = after(state, entry, self._store.schema)
+            state = state_after(state, entry, self._store.schema)
         return state
 
     def _with_attributes(self, state: bytes, stored: bytes) -> bytes:
@@ -99,12 +97,3 @@ def user_of(entry: Entry) -> str | None:
     except msgspec.DecodeError as error:
         logger.error("entry %s of partition %d is passed over: %s", entry.id, entry.partition, error)
     return None
-
-
-def after(state: bytes, entry: Entry, schema: Schema) -> bytes:
-    """What a user's state is after an entry."""
-    if entry.kind == EVENT:
-        return apply_update(state, update_for(decode_event(entry.body), schema), schema)
-    if entry.kind == USER:
-        return with_attributes(state, encode_body(decode_attributes(entry.body).attributes), schema)
-    return b""

@@ -16,15 +16,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from features.backfill.pieces import Folder
-from features.backfill.tail import BEYOND, READ_COUNT, Tail, user_of
+from features.backfill.tail import READ_COUNT, Tail, user_of
 from features.errors import CorruptState, SchemaMismatch, StoreRefused
-from features.events import START, Positions
+from features.events import BEYOND, START, Positions
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema, hash64
 from features.state import history_in
 from features.store import BulkStore, FeatureStore, all_of
 
-USERS_AT_ONCE: Final = 64  # a quarter of a millisecond of the server, which answers nobody else meanwhile
+USERS_AT_ONCE: Final = 64  # for a fraction of a millisecond the server answers nobody else
 ROWS_AT_ONCE: Final = 32
 READER: Final = "backfill"
 
@@ -168,13 +168,10 @@ async def _with_attributes(store: FeatureStore, rows: dict[str, bytes]) -> dict[
     return rows | {item: now.pack(now.rows[item]) for item in with_some}
 
 
-def items_in(folder: Folder, pieces: Sequence[str], n_partitions: int) -> NDArray[np.uint64]:
+def items_in(folder: Folder, pieces: Sequence[str]) -> NDArray[np.uint64]:
     """hash64 of all items that have a row in these pieces, ascending."""
-    hashes = [
-        np.fromiter(map(hash64, batch["item"].to_pylist()), np.uint64, batch.num_rows)
-        for partition in range(n_partitions)
-        for batch in _batches(folder, pieces, partition)
-    ]
+    columns = [items for piece in pieces for items in folder.read_column(piece, "item")]
+    hashes = [np.fromiter(map(hash64, items.to_pylist()), np.uint64, len(items)) for items in columns]
     return np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, dtype=np.uint64)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from features.deep_log import DeepLog
-from features.events import EVENT, Entry
+from features.events import EVENT, Entry, Positions
 from features.item_table import ItemTable
 from features.log_files import LogFiles
 from features.memory_store import MemoryStore
 from features.store import Record, all_of, event_record
-from features.ticks import TickReader
+from features.ticks import Log, TickReader
 from learners.evaluation import one_thread
 from learners.online import OnlineLearner
 from tests.learners.examples import CONFIG, KEYS, SCHEMA, shown, stream
@@ -38,10 +38,9 @@ def _record(entry: Entry, ts_ms: int) -> Record:
     return Record(kind=entry.kind, partition=entry.partition, body=entry.body, ts_ms=ts_ms, state=entry.state)
 
 
-async def read(store: MemoryStore | DeepLog) -> tuple[OnlineLearner, ItemTable]:
+async def read(log: Log, heads: Positions) -> tuple[OnlineLearner, ItemTable]:
     """What a learner and a table of items make of a log."""
-    learner, table, reader = OnlineLearner(SCHEMA, CONFIG), ItemTable(SCHEMA), TickReader(store, {}, count=16)
-    heads = await store.heads()
+    learner, table, reader = OnlineLearner(SCHEMA, CONFIG), ItemTable(SCHEMA), TickReader(log, {}, count=16)
     with one_thread():
         async with asyncio.timeout(20):
             while learner.positions != heads:  # the last tick closes with the time that passes
@@ -58,7 +57,7 @@ async def test_archive_and_tail_are_the_log(tmp_path: Path, share: float) -> Non
     store = await lived()
     entries = await store.read_log({}, count=1 << 30)
     assert {entry.kind for entry in entries} > {EVENT}
-    live_learner, live_table = await read(store)
+    live_learner, live_table = await read(store, await store.heads())
     files = LogFiles(str(tmp_path))
     for partition in range(KEYS.n_partitions):
         log = [entry for entry in entries if entry.partition == partition]
@@ -67,7 +66,7 @@ async def test_archive_and_tail_are_the_log(tmp_path: Path, share: float) -> Non
             after = log[start - 1].id if start else archived[0].id._replace(ms=0, seq=0)
             files.write(archived[start : start + 37], after, SCHEMA)
         await store.trim({partition: archived[len(archived) // 2].id})
-    learner, table = await read(DeepLog(store, store, LogFiles(str(tmp_path))))
+    learner, table = await read(DeepLog(store, store, LogFiles(str(tmp_path))), await store.heads())
     assert learner.n_events == live_learner.n_events > 300
     assert np.array_equal(learner.model.flat.numpy(), live_learner.model.flat.numpy())
     assert list(table.pack_all(range(1, len(table) + 1))) == list(live_table.pack_all(range(1, len(live_table) + 1)))

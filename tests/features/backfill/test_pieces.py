@@ -20,6 +20,8 @@ def test_a_shard_has_its_rows_in_their_order(
     folder = Folder(str(tmp_path_factory.mktemp("pieces")))
     table = pa.table({"number": np.arange(len(shards)), "name": [f"row {at}" for at in range(len(shards))]})
     folder.write_piece("one", table, np.array(shards, dtype=np.int64), n)
+    numbers = [number for part in folder.read_column("one", "number") for number in part.to_pylist()]
+    assert sorted(numbers) == list(range(len(shards)))
     for shard in range(6):
         batches = list(folder.read_piece("one", shard))
         assert all(0 < batch.num_rows <= n for batch in batches)

@@ -100,7 +100,7 @@ async def write_all(both: Both, folder: Folder, cut: Positions | None = None, na
         await write_people(*both, folder, ["states"], partition, cut)
     for partition in PARTITIONS:
         await write_rows(*both, folder, ["rows"], partition, name)
-    await drop_other_rows(*both, items_in(folder, ["rows"], KEYS.n_partitions), name)
+    await drop_other_rows(*both, items_in(folder, ["rows"]), name)
     await both.bulk.release_rows(cut, name)
     await both.bulk.forget_reader(f"backfill {name}")
 
