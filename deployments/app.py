@@ -28,8 +28,10 @@ from deployments.errors import UnavailableError
 from deployments.load_policy import LoadPolicy
 from deployments.node import DRAINING_S
 from deployments.release import release_of
-from features.connect import connect
+from features.archiving import Archiver
+from features.connect import bulk_of, connect
 from features.embedded import EmbeddedServer
+from features.log_files import LogFiles
 
 READY_S: Final = 120.0
 LOOK_BACK_S: Final = 10.0  # over which loads are averaged; replicas take theirs five times in it
@@ -38,20 +40,24 @@ logger = logging.getLogger(__name__)
 
 
 def try_store(config: Config) -> None:
-    """See that the store can keep the promises, before anything relies on it.
+    """See that the store can keep the promises, and that the archive is its own, before anything relies on it.
 
     Raises:
         StoreRefused: If it cannot; the message says how to mend that.
         StoreUnavailable: If it does not answer.
+        LogGap, BadFile, FilesUnavailable: If the archive is another log's, or none.
     """
 
     async def open_and_close() -> None:
-        store = connect(config.store, config.schema)
+        store, bulk = connect(config.store, config.schema), bulk_of(config.store)
         try:
             await store.open()
             await store.try_replicas()
+            if config.store.archive:
+                await Archiver(store, bulk, LogFiles(config.store.archive)).check()
         finally:
             await store.close()
+            await bulk.close()
 
     asyncio.run(open_and_close())
 
@@ -224,6 +230,7 @@ class Run:
             self.cluster.spare.add(self.server.pid)
         folder = self.config.folder or str(run_versions(run_id))
         self.config = with_store(replace(self.config, folder=folder), url=self.server.url)
+        try_store(self.config)
 
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + READY_S

@@ -226,6 +226,9 @@ def _add_check_skew(commands: Any) -> None:
     )
     _add_config(skew)
     skew.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
+    skew.add_argument(
+        "--archive", metavar="FOLDER", help="of the log, which goes back to its beginning (config: store.archive)"
+    )
     skew.add_argument("--last-s", type=float, metavar="S", help="only decisions of the last S seconds")
     skew.add_argument("--sample", type=_count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
     skew.add_argument(

@@ -2,7 +2,7 @@
 
     log ─► ticks, in the one order of the log ─► `features.skew` ─► a table, or JSON
 
-Nothing is written. What is read is a `features.ticks.Log`: any log that goes back further may stand in its place.
+Nothing is written. With an archive the log goes back to where that begins.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from deployments import processes
 from deployments.app import run_versions
-from deployments.config import Config, load_config
+from deployments.config import Config, load_config, with_store
 from deployments.errors import ConfigError
 from deployments.processes import termination
 from deployments.skew_report import as_dict, n_differing, show
@@ -25,9 +25,10 @@ from deployments.skew_start import Start, oldest_version
 from deployments.store_of_run import as_created, named_store
 from deployments.terminal import INTERRUPTED, console, progress
 from features.connect import bulk_of, connect
+from features.deep_log import whole_log_of
 from features.events import Entry, Positions
 from features.skew import Skew, SkewConfig
-from features.ticks import READ_COUNT, Gapless, Log, TickReader
+from features.ticks import READ_COUNT, Log, TickReader
 
 TIMEOUT_S: Final = 10.0  # of the store: far behind, one read brings tens of megabytes
 IDLE_S: Final = 0.002  # until the current millisecond of the log is over
@@ -36,6 +37,8 @@ IDLE_S: Final = 0.002  # until the current millisecond of the log is over
 def run_check_skew(options: argparse.Namespace) -> int:
     """Compare; exit status 0 if nothing differs, 1 if something does, 130 if the user stopped it."""
     config = named_store(load_config(options.config), options.port)
+    if options.archive is not None:
+        config = with_store(config, archive=options.archive)
     with termination() as stop:
         skew = asyncio.run(_check(config, options, stop.is_set))
         is_stopped = stop.is_set()
@@ -56,7 +59,8 @@ async def _check(config: Config, options: argparse.Namespace, is_stopped: Callab
     store, bulk = connect(config.store, config.schema, timeout_s=TIMEOUT_S), bulk_of(config.store)
     try:
         until_ms = await store.now_ms()
-        is_whole = not await bulk.trimmed()
+        log = whole_log_of(config.store, store, bulk)
+        is_whole = not await log.begins()
         start = Start({}) if is_whole and not options.from_version else await _version(config, options.port)
         since_ms = until_ms - round(1000 * options.last_s) if options.last_s is not None else 0
         settings = SkewConfig(behind_ms=options.behind_ms, sample=options.sample, since_ms=since_ms)
@@ -64,7 +68,6 @@ async def _check(config: Config, options: argparse.Namespace, is_stopped: Callab
         age = f", of {(until_ms - start.ms) / 1000:,.0f} s ago" if start.ms else ""
         console.print(f"from {start.what}{age}", markup=False, highlight=False)
         with progress() as bar:
-            log = Gapless(store, bulk.trimmed)
             await read_through(log, skew, start.positions, until_ms, is_stopped, _showing(bar, skew, until_ms))
     finally:
         await store.close()

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from deployments import front_doors
 from deployments.cluster_status import ClusterStatus, Node, compose, serving_addresses
+from deployments.front_doors import Log
 from deployments.head import Head, read_token
 from deployments.terminal import console
 
@@ -18,8 +19,9 @@ def run_status(options: argparse.Namespace) -> int:
     with Head(options.address, read_token()) as head:
         nodes, actors, serve = head.nodes(), head.actors(), head.serving()
         being_set_up = head.being_set_up() or ()
-    doors = front_doors.look(serving_addresses(nodes))
-    status = compose(nodes, actors, serve, doors, being_set_up)
+    addresses = serving_addresses(nodes)
+    doors, log = front_doors.look(addresses), front_doors.look_at_log(addresses)
+    status = compose(nodes, actors, serve, doors, log, being_set_up)
     if options.json:
         print(msgspec.json.encode(status).decode())
     else:
@@ -45,6 +47,20 @@ def show(status: ClusterStatus, to: Console) -> None:
     for actor in status.actors:
         parts.add_row(actor.name, actor.state, actor.node)
     to.print(parts)
+    if status.log is not None:
+        to.print(_of_log(status.log), markup=False, highlight=False)
+
+
+def _of_log(log: Log) -> str:
+    said = f"log: {log.bytes / 1e6:,.1f} MB"
+    if log.max_bytes:
+        said += f" of {log.max_bytes / 1e6:,.0f}"
+    said += f", {log.bytes_per_s / 1e3:,.1f} kB/s are appended"
+    if log.hours_left is not None:
+        said += f", {log.hours_left:,.1f} h left if nothing is dropped"
+    if log.archive_behind_s is not None:
+        said += f"; archived in {log.archive}, {log.archive_behind_s:,.0f} s behind"
+    return said
 
 
 def _row(node: Node) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ from typing import Any, Final
 import msgspec
 
 from deployments.environment import LEARNING, SERVING
-from deployments.front_doors import Door
+from deployments.front_doors import Door, Log
 
 MAX_AGE_MS: Final = 60_000  # a version comes about every second; so old, nothing is being learned
 ALIVE: Final = "ALIVE"
 ACTOR_PREFIX: Final = "headrace-"
-NEEDED_ACTORS: Final = ("headrace-hub", "headrace-learner", "headrace-projector")
+NEEDED_ACTORS: Final = ("headrace-hub", "headrace-learner", "headrace-log", "headrace-projector")
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -58,6 +58,8 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     nodes: list[Node]
     deployments: list[Deployment]
     actors: list[Actor]
+    log: Log | None
+    """None if nobody knows."""
 
 
 def serving_addresses(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -70,6 +72,7 @@ def compose(
     actors: Sequence[Mapping[str, Any]],
     serve: Mapping[str, Any],
     doors: Mapping[str, Door],
+    log: Log | None,
     being_set_up: Sequence[str] = (),
 ) -> ClusterStatus:
     """Put together what was asked for; see `head.Head` and `front_doors.look`.
@@ -81,8 +84,14 @@ def compose(
     parts = _deployments(serve)
     machines = _nodes(nodes, serve, doors)
     learning = _actors(actors, {node["node_id"]: node["node_ip"] for node in nodes})
-    problems = [*_missing(being_set_up), *_of_nodes(machines, parts), *_of_deployments(parts), *_of_actors(learning)]
-    return ClusterStatus(not problems, problems, machines, parts, learning)
+    problems = [
+        *_missing(being_set_up),
+        *_of_nodes(machines, parts),
+        *_of_deployments(parts),
+        *_of_actors(learning),
+        *_of_log(log),
+    ]
+    return ClusterStatus(not problems, problems, machines, parts, learning, log)
 
 
 def _nodes(rows: Sequence[Mapping[str, Any]], serve: Mapping[str, Any], doors: Mapping[str, Door]) -> list[Node]:
@@ -174,3 +183,12 @@ def _of_actors(actors: Sequence[Actor]) -> list[str]:
     names = {actor.name for actor in actors}
     problems = [f"{name}: it does not run" for name in NEEDED_ACTORS if name not in names]
     return problems + [f"{actor.name}: {actor.state}" for actor in actors if actor.state != ALIVE]
+
+
+def _of_log(log: Log | None) -> list[str]:
+    if log is None:
+        return []  # who should know is named by itself
+    problems = list(log.problems)
+    if 0 < log.max_bytes < log.bytes:
+        problems.append(f"the log takes {log.bytes:,} of {log.max_bytes:,} bytes: events are refused")
+    return problems

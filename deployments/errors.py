@@ -12,6 +12,7 @@ Owns what a client may be told and under which status; does not know who raises 
     |- MediaTypeError      415
     |- InvalidError        422  readable, but a field breaks a rule
     |- OverloadedError     429  with Retry-After
+    |  `- LogFullError     429  nothing more may be written for now
     `- UnavailableError    503  with Retry-After
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
+FULL_S: Final = 5.0  # until a writer may try again: an archive that is there again makes room within seconds
 
 
 class ConfigError(ValueError):
@@ -113,6 +115,15 @@ class OverloadedError(ApiError):
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message, headers=retry_after(retry_after_s))
+
+
+class LogFullError(OverloadedError):
+    """The log takes all the bytes that it may."""
+
+    code = "log_full"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=FULL_S)
 
 
 class UnavailableError(ApiError):

@@ -14,14 +14,23 @@ from ray.exceptions import RayError
 
 from deployments.batcher import MicroBatcher
 from deployments.config import ReplicaConfig
-from deployments.errors import ApiError, InvalidError, MalformedError, NotFoundError, UnavailableError
-from deployments.http import App, Request, Response, json_response
+from deployments.errors import (
+    FULL_S,
+    ApiError,
+    InvalidError,
+    LogFullError,
+    MalformedError,
+    NotFoundError,
+    UnavailableError,
+    retry_after,
+)
+from deployments.http import JSON_TYPE, App, Request, Response, json_response, wire_headers
 from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
 from deployments.openapi import openapi
 from features.clock import WallClock
 from features.connect import connect
-from features.errors import FeatureError, InvalidInput
+from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
     LoggedErasure,
@@ -36,9 +45,10 @@ from features.schema import Entity
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 from learners.hub import get_hub
+from learners.log_keeper import get_keeper
 
 MAX_EVENTS: Final = 1000
-HUB_WAIT_S: Final = 2.0
+ASK_S: Final = 2.0
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +97,7 @@ class EventsEndpoint:
 
     Args:
         model_status: Asks the hub.
+        log_status: Asks the keeper of the log.
         now_ms: Log time.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
     """
@@ -95,12 +106,14 @@ class EventsEndpoint:
         self,
         store: FeatureStore,
         model_status: Callable[[], Awaitable[dict[str, Any]]],
+        log_status: Callable[[], Awaitable[dict[str, Any]]],
         now_ms: Callable[[], int],
         *,
         is_event_clock: bool,
     ) -> None:
         self._store = store
         self._model_status = model_status
+        self._log_status = log_status
         self._now_ms = now_ms
         self._shared = SharedPipeline(store)
         self._intake = Intake(self._shared, None if is_event_clock else WallClock())
@@ -115,6 +128,7 @@ class EventsEndpoint:
             ("PUT", "/v1/users/{id}", self.put_user),
             ("DELETE", "/v1/users/{id}", self.delete_user),
             ("GET", "/v1/model", self.get_model),
+            ("GET", "/v1/log", self.get_log),
             ("GET", "/v1/health", self.get_health),
             ("GET", "/v1/openapi.json", self.get_openapi),
         ):
@@ -182,6 +196,10 @@ class EventsEndpoint:
         age_ms = max(0, self._now_ms() - status["trained_through_ms"])
         return json_response({**status, "age_ms": age_ms})
 
+    async def get_log(self, _: Request) -> Response:
+        """Say how full the log is, how long that will do, and how far it is archived."""
+        return json_response(await self._log_status())
+
     async def get_health(self, _: Request) -> Response:
         """Say whether the store answers; 503 if it does not."""
         await self._read(["health"], [])
@@ -244,20 +262,23 @@ def _checked(judge: Callable[[], Any]) -> Any:
 
 
 def _receipt_response(receipt: Receipt, name: str) -> Response:
-    """202 if anything is in the log; else 503 if a retry can help, else 422 with the first bad field."""
+    """202 if anything is in the log; else 429 if that is full, 503 if it is away, 422 with the first bad field."""
     if receipt.is_confirmed:
         return json_response(receipt.as_dict(), 202)
     first = next((row for row in receipt.rejected if row["error"].get("retryable")), None)
-    status = 503 if first else 422
     row = first or receipt.rejected[0]
+    is_full = row["error"]["code"] == LogFull.code
+    status = LogFull.status if is_full else 503 if first else 422
     error = {key: value for key, value in row["error"].items() if key != "retryable"}
     if "path" in error:
         error["path"] = f"$.{name}[{row['index']}]{error['path'][1:]}"
-    headers = ((b"content-type", b"application/json"), *(((b"retry-after", b"1"),) if first else ()))
-    return Response(status, msgspec.json.encode({"error": error, **receipt.as_dict()}), headers)
+    headers = wire_headers(retry_after(FULL_S if is_full else 1.0)) if first else ()
+    return Response(status, msgspec.json.encode({"error": error, **receipt.as_dict()}), (JSON_TYPE, *headers))
 
 
 def _as_api_error(error: FeatureError) -> ApiError:
+    if isinstance(error, LogFull):
+        return LogFullError(str(error))
     return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
 
 
@@ -267,10 +288,23 @@ async def hub_status() -> dict[str, Any]:
     Raises:
         UnavailableError: If the hub is away.
     """
+    return await _ask(get_hub, "the model hub")
+
+
+async def log_status() -> dict[str, Any]:
+    """The status of the log's keeper.
+
+    Raises:
+        UnavailableError: If it is away.
+    """
+    return await _ask(get_keeper, "the keeper of the log")
+
+
+async def _ask(get: Callable[[], Any], what: str) -> dict[str, Any]:
     try:
-        status: dict[str, Any] = await asyncio.wait_for(get_hub().status.remote(), HUB_WAIT_S)
+        status: dict[str, Any] = await asyncio.wait_for(get().status.remote(), ASK_S)
     except (RayError, ValueError, TimeoutError):
-        raise UnavailableError("the model hub is being restarted") from None
+        raise UnavailableError(f"{what} is being restarted") from None
     del status["pid"], status["release"]
     return status
 
@@ -284,7 +318,7 @@ class Events:
         is_event_clock = config.store.clock == "event"
         store = connect(config.store, config.schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
-        self._endpoint = EventsEndpoint(store, hub_status, clock.now_ms, is_event_clock=is_event_clock)
+        self._endpoint = EventsEndpoint(store, hub_status, log_status, clock.now_ms, is_event_clock=is_event_clock)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(clock.run()), loop.create_task(Exporter(self._values).run())]
 

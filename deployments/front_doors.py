@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -26,9 +27,29 @@ class Door(msgspec.Struct, frozen=True):
     """How far the model's knowledge is behind the log's time."""
 
 
+class Log(msgspec.Struct, frozen=True):
+    """How full the log is; see `GET /v1/log`."""
+
+    bytes: int
+    max_bytes: int
+    bytes_per_s: float
+    hours_left: float | None
+    archive: str
+    archive_behind_s: float | None
+    problems: list[str]
+
+
 def look(addresses: Iterable[str]) -> dict[str, Door]:
     """Ask the front doors of these nodes, all at once, for health and model."""
     return _ask_all(addresses, _look)
+
+
+def look_at_log(addresses: Iterable[str]) -> Log | None:
+    """Ask the front doors of these nodes, one after the other, for the log that they share; None if none knows."""
+    for address in sorted(addresses):
+        with suppress(HeadraceError, httpx.TransportError), _client(address) as client:
+            return msgspec.convert(client.get("/v1/log"), Log)
+    return None
 
 
 def try_rank(addresses: Iterable[str]) -> dict[str, Door]:
@@ -39,7 +60,7 @@ def try_rank(addresses: Iterable[str]) -> dict[str, Door]:
 def _ask_all(addresses: Iterable[str], ask: Callable[[Headrace], Door]) -> dict[str, Door]:
     def asked(address: str) -> Door:
         try:
-            with Headrace(f"http://{address}:{FRONT_PORT}", timeout_s=TIMEOUT_S) as client:
+            with _client(address) as client:
                 return ask(client)
         except (HeadraceError, httpx.TransportError) as error:
             return Door(problem=str(error) or type(error).__name__)
@@ -47,6 +68,10 @@ def _ask_all(addresses: Iterable[str], ask: Callable[[Headrace], Door]) -> dict[
     names = sorted(addresses)
     with ThreadPoolExecutor(N_AT_ONCE) as pool:
         return dict(zip(names, pool.map(asked, names), strict=True))
+
+
+def _client(address: str) -> Headrace:
+    return Headrace(f"http://{address}:{FRONT_PORT}", timeout_s=TIMEOUT_S)
 
 
 def _look(client: Headrace) -> Door:

@@ -97,8 +97,12 @@ def json_response(value: object, status: int = 200) -> Response:
 
 def error_response(error: ApiError, form: Format = JSON) -> Response:
     """Turn an error of the tree into its answer."""
-    extra = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items())
-    return Response(error.status, form.encode(error.body()), (form.header, *extra))
+    return Response(error.status, form.encode(error.body()), (form.header, *wire_headers(error.headers)))
+
+
+def wire_headers(headers: Mapping[str, str]) -> Headers:
+    """Headers as they go over the wire."""
+    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items())
 
 
 NO_CONTENT: Final = Response(HTTPStatus.NO_CONTENT, b"", ())

@@ -40,6 +40,7 @@ def openapi() -> dict[str, Any]:
                 delete=_operation("Erase a person's state", None, {202: "Written"}),
             ),
             "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
+            "/v1/log": {"get": _operation("Show how full the log is, and how far it is archived", None, {200: "Log"})},
             "/v1/health": {"get": _operation("Show whether the store answers", None, {200: "Health"})},
             "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
         },
@@ -94,6 +95,18 @@ _ANSWERS: Final[dict[str, Any]] = {
     "RankResult": {"oneOf": [_ref("RankAnswer"), _ref("RankAnswers")]},
     "Model": _object(
         _MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["held", "live"]}}
+    ),
+    "Log": _object(
+        {
+            "bytes": _WHOLE,
+            "max_bytes": _WHOLE,
+            "bytes_per_s": _NUMBER,
+            "hours_left": {"type": ["number", "null"]},
+            "archive": _TEXT,
+            "archived_entries": _WHOLE,
+            "archive_behind_s": {"type": ["number", "null"]},
+            "problems": _list(_TEXT),
+        }
     ),
     "Item": _object({"id": _TEXT, "counters": _MAP, "attributes": _MAP}),
     "User": _object({"recent": _MAP, "counters": _MAP, "attributes": _MAP}),

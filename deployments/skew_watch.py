@@ -20,12 +20,13 @@ import ray
 from deployments.metrics import Exporter
 from deployments.skew_start import Start, oldest_version
 from features.connect import StoreConfig, bulk_of, connect
+from features.deep_log import whole_log_of
 from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
 from features.skew import Skew, SkewConfig
 from features.skew_findings import Judged
-from features.ticks import READ_COUNT, Gapless, Log, TickReader
+from features.ticks import READ_COUNT, Log, TickReader
 
 WATCH_NAME: Final = "headrace-skew"
 READ_S: Final = 5.0  # each read costs some milliseconds, however little has come
@@ -109,7 +110,7 @@ class SkewWatch:
         self._release = release
         self._where = store, schema, folder
         self._store = connect(store, schema, timeout_s=TIMEOUT_S)
-        self._bulk = bulk_of(store)
+        self._log = whole_log_of(store, self._store, bulk_of(store))
         self._watch = Watch(schema, sample)
         loop = asyncio.get_running_loop()
         exporter = Exporter(lambda: self._watch.values)
@@ -123,8 +124,8 @@ class SkewWatch:
         while True:
             try:
                 start = await oldest_version(*self._where)
-                if start is not None or not await self._bulk.trimmed():
-                    self._watch.begin(Gapless(self._store, self._bulk.trimmed), start or Start({}))
+                if start is not None or not await self._log.begins():
+                    self._watch.begin(self._log, start or Start({}))
                     await self._follow()
             except FeatureError as error:
                 logger.warning("the watch over features begins anew: %s", error)

@@ -89,16 +89,28 @@ class Archiver:
         """
         self._open, self._read, self.reached = {}, {}, {}
         await asyncio.to_thread(self._files.drop_inner)
-        stored = (await self._bulk.readers()).get(READER)
+        stored = await self.check()
         if stored is None:
             stored = {}
             await self._bulk.note_reader(READER, stored)
-            await self._check_same_log()
-        self._check_folder(stored)
         self.reached = await self._adopt(stored)
         self._read = dict(self.reached)
         for partition, gone in (await self._bulk.trimmed()).items():
             self._check_gap(partition, gone)
+
+    async def check(self) -> Positions | None:
+        """See that the folder belongs to this log, and leave no trace; where its archive is, None if there is none yet.
+
+        Raises:
+            LogGap, BadFile: As `open`.
+        """
+        await asyncio.to_thread(self._files.look)
+        stored = (await self._bulk.readers()).get(READER)
+        if stored is None:
+            await self._check_same_log()
+        else:
+            self._check_folder(stored)
+        return stored
 
     async def advance(self, now_s: float) -> int:
         """Read what has come, and write the segments that are due; returns the number of entries read."""
@@ -127,6 +139,11 @@ class Archiver:
             self._collect(lot, now_s)
             await self._make_room()
         return len(lot)
+
+    async def close_to(self, position: StreamId) -> None:
+        """Write what is collected of the partitions of which no file reaches to a position."""
+        for partition in [p for p in self._open if self.reached.get(p, START) < position]:
+            await self.close(partition)
 
     async def flush(self) -> None:
         """Write what is collected."""
@@ -200,7 +217,6 @@ class Archiver:
         for partition, reached in self._files.reached().items():
             head = heads.get(partition, START)
             if reached > head:
-                await self._bulk.forget_reader(READER)
                 why = f"are in {self._files.url}, which is the archive of another log; take another folder"
                 raise LogGap(partition, head, reached, why)
 

@@ -30,17 +30,24 @@ class StoreConfig:
     """Accept a server that keeps nothing on disk."""
     timeout_s: float = 2.0
     """After this an answer of the store counts as lost."""
+    archive: str = ""
+    """Folder or bucket URL that the log is archived to all the time; empty: it is not."""
+    log_max_bytes: int = 0
+    """Memory that the log may take: then entries that are archived go, whoever has still to read them, and if that does
+    not help events are refused. 0: as much as the server has."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_partitions <= 4096:
             raise SchemaError(f"store.n_partitions: expected 1 to 4096, got {self.n_partitions}")
+        if self.log_max_bytes < 0:
+            raise SchemaError(f"store.log_max_bytes: expected 0 or more, got {self.log_max_bytes}")
         if self.dedupe_window_s <= 0:
             raise SchemaError(f"store.dedupe_window_s: expected positive seconds, got {self.dedupe_window_s}")
 
 
 def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = None) -> RedisStore:
     """A store that is not opened yet; `await open()` it, or let the first command find the server."""
-    return RedisStore(
+    store = RedisStore(
         config.url,
         schema,
         keys=Keys(n_partitions=config.n_partitions),
@@ -50,6 +57,8 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
         durability=config.durability,
         ephemeral=config.ephemeral,
     )
+    store.limit_log(config.log_max_bytes)
+    return store
 
 
 def bulk_of(config: StoreConfig) -> RedisBulk:

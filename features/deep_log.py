@@ -7,14 +7,18 @@ Entries come from the store as long as it has all of them after a position, else
 from the store again where these end. Whether it has all of them is asked after each read, since entries may go between
 two reads: `trimming`, one small answer, tells up to where they may be gone, and only who is behind that has to ask
 `trimmed` what is. Trims are told before they happen, so no answer comes too late.
+
+Who has no position begins with the archive: what went before it began is nobody's loss now.
 """
 
 import asyncio
 
+from features.connect import StoreConfig, bulk_of
 from features.errors import LogGap
 from features.events import BEYOND, START, Entry, Positions, StreamId
 from features.log_files import LogFiles
 from features.store import BulkStore, FeatureStore
+from features.ticks import Gapless, Log, WholeLog
 
 
 class DeepLog:
@@ -61,10 +65,18 @@ class DeepLog:
         assert self._gone is not None
         for partition in partitions:
             gone = self._gone.get(partition, START)
+            if gone > at[partition] == START:
+                at[partition] = await self._begin(partition, gone)
             if gone > at[partition]:
                 lot = await self._read_segments(partition, at[partition], gone, count - len(found.get(partition, ())))
                 found.setdefault(partition, []).extend(lot)
                 at[partition] = lot[-1].id
+
+    async def _begin(self, partition: int, gone: StreamId) -> StreamId:
+        """Where the log begins: with the archive, or without one behind what is gone."""
+        if self._files.reached_of(partition) < gone:
+            await asyncio.to_thread(self._files.look)
+        return self._files.begin_of(partition) or gone
 
     async def _read_segments(self, partition: int, after: StreamId, gone: StreamId, count: int) -> list[Entry]:
         """Entries of an archive that reaches to what is gone, at least one."""
@@ -83,6 +95,11 @@ class DeepLog:
         self._gone = gone = await self._bulk.trimmed()
         return {partition for partition in partitions if gone.get(partition, START) > at[partition]}
 
+    async def begins(self) -> Positions:
+        """Where the log begins; partitions that begin with their first entry are not there."""
+        begins = {p: await self._begin(p, gone) for p, gone in (await self._bulk.trimmed()).items()}
+        return {partition: at for partition, at in begins.items() if at > START}
+
     async def now_ms(self) -> int:
         """Log time."""
         return await self._store.now_ms()
@@ -90,3 +107,13 @@ class DeepLog:
     def close(self) -> None:
         """Release the files."""
         self._files.close()
+
+
+def log_of(config: StoreConfig, store: FeatureStore) -> Log:
+    """The log of a deployment: with its archive, if it has one."""
+    return DeepLog(store, bulk_of(config), LogFiles(config.archive)) if config.archive else store
+
+
+def whole_log_of(config: StoreConfig, store: FeatureStore, bulk: BulkStore) -> WholeLog:
+    """The same for those who would rather have an error than miss an entry."""
+    return DeepLog(store, bulk, LogFiles(config.archive)) if config.archive else Gapless(store, bulk.trimmed)

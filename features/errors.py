@@ -12,6 +12,7 @@
     ├── ReaderMoved             somebody else reads under this name, or it was forgotten
     ├── LogGap                  entries are neither in the log nor in its archive; partition and positions are named
     ├── FilesUnavailable        files cannot be listed, read or written; try again
+    ├── LogFull                 the log takes all the bytes that it may; try again later
     ├── StoreRefused            the server is not one that can keep the promises
     └── StoreUnavailable        the store cannot be reached or is out of memory; try again
 
@@ -108,13 +109,28 @@ class LogGap(FeatureError):
 
     Args:
         partition: Of the log.
-        after, until: They come after the one and reach to the other.
+        after, until: Positions; they come after the one and reach to the other.
         why: What that means for who asks.
     """
 
-    def __init__(self, partition: int, after: object, until: object, why: str) -> None:
+    def __init__(self, partition: int, after: tuple[int, int], until: tuple[int, int], why: str) -> None:
         super().__init__(f"log partition {partition}: entries after {after} up to {until} {why}")
         self.partition = partition
+        self.until = until
+
+
+class LogFull(FeatureError):
+    """The log takes more bytes than it may, and nothing is appended until room was made."""
+
+    status = 429
+    code = "log_full"
+    retryable = True
+
+    def __init__(self, n_bytes: int, max_bytes: int) -> None:
+        super().__init__(
+            f"the log takes {n_bytes:,} bytes, expected at most {max_bytes:,} (log_max_bytes): entries wait for a "
+            "reader that is behind, or for an archive"
+        )
 
 
 class FilesUnavailable(FeatureError):

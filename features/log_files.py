@@ -133,6 +133,15 @@ class LogFiles:
         """
         return {partition: self.reached_of(partition) for partition in self._all()}
 
+    def begin_of(self, partition: int) -> StreamId | None:
+        """Where a partition begins; None if it has no segment.
+
+        Raises:
+            BadFile, LogGap: As `segments_of`.
+        """
+        segments = self.segments_of(partition)
+        return segments[0].after if segments else None
+
     def reached_of(self, partition: int) -> StreamId:
         """The last position of a partition; `START` if it has no segment.
 

@@ -15,6 +15,7 @@ from features.clock import Clock, EventClock, WallClock
 from features.errors import FeatureError, LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
+from features.log_limit import LogLimit
 from features.schema import Schema
 from features.seen import Seen
 from features.state import apply_update, with_attributes
@@ -56,11 +57,19 @@ class MemoryStore:
         self._trimming: Positions = {}
         self._readers: dict[str, Positions] = {}
         self._holder = ""
+        self._limit = LogLimit(0, self.log_bytes)
         self._has_appended = asyncio.Event()
         self._listeners: list[RowListener] = []
 
+    def limit_log(self, max_bytes: int) -> None:
+        """Append nothing but erasures while the log takes more; 0: no limit."""
+        self._limit = LogLimit(max_bytes, self.log_bytes)
+
     async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         """Apply records in order, each judged by itself."""
+        return await self._limit.apply(records, self._write)
+
+    async def _write(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         results: list[Applied | FeatureError] = []
         for record in records:
             try:
@@ -93,6 +102,10 @@ class MemoryStore:
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry."""
         return dict(self._heads)
+
+    async def log_bytes(self) -> int:
+        """Bytes of the entries."""
+        return sum(len(entry.body) + len(entry.state) for log in self._logs.values() for entry in log)
 
     async def now_ms(self) -> int:
         """Log time: the injected clock, or the newest event time plus the wall time since it arrived."""

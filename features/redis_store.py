@@ -20,6 +20,7 @@ from features.durability import Durability, check
 from features.errors import FeatureError, RowsHeld, StoreRefused
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
+from features.log_limit import LogLimit
 from features.redis_node import PIPELINE_MAX, Command, Confirmation
 from features.redis_servers import Addressed, RedisServers
 from features.schema import FORMAT, Schema
@@ -32,6 +33,7 @@ TIMEOUT_S: Final = 2.0
 PARTITIONS_AT_ONCE: Final = (
     8  # of the log in one read: a fifth of a second of 1,000 decisions/s takes 0.4 ms of the server
 )
+N_SAMPLES: Final = 10  # of a log's blocks, each of 4 kB
 POLL_S: Final = 0.02  # between looks at the logs of several servers, which nobody can wait for together
 CONFIRM_SHARE: Final = 0.8  # of the time-out: the server says itself that a replica is late, before it counts as lost
 
@@ -71,6 +73,7 @@ class RedisStore:
         self._servers = RedisServers(url, timeout_s)
         self._confirm_s = timeout_s * CONFIRM_SHARE
         self._event_clock = EventClock()
+        self._limit = LogLimit(0, self.log_bytes)
         self._header = HEADER.pack(FORMAT, schema.fingerprint)
         self._partitions = range(self.keys.n_partitions)
         self._partition_of_log = {self.keys.log(p).encode(): p for p in self._partitions}
@@ -106,8 +109,15 @@ class RedisStore:
                     "appendfsync always, or choose durability 'disk'"
                 )
 
+    def limit_log(self, max_bytes: int) -> None:
+        """Append nothing but erasures while the log takes more; 0: no limit."""
+        self._limit = LogLimit(max_bytes, self.log_bytes)
+
     async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         """Apply records in order. Lost answers are `StoreUnavailable` too: such a record may or may not be written."""
+        return await self._limit.apply(records, self._write)
+
+    async def _write(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
         commands = [(self._user_slots[record.partition], self._command(record)) for record in records]
         confirm = self._confirmation if self._durability == "replica" else None
         results = [_applied(reply) for reply in await self._servers.pipeline(commands, confirm=confirm)]
@@ -142,6 +152,12 @@ class RedisStore:
         asks: list[Command] = [("FCALL_RO", "headrace_3_heads", len(part), *map(self.keys.log, part)) for part in parts]
         ids = [head for heads in await self._all(self._user_slots, parts, asks) for head in heads]
         return {partition: StreamId.parse(head) for partition, head in enumerate(ids) if head}
+
+    async def log_bytes(self) -> int:
+        """Memory of the logs, from some blocks of each."""
+        parts = [[partition] for partition in self._partitions]
+        asks: list[Command] = [("MEMORY", "USAGE", self.keys.log(p), "SAMPLES", N_SAMPLES) for p in self._partitions]
+        return sum(n_bytes or 0 for n_bytes in await self._all(self._user_slots, parts, asks))
 
     async def now_ms(self) -> int:
         """Log time: the clock of the server that is behind the others, or the newest event time plus the time since it

@@ -86,7 +86,10 @@ class FeatureStore(Protocol):
     schema: Schema
 
     async def apply(self, records: Sequence[Record]) -> list[Applied | FeatureError]:
-        """Apply records in order; each is judged by itself, and an error means that nothing of it was written."""
+        """Apply records in order; each is judged by itself, and an error means that nothing of it was written.
+
+        With a limit to the log, what comes beyond it is `LogFull`, but for erasures.
+        """
         ...
 
     async def read(self, users: Sequence[str], items: Sequence[str]) -> tuple[list[Read], list[Read]]:
@@ -106,6 +109,10 @@ class FeatureStore(Protocol):
 
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry, trimmed ones too."""
+        ...
+
+    async def log_bytes(self) -> int:
+        """Memory that the log takes in all partitions, estimated by the store."""
         ...
 
     async def now_ms(self) -> int:

@@ -30,6 +30,14 @@ class Log(Protocol):
         ...
 
 
+class WholeLog(Log, Protocol):
+    """A log of which no entry is missing, behind where it begins."""
+
+    async def begins(self) -> Positions:
+        """Where it begins; partitions that begin with their first entry are not there."""
+        ...
+
+
 class Gapless:
     """A log of which no entry may go before it is read.
 
@@ -57,6 +65,10 @@ class Gapless:
     async def now_ms(self) -> int:
         """As the log's."""
         return await self._log.now_ms()
+
+    async def begins(self) -> Positions:
+        """Behind what is gone."""
+        return await self._trimmed()
 
 
 @dataclass(frozen=True, slots=True)

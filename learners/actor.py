@@ -23,6 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
+from features.deep_log import log_of
+from features.errors import LogGap
 from features.events import START, StreamId
 from features.intake import Intake
 from features.priority import step_back
@@ -74,6 +76,7 @@ class Learner:
         self._seat = seat
         self._offer_s = offer_s
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
+        self._log = log_of(store, self._store)
         self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
         self._version = 0
         self._lag: dict[str, Any] = {}
@@ -101,7 +104,7 @@ class Learner:
         learner, self._version = await self._restore(hub)
         kind = Alone if self._config.rounds.n_learners == 1 else InRounds
         offers: Offers = kind(hub, learner, self._version, self._offer_s)
-        reader = TickReader(self._store, learner.positions)
+        reader = TickReader(self._log, learner.positions)
         while True:
             tick = await reader.next(wait_s=IDLE_S)
             if tick is None:
@@ -128,12 +131,19 @@ class Learner:
         return learner, full.version
 
     async def _remember(self, learner: OnlineLearner) -> None:
-        """Read the last attribution window again: which decisions are open is in no version."""
+        """Read the last attribution window again: which decisions are open is in no version.
+
+        What is gone is passed over.
+        """
         window_ms = round(1000 * self._config.join.attribution_s)
         committed = learner.positions
         read = {p: StreamId(max(at.ms - window_ms, 0), 0) for p, at in committed.items()}
         while any(read[p] < at for p, at in committed.items()):
-            entries = await self._store.read_log(read, count=READ_COUNT)
+            try:
+                entries = await self._log.read_log(read, count=READ_COUNT)
+            except LogGap as gap:
+                read[gap.partition] = StreamId(*gap.until)
+                continue
             if not entries:
                 return
             learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))

@@ -1,4 +1,4 @@
-"""The projector as a Ray actor: keeps item rows a fraction of a second behind the log, and trims what all have read.
+"""The projector as a Ray actor: keeps item rows a fraction of a second behind the log.
 
 The fold and its exactly-once commits are `features.projection`; this module adds the loop, the pace and the door that a
 ranking under the event clock waits at.
@@ -12,22 +12,20 @@ import time
 from typing import Any, Final
 
 import ray
-from ray.exceptions import RayError
 
-from features.connect import StoreConfig, bulk_of, connect
+from features.connect import StoreConfig, connect
+from features.deep_log import log_of
 from features.errors import FeatureError, RowsHeld
 from features.events import START, Positions, StreamId
 from features.priority import step_back
 from features.projection import Projection
 from features.schema import Schema
-from learners.hub import get_hub
 
 PROJECTOR_NAME: Final = "headrace-projector"
 FLUSH_S: Final = 0.25  # with the replica's cache of 0.25 s rows stay within 0.5 s, also if the store tells nothing
 EVENLY_S: Final = 2.0  # in this time every item partition gets its positions: bounds what is read after a crash
 RETRY_S: Final = 0.25
 READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
-TRIM_S: Final = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +35,20 @@ class Projector:
     """Folds the log into item rows, for ever.
 
     Args:
-        keep_log_s: Log time kept behind every reader.
         niceness: Added to the process's own; see `step_back`.
         release: What it is made of; told in `status`.
     """
 
-    def __init__(
-        self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 10, release: str = ""
-    ) -> None:
+    def __init__(self, store: StoreConfig, schema: Schema, niceness: int = 10, release: str = "") -> None:
         self._release = release
         step_back(niceness, entirely=store.clock == "wall")
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
-        self._bulk = bulk_of(store)
-        self._projection = Projection(self._store, schema)
+        self._projection = Projection(self._store, schema, log=log_of(store, self._store))
         self._held = ""
         self._is_event_clock = store.clock == "event"
-        self._keep_log_ms = int(keep_log_s * 1000)
         self._committed: Positions = {}
         self._moved = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._trim_for_ever())]
+        self._task = asyncio.create_task(self._live())
 
     async def wait_for(self, positions: Positions, wait_s: float) -> bool:
         """Whether the item rows reach these positions, now or within `wait_s`."""
@@ -114,26 +107,6 @@ class Projector:
                 self._moved = asyncio.Event()
             if not self._is_event_clock:
                 await asyncio.sleep(max(0.0, FLUSH_S - (time.monotonic() - started_s)))
-
-    async def _trim_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(TRIM_S)
-            try:
-                await self._trim()
-            except (FeatureError, RayError, ValueError) as error:
-                logger.warning("log not trimmed: %s", error)
-
-    async def _trim(self) -> None:
-        """Drop entries behind every reader's commit, but for the newest `keep_log_s`."""
-        committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
-        kept_from = StreamId(await self._store.now_ms() - self._keep_log_ms, 0)
-        rows = await self._store.projected()
-        readers = (await self._bulk.readers()).values()
-        behind: Positions = {}
-        for partition, learned in committed.items():
-            read = min((stored.get(partition, START) for stored in (*rows, *readers)), default=START)
-            behind[partition] = min(StreamId(*learned), read, kept_from)
-        await self._store.trim({p: id for p, id in behind.items() if id > START})
 
 
 def get_projector() -> Any:

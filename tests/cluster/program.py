@@ -27,6 +27,7 @@ ACTORS = {
     "learner-1": "headrace-learner-1",
     "projector": "headrace-projector",
     "hub": "headrace-hub",
+    "log": "headrace-log",
     "skew": "headrace-skew",
 }
 

@@ -108,6 +108,7 @@ def test_status_says_that_all_is_well(operator: Operator, timed: Callable[[str],
     assert [actor["name"] for actor in shown["actors"]] == [
         "headrace-hub",
         "headrace-learner",
+        "headrace-log",
         "headrace-projector",
         "headrace-skew",
     ]

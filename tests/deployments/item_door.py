@@ -40,7 +40,7 @@ class Door:
         self.posts: list[list[str]] = []
         """Ids of the items of each post."""
         self.sizes_bytes: list[int] = []
-        self._app = EventsEndpoint(self.store, _no_model, lambda: 1, is_event_clock=False).app
+        self._app = EventsEndpoint(self.store, _no_model, _no_model, lambda: 1, is_event_clock=False).app
 
     @property
     def taken(self) -> list[str]:

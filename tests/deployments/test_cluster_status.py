@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deployments.cluster_status import ClusterStatus, compose, serving_addresses
-from deployments.front_doors import Door
+from deployments.front_doors import Door, Log
 
 HEAD, WORKER = "192.0.2.10", "192.0.2.11"
 ALL_ROLES = {"CPU": 2.0, "serving": 1000.0, "learning": 1000.0}
@@ -39,13 +39,14 @@ class Cluster:
 
     def __init__(self) -> None:
         self.nodes = [node(WORKER), node(HEAD)]
-        self.actors = [actor(f"headrace-{name}") for name in ("hub", "projector", "learner")]
+        self.actors = [actor(f"headrace-{name}") for name in ("hub", "projector", "log", "learner")]
         self.serve = {"applications": {"rank": application("Ranker"), "events": application("Events")}}
         self.doors = {address: Door(version=41, age_ms=820) for address in (HEAD, WORKER)}
+        self.log: Log | None = Log(3_000_000, 8_000_000, 700.0, 1.98, "/log", 12.0, [])
         self.being_set_up: list[str] = []
 
     def status(self) -> ClusterStatus:
-        return compose(self.nodes, self.actors, self.serve, self.doors, self.being_set_up)
+        return compose(self.nodes, self.actors, self.serve, self.doors, self.log, self.being_set_up)
 
     def replicas(self, name: str, deployment: str) -> list[dict[str, Any]]:
         replicas: list[dict[str, Any]] = self.serve["applications"][name]["deployments"][deployment]["replicas"]
@@ -69,7 +70,7 @@ def test_a_cluster_that_is_well(cluster: Cluster) -> None:
         ("rank", 2, 2),
     ]
     assert {(one.name, one.node) for one in status.actors} == {
-        (f"headrace-{name}", HEAD) for name in ("hub", "projector", "learner")
+        (f"headrace-{name}", HEAD) for name in ("hub", "projector", "log", "learner")
     }
 
 
@@ -153,3 +154,15 @@ def test_what_is_wrong_is_said_and_nothing_else(
     spoil(cluster)
     status = cluster.status()
     assert (status.is_well, status.problems) == (False, [problem])
+
+
+def test_a_log_that_is_full_or_in_trouble_is_a_problem(cluster: Cluster) -> None:
+    cluster.log = Log(8_000_001, 8_000_000, 700.0, 0.0, "/log", None, ["the log is not archived: /log: no space"])
+    assert cluster.status().problems == [
+        "the log is not archived: /log: no space",
+        "the log takes 8,000,001 of 8,000,000 bytes: events are refused",
+    ]
+    cluster.log = Log(8_000_001, 0, 700.0, None, "", None, [])
+    assert cluster.status().is_well
+    cluster.log = None
+    assert cluster.status().is_well

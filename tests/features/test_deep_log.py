@@ -238,8 +238,9 @@ async def test_a_read_waits_for_the_first_entry(both: Both, files: LogFiles) -> 
 async def test_what_neither_has_is_an_error_that_names_it(both: Both, files: LogFiles) -> None:
     results = await applied(both.store, *(click(ts_ms=T0_MS + n) for n in range(9)))
     await both.store.trim({HOME: results[1].id})
-    with pytest.raises(LogGap, match=f"partition {HOME}: entries after 0-0 up to {results[1].id} are gone from the"):
-        await deep(both, files).read_log({}, count=9)
+    with pytest.raises(LogGap, match=f"after {results[0].id} up to {results[1].id} are gone from the store") as gap:
+        await deep(both, files).read_log({HOME: results[0].id}, count=9)
+    assert (gap.value.partition, gap.value.until) == (HOME, results[1].id)
     await archive(both, files)
     await both.store.trim({HOME: results[4].id})
     log = deep(both, files)
@@ -247,6 +248,15 @@ async def test_what_neither_has_is_an_error_that_names_it(both: Both, files: Log
         await log.read_log({HOME: results[0].id}, count=9)
     assert len(await log.read_log({HOME: results[1].id}, count=9)) == 7
     assert len(await log.read_log({HOME: StreamId(T0_MS + 1, 5)}, count=9)) == 7
+
+
+async def test_who_has_no_position_begins_where_the_archive_does(both: Both, files: LogFiles) -> None:
+    results = await applied(both.store, *(click(ts_ms=T0_MS + n) for n in range(9)))
+    await both.store.trim({HOME: results[1].id})
+    assert [entry.id for entry in await deep(both, files).read_log({}, count=9)] == [one.id for one in results[2:]]
+    await archive(both, files)
+    await both.store.trim({HOME: results[4].id})
+    assert [entry.id for entry in await deep(both, files).read_log({}, count=9)] == [one.id for one in results[2:]]
 
 
 async def test_a_damaged_segment_stops_its_readers(both: Both, files: LogFiles) -> None:

@@ -1,0 +1,167 @@
+"""The keeper of the log as a Ray actor: archives it if there is an archive, trims it, and keeps it within its bytes.
+
+    log ─► segments, all the time (`features.archiving`)
+    every `LOOK_S`: measured; too full ─► archived up to where room is wanted ─► trimmed (`features.log_space`)
+    every `TRIM_S`: trimmed behind every reader
+
+Two loops, so that the log is measured and trimmed also while the archive is out of reach. What is to be archived at
+once the one leaves for the other: an archiver is used by one loop alone. Neither holds up anything but itself.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayError
+
+from features.archiving import ArchiveLimits, Archiver
+from features.connect import StoreConfig, bulk_of, connect
+from features.errors import FeatureError
+from features.events import START, StreamId
+from features.log_files import LogFiles
+from features.log_space import LogSpace
+from features.priority import step_back
+from features.schema import Schema
+from learners.hub import get_hub
+
+KEEPER_NAME: Final = "headrace-log"
+READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
+LOOK_S: Final = 0.5
+TRIM_S: Final = 5.0
+ARCHIVE_S: Final = 0.5
+RETRY_S: Final = 2.0
+COLLECTED_SHARE: Final = 0.4  # of the log's bytes: more is never in the log alone for the archive's sake
+
+logger = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class LogKeeper:
+    """Keeps the log, for ever.
+
+    Args:
+        keep_log_s: Log time kept behind every reader.
+        niceness: Added to the process's own. It is not scheduled as idle, as readers are: under a load that takes all
+            cores it has to archive what comes, or that is refused.
+        release: What it is made of; told in `status`.
+    """
+
+    def __init__(
+        self, store: StoreConfig, schema: Schema, keep_log_s: float, niceness: int = 5, release: str = ""
+    ) -> None:
+        self._release = release
+        step_back(niceness, entirely=False)
+        self._config = store
+        self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
+        self._bulk = bulk_of(store)
+        self._space = LogSpace(
+            self._store,
+            self._bulk,
+            keep_s=keep_log_s,
+            max_bytes=store.log_max_bytes,
+            has_archive=bool(store.archive),
+        )
+        self._wanted = START
+        self._problems: dict[str, str] = {}
+        self._tasks = [asyncio.create_task(self._keep_space())]
+        if store.archive:
+            self._archiver = Archiver(self._store, self._bulk, LogFiles(store.archive), _limits(store))
+            self._tasks.append(asyncio.create_task(self._archive_for_ever()))
+
+    async def status(self) -> dict[str, Any]:
+        """What `GET /v1/log` tells, and this process's id."""
+        space, is_archived = self._space, bool(self._config.archive)
+        hours_left = space.hours_left
+        return {
+            "bytes": space.n_bytes,
+            "max_bytes": self._config.log_max_bytes,
+            "bytes_per_s": round(space.bytes_per_s, 1),
+            "hours_left": None if hours_left is None else round(hours_left, 3),
+            "archive": self._config.archive,
+            "archived_entries": self._archiver.n_entries if is_archived else 0,
+            "archive_behind_s": await self._behind_s() if is_archived else None,
+            "problems": list(self._problems.values()),
+            "pid": os.getpid(),
+            "release": self._release,
+        }
+
+    async def _behind_s(self) -> float | None:
+        """How old the oldest entry is that is in no file."""
+        oldest_ms = self._archiver.oldest_ms
+        try:
+            return 0.0 if oldest_ms is None else max(0, await self._store.now_ms() - oldest_ms) / 1000.0
+        except FeatureError:
+            return None
+
+    async def _keep_space(self) -> None:
+        trim_s = 0.0
+        while True:
+            now_s = time.monotonic()
+            try:
+                await self._space.look(now_s)
+                if self._space.is_tight:
+                    self._wanted = await self._space.make_room(await self._learned()) or START
+                elif now_s >= trim_s:
+                    await self._space.trim(await self._learned())
+                    trim_s = now_s + TRIM_S
+                self._note("trimming", "")
+            except (FeatureError, RayError, ValueError) as error:
+                self._note("trimming", f"the log is not trimmed: {error}")
+            except Exception as error:  # this loop is a supervisor of what it does
+                logger.exception("the log is not trimmed")
+                self._problems["trimming"] = f"the log is not trimmed: {error!r}"
+            await asyncio.sleep(LOOK_S)
+
+    async def _learned(self) -> dict[int, StreamId]:
+        """What the learners have committed; nobody asks where the archive alone counts."""
+        if self._space.is_tight and self._config.archive:
+            return {}
+        committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
+        return {partition: StreamId(*at) for partition, at in committed.items()}
+
+    async def _archive_for_ever(self) -> None:
+        while True:
+            try:
+                await self._store.open()
+                await self._archiver.open()
+                self._note("archive", "")
+                await self._archive()
+            except FeatureError as error:
+                self._note("archive", f"the log is not archived: {error}")
+            except Exception as error:  # as above
+                logger.exception("the log is not archived")
+                self._problems["archive"] = f"the log is not archived: {error!r}"
+            await asyncio.sleep(RETRY_S)
+
+    async def _archive(self) -> None:
+        while True:
+            await self._archiver.advance(time.monotonic())
+            await self._archiver.close_to(self._wanted)
+            await asyncio.sleep(ARCHIVE_S)
+
+    def _note(self, what: str, problem: str) -> None:
+        if problem and self._problems.get(what) != problem:
+            logger.warning("%s", problem)
+        self._problems.pop(what, None)
+        if problem:
+            self._problems[what] = problem
+
+
+def get_keeper() -> Any:
+    """Handle of the keeper of this cluster's log.
+
+    Raises:
+        ValueError: If none is running.
+    """
+    return ray.get_actor(KEEPER_NAME)
+
+
+def _limits(store: StoreConfig) -> ArchiveLimits:
+    plain = ArchiveLimits()
+    if not store.log_max_bytes:
+        return plain
+    most = round(store.log_max_bytes * COLLECTED_SHARE)
+    return ArchiveLimits(memory_bytes=min(plain.memory_bytes, most))
