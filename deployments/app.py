@@ -77,11 +77,11 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     settings = group.GroupConfig(
         folder=config.folder,
         offer_s=config.offer_s,
-        keep_log_s=config.keep_log_s,
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},
     )
     started = group.start_group(config.store, config.schema, config.learner, settings)
+    _keep_log(config, settings)
     _watch_skew(config, settings)
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
@@ -93,6 +93,12 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
             serve.RunTarget(events, name="events", route_prefix="/"),
         ]
     )
+
+
+def _keep_log(config: Config, settings: Any) -> None:
+    """Have the log trimmed and archived."""
+    group, keeper = importlib.import_module("learners.group"), importlib.import_module("deployments.log_keeper")
+    group.started(keeper.LogKeeper, keeper.KEEPER_NAME, settings, config.store, config.schema, config.keep_log_s)
 
 
 def _watch_skew(config: Config, settings: Any) -> None:

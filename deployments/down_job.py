@@ -1,6 +1,7 @@
 """What runs on a cluster's head when an operator ends it: `python -m deployments.down_job`.
 
-    replicas and front doors ─► hub, projector, learners ─► Ray on every node but the head's, which `ray down` ends
+    replicas and front doors ─► hub, projector, learners and their like ─► Ray on every node but the head's, which
+    `ray down` ends
 
 `ray down` knows nothing of workers that have addresses of their own: by themselves they end only when they have given
 their head up (`HEAD_AWAY_S` in node.py).
@@ -19,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.cluster import NAMESPACE
 from deployments.deploy_job import say
+from deployments.log_keeper import KEEPER_NAME
 from deployments.skew_watch import WATCH_NAME
 from learners.group import end_actor, end_group
 
@@ -31,7 +33,8 @@ def main() -> int:
     logging.disable(logging.INFO)
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     serve.shutdown()  # type: ignore[no-untyped-call]
-    end_actor(WATCH_NAME)
+    for name in (WATCH_NAME, KEEPER_NAME):
+        end_actor(name)
     end_group()
     say("nothing is deployed any more")
     workers = _others()

@@ -26,6 +26,7 @@ from deployments.errors import (
 )
 from deployments.http import JSON_TYPE, App, Request, Response, json_response, wire_headers
 from deployments.log_clock import LogClock
+from deployments.log_keeper import get_keeper
 from deployments.metrics import Exporter
 from deployments.openapi import openapi
 from features.clock import WallClock
@@ -45,7 +46,6 @@ from features.schema import Entity
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 from learners.hub import get_hub
-from learners.log_keeper import get_keeper
 
 MAX_EVENTS: Final = 1000
 ASK_S: Final = 2.0

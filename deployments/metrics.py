@@ -16,6 +16,10 @@ GAUGES: Final = {
     "headrace_model_age_ms": "Log time now minus the log time up to which the answering weights were trained, ms",
     "headrace_rank_queue_depth": "Rank requests waiting for the next micro-batch",
     "headrace_cached_items": "Item rows in the replica's cache",
+    "headrace_log_bytes": "Memory that the log takes in the store, bytes",
+    "headrace_log_max_bytes": "Memory that the log may take, bytes; 0: as much as the store has",
+    "headrace_log_bytes_per_s": "Bytes appended to the log, averaged over ten minutes, 1/s",
+    "headrace_log_archive_behind_s": "Age of the oldest log entry that is in no file of the archive, s",
 }
 COUNTERS: Final = {
     "headrace_ranks_total": "Rank requests answered",
@@ -26,6 +30,7 @@ COUNTERS: Final = {
     "headrace_weight_swaps_total": "Weight swaps",
     "headrace_decisions_logged_total": "Decisions appended to the log",
     "headrace_decisions_lost_total": "Decisions that could not be logged",
+    "headrace_log_archived_entries_total": "Log entries written to the archive",
     "headrace_skew_decisions_total": "Logged decisions of which the features were made again from the log",
     "headrace_skew_late_decisions_total": "Of these, those that differ only because item rows were late",
     "headrace_skew_compared_total": "Values of features compared",

@@ -1,4 +1,4 @@
-"""Starting the learning side: hub, projector, keeper of the log and learners, by name, once per cluster.
+"""Starting the learning side: hub, projector and learners, by name, once per cluster.
 
 The actors are detached and restart by themselves for ever, spread over the nodes that have what they ask for, so that
 one which is lost takes as little along as can be. Whoever starts a second time gets the running ones, if they are of
@@ -19,7 +19,6 @@ from features.connect import StoreConfig
 from features.schema import Schema
 from learners.actor import Learner, learner_name
 from learners.hub import HUB_NAME, ModelHub
-from learners.log_keeper import KEEPER_NAME, LogKeeper
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
 
@@ -36,8 +35,6 @@ class GroupConfig:
     """Folder or bucket URL of durable commits; empty: in the store."""
     offer_s: float = 1.0
     """Seconds between versions."""
-    keep_log_s: float = 3600.0
-    """Log time kept although everybody has read it, for rereading and for debugging."""
     release: str = ""
     """What the actors are made of; running ones of another release are replaced."""
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -50,7 +47,6 @@ class Group:
 
     hub: Any
     projector: Any
-    keeper: Any
     learners: list[Any]
 
 
@@ -59,19 +55,18 @@ def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, conf
     _end_learners_from(learner.rounds.n_learners)
     hub = started(ModelHub, HUB_NAME, config, store, schema, config.folder)
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
-    keeper = started(LogKeeper, KEEPER_NAME, config, store, schema, config.keep_log_s)
     learners = [
         started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
-    ray.get([actor.status.remote() for actor in (hub, projector, keeper, *learners)])
-    return Group(hub, projector, keeper, learners)
+    ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
+    return Group(hub, projector, learners)
 
 
 def end_group() -> None:
     """End all of it for good; what is durable stays."""
     _end_learners_from(0)
-    for name in (KEEPER_NAME, PROJECTOR_NAME, HUB_NAME):
+    for name in (PROJECTOR_NAME, HUB_NAME):
         end_actor(name)
 
 

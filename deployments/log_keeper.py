@@ -12,11 +12,13 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
 
+from deployments.metrics import Exporter
 from features.archiving import ArchiveLimits, Archiver
 from features.connect import StoreConfig, bulk_of, connect
 from features.errors import FeatureError
@@ -65,36 +67,44 @@ class LogKeeper:
             has_archive=bool(store.archive),
         )
         self._wanted = START
+        self._behind_s = 0.0
         self._problems: dict[str, str] = {}
-        self._tasks = [asyncio.create_task(self._keep_space())]
+        work = [self._keep_space()]
         if store.archive:
             self._archiver = Archiver(self._store, self._bulk, LogFiles(store.archive), _limits(store))
-            self._tasks.append(asyncio.create_task(self._archive_for_ever()))
+            work.append(self._archive_for_ever())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(endless) for endless in (*work, Exporter(self._values).run())]
 
     async def status(self) -> dict[str, Any]:
         """What `GET /v1/log` tells, and this process's id."""
-        space, is_archived = self._space, bool(self._config.archive)
-        hours_left = space.hours_left
+        values, archive, hours_left = self._values(), self._config.archive, self._space.hours_left
         return {
-            "bytes": space.n_bytes,
-            "max_bytes": self._config.log_max_bytes,
-            "bytes_per_s": round(space.bytes_per_s, 1),
+            "bytes": values["headrace_log_bytes"],
+            "max_bytes": values["headrace_log_max_bytes"],
+            "bytes_per_s": round(values["headrace_log_bytes_per_s"], 1),
             "hours_left": None if hours_left is None else round(hours_left, 3),
-            "archive": self._config.archive,
-            "archived_entries": self._archiver.n_entries if is_archived else 0,
-            "archive_behind_s": await self._behind_s() if is_archived else None,
+            "archive": archive,
+            "archived_entries": values.get("headrace_log_archived_entries_total", 0),
+            "archive_behind_s": values.get("headrace_log_archive_behind_s"),
             "problems": list(self._problems.values()),
             "pid": os.getpid(),
             "release": self._release,
         }
 
-    async def _behind_s(self) -> float | None:
-        """How old the oldest entry is that is in no file."""
-        oldest_ms = self._archiver.oldest_ms
-        try:
-            return 0.0 if oldest_ms is None else max(0, await self._store.now_ms() - oldest_ms) / 1000.0
-        except FeatureError:
-            return None
+    def _values(self) -> Mapping[str, float]:
+        values = {
+            "headrace_log_bytes": self._space.n_bytes,
+            "headrace_log_max_bytes": self._config.log_max_bytes,
+            "headrace_log_bytes_per_s": self._space.bytes_per_s,
+        }
+        if not self._config.archive:
+            return values
+        return {
+            **values,
+            "headrace_log_archived_entries_total": self._archiver.n_entries,
+            "headrace_log_archive_behind_s": self._behind_s,
+        }
 
     async def _keep_space(self) -> None:
         trim_s = 0.0
@@ -140,6 +150,8 @@ class LogKeeper:
         while True:
             await self._archiver.advance(time.monotonic())
             await self._archiver.close_to(self._wanted)
+            oldest_ms, now_ms = self._archiver.oldest_ms, await self._store.now_ms()
+            self._behind_s = 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000.0
             await asyncio.sleep(ARCHIVE_S)
 
     def _note(self, what: str, problem: str) -> None:
