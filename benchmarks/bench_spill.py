@@ -5,8 +5,8 @@
 `headrace up` as an operator would run it, with an archive and a log of so many MB, which the hour exceeds several
 times. The learner is stopped (SIGSTOP) after some seconds of the stream, which goes on as fast as one sender gets it
 in, 500 events a post, again and again the events of the file, with other people each time. Log time is event time, so
-the hour is one for everybody who asks what time it is. Then the learner is killed: Ray starts another one, which goes on
-from the last version, first in files, then in the store.
+the hour is one for everybody who asks what time it is. Then the learner is killed: Ray starts another one, which goes
+on from the last version, first in files, then in the store.
 
 Told are the fullest that the log was, posts that were refused, what was learned in the end, and how many events were
 learned in a second while catching up: so many times the thousand that arrived in one.
