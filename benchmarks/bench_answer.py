@@ -23,7 +23,8 @@ from benchmarks import machine
 from benchmarks.bench_kernels import N_EVENTS, START_MS, live_through
 from benchmarks.workloads import World
 from deployments.decision_log import DecisionLog
-from deployments.ranking import RankConfig, Ranking, RankRequest
+from deployments.rank_request import RankRequest
+from deployments.ranking import RankConfig, Ranking
 from deployments.warm_up import MadeUpWeights
 from features.embedded import EmbeddedServer
 from features.encoding import Encoder, Request

@@ -85,8 +85,9 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     _watch_skew(config, settings)
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
-    ranker = _bind("Ranker", config, config.n_rankers, n_nodes, release)
-    events = _bind("Events", config, config.n_events, n_nodes, release)
+    replica = config.replica
+    ranker = _deployment("Ranker", config, config.n_rankers, n_nodes, release).bind(replica)
+    events = _deployment("Events", config, config.n_events, n_nodes, release).bind(replica.store, replica.schema)
     serve.run_many(
         [
             serve.RunTarget(ranker, name="rank", route_prefix="/v1/rank"),
@@ -111,7 +112,7 @@ def _watch_skew(config: Config, settings: Any) -> None:
         group.end_actor(watch.WATCH_NAME)
 
 
-def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None, release: str) -> Any:
+def _deployment(name: str, config: Config, n_replicas: int, n_nodes: int | None, release: str) -> Any:
     deployment = getattr(importlib.import_module(f"deployments.{name.lower()}"), name)
     most = max(n_replicas, config.autoscale.max_rankers) if name == "Ranker" else n_replicas
     options = replica_options(config, n_replicas * (n_nodes or 1))
@@ -127,7 +128,7 @@ def _bind(name: str, config: Config, n_replicas: int, n_nodes: int | None, relea
         options["autoscaling_config"] = _autoscaling(config, n_nodes or 1)
     # Serve takes every deployment for a new version and replaces all replicas, unless it is told that it is none; which
     # it wants to hear from itself alone.
-    return deployment.options(**options, version=release, _internal=True).bind(config.replica)
+    return deployment.options(**options, version=release, _internal=True)
 
 
 def _autoscaling(config: Config, n_nodes: int) -> Any:

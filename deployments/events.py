@@ -13,7 +13,6 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.batcher import MicroBatcher
-from deployments.config import ReplicaConfig
 from deployments.errors import (
     FULL_S,
     ApiError,
@@ -30,7 +29,7 @@ from deployments.log_keeper import get_keeper
 from deployments.metrics import Exporter
 from deployments.openapi import openapi
 from features.clock import WallClock
-from features.connect import connect
+from features.connect import StoreConfig, connect
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
@@ -42,7 +41,7 @@ from features.events import (
 )
 from features.intake import Intake, Receipt, attributes_record
 from features.item_table import ItemTable
-from features.schema import Entity
+from features.schema import Entity, Schema
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 from learners.hub import get_hub
@@ -314,9 +313,9 @@ async def _ask(get: Callable[[], Any], what: str) -> dict[str, Any]:
 class Events:
     """One replica."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
-        is_event_clock = config.store.clock == "event"
-        store = connect(config.store, config.schema)
+    def __init__(self, where: StoreConfig, schema: Schema) -> None:
+        is_event_clock = where.clock == "event"
+        store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
         self._endpoint = EventsEndpoint(store, hub_status, log_status, clock.now_ms, is_event_clock=is_event_clock)
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from deployments.rank_body import MAX_REQUESTS
-from deployments.ranking import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
+from deployments.rank_request import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
 from features.events import Attributes, Event
 
 _REF: Final = "#/components/schemas/{name}"

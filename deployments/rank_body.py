@@ -14,7 +14,7 @@ import msgspec
 
 from deployments.errors import ApiError, InvalidError, MalformedError
 from deployments.http import JSON, MSGPACK, Format
-from deployments.ranking import RankRequest
+from deployments.rank_request import RankRequest
 from features.events import invalid_from
 
 MAX_REQUESTS: Final = 64

@@ -32,7 +32,8 @@ from deployments.http import App, Request, Response, error_response
 from deployments.log_clock import LogClock
 from deployments.metrics import Exporter
 from deployments.rank_body import CODECS, JSON_CODEC, detail_at
-from deployments.ranking import REQUEST_COST, RankConfig, Ranking, RankRequest, check_request, request_cost
+from deployments.rank_request import REQUEST_COST, RankRequest, check_request, request_cost
+from deployments.ranking import RankConfig, Ranking
 from deployments.warm_up import MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
 from features.connect import connect

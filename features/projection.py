@@ -65,6 +65,13 @@ class Projection:
         self.reached: Positions = {}
         self.n_entries = self.n_passed_over = 0
 
+    @staticmethod
+    def warm_up(schema: Schema) -> None:
+        """Load the compiled loops, for which the first entry would wait."""
+        table, event = ItemTable(schema, 4), LoggedEvent(schema.event_types[0], "u", "i", 1, 1.0, {}, None, None)
+        table.fold_events([(event, NOTHING)])
+        ItemTable(schema, 4).load(["i"], list(table.pack_all(table.take_touched().tolist())))
+
     async def load(self) -> None:
         """Forget everything and start from what the store says."""
         self._stored = await self._store.projected()

@@ -29,7 +29,7 @@ from features.events import START, StreamId
 from features.intake import Intake
 from features.priority import step_back
 from features.schema import Schema
-from features.ticks import READ_COUNT, Tick, TickReader
+from features.ticks import READ_COUNT, Log, Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
 from learners.memory import keep_memory
@@ -126,28 +126,9 @@ class Learner:
             return learner, 0
         full = snapshots.unpack(packed)
         learner.restore(full)
-        await self._remember(learner)
+        await remember(learner, self._log, self._config.join.attribution_s)
         logger.info("learner goes on from version %d", full.version)
         return learner, full.version
-
-    async def _remember(self, learner: OnlineLearner) -> None:
-        """Read the last attribution window again: which decisions are open is in no version.
-
-        What is gone is passed over.
-        """
-        window_ms = round(1000 * self._config.join.attribution_s)
-        committed = learner.positions
-        read = {p: StreamId(max(at.ms - window_ms, 0), 0) for p, at in committed.items()}
-        while any(read[p] < at for p, at in committed.items()):
-            try:
-                entries = await self._log.read_log(read, count=READ_COUNT)
-            except LogGap as gap:
-                read[gap.partition] = StreamId(*gap.until)
-                continue
-            if not entries:
-                return
-            learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
-            read.update({entry.partition: entry.id for entry in entries})
 
     def _note(self, learner: OnlineLearner, tick: Tick, version: int) -> None:
         self._version = version
@@ -156,6 +137,25 @@ class Learner:
             "trained_through_ms": learner.trained_through_ms,
             "behind_ms": max(0, tick.end_ms - learner.trained_through_ms),
         }
+
+
+async def remember(learner: OnlineLearner, log: Log, window_s: float) -> None:
+    """Read the last attribution window again after `restore`: which decisions are open is in no version.
+
+    What is gone is passed over.
+    """
+    committed = learner.positions
+    read = {p: StreamId(max(at.ms - round(1000 * window_s), 0), 0) for p, at in committed.items()}
+    while any(read[p] < at for p, at in committed.items()):
+        try:
+            entries = await log.read_log(read, count=READ_COUNT)
+        except LogGap as gap:
+            read[gap.partition] = StreamId(*gap.until)
+            continue
+        if not entries:
+            return
+        learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
+        read.update({entry.partition: entry.id for entry in entries})
 
 
 def _slices(tick: Tick) -> list[list[Any]]:

@@ -39,7 +39,7 @@ from learners.checkpoints import Checkpoints, Files
 from learners.errors import ForeignSnapshot, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
-from learners.rounds import Share
+from learners.shares import Share
 from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"

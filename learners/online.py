@@ -55,9 +55,10 @@ from learners.optimizer import Adam, AdamConfig
 from learners.parts import Part, impressions, positives
 from learners.pending import PendingBatch
 from learners.progressive import Progressive
-from learners.rounds import Round, RoundConfig, Share, lay_table
+from learners.rounds import Round, RoundConfig, lay_table
 from learners.sampling import NegativeSampler, SamplingConfig
 from learners.served import ServedMean
+from learners.shares import Share
 from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
 
 I64 = NDArray[np.int64]

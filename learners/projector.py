@@ -44,6 +44,7 @@ class Projector:
         step_back(niceness, entirely=store.clock == "wall")
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._projection = Projection(self._store, schema, log=log_of(store, self._store))
+        Projection.warm_up(schema)
         self._held = ""
         self._is_event_clock = store.clock == "event"
         self._committed: Positions = {}

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from benchmarks.rivals.options import Options
 from benchmarks.rivals.work import MAX_BATCH, Work
 from deployments.processes import termination
-from deployments.ranking import RankRequest
+from deployments.rank_request import RankRequest
 
 
 @serve.deployment(max_ongoing_requests=1000)

@@ -22,8 +22,9 @@ from benchmarks.rivals.options import Options
 from deployments.decision_log import DecisionLog
 from deployments.http import App, Request, Response
 from deployments.rank_body import api_error
+from deployments.rank_request import RankRequest, check_request
 from deployments.ranker import MAX_BATCH, RankEndpoint
-from deployments.ranking import RankConfig, RankedItem, Ranking, RankRequest, check_request
+from deployments.ranking import RankConfig, RankedItem, Ranking
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
 from features.schema import Schema

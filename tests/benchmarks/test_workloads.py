@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.workloads import World, WorldConfig, posts
-from deployments.ranking import RankRequest, check_request
+from deployments.rank_request import RankRequest, check_request
 from features.events import check_attributes, check_event, parse_event
 from features.schema import Schema
 

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from deployments.cli import main
-from deployments.ranking import RankConfig, Ranking, RankRequest
+from deployments.rank_request import RankRequest
+from deployments.ranking import RankConfig, Ranking
+from features.archiving import Archiver
 from features.clock import WallClock
 from features.connect import StoreConfig, bulk_of, connect, files_of
 from features.embedded import EmbeddedServer
 from features.encoding import Encoder
 from features.events import START, LoggedAttributes
+from features.log_files import LogFiles
 from features.projection import Projection
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -193,6 +196,25 @@ def test_without_its_beginning_and_without_a_version_it_is_said_what_is_missing(
     asyncio.run(with_store(store, live_and_trim))
     assert main(["check-skew"]) == 1
     assert "the beginning of the log is gone" in words(capsys)
+
+
+def test_with_an_archive_it_goes_back_to_where_that_begins(
+    store: StoreConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def live_archive_and_trim(opened: RedisStore) -> None:
+        await live(opened)
+        bulk = bulk_of(store)
+        archiver = Archiver(opened, bulk, LogFiles(str(tmp_path)))
+        await archiver.open()
+        while await archiver.advance(0.0):
+            pass
+        await archiver.flush()
+        await bulk.close()
+        await trim(opened)
+
+    asyncio.run(with_store(store, live_archive_and_trim))
+    status, told = found(capsys, "--archive", str(tmp_path))
+    assert (status, told["decisions"]["judged"]) == (0, N)
 
 
 def words(capsys: pytest.CaptureFixture[str]) -> str:

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from deployments.rank_body import JSON_CODEC, MAX_CANDIDATES_IN_ALL
+from deployments.rank_request import RankRequest, request_cost
 from deployments.ranker import MAX_COST, RankEndpoint
-from deployments.ranking import RankRequest, request_cost
 from tests.deployments.test_ranking import ITEMS, Flaky, flaky, ranking
 
 ONE: dict[str, Any] = {"user": "u1", "candidates": ITEMS}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deployments.errors import InvalidError
-from deployments.ranking import MAX_LOGGED, RankConfig, Ranking, RankRequest, check_request
+from deployments.rank_request import RankRequest, check_request
+from deployments.ranking import MAX_LOGGED, RankConfig, Ranking
 from features.clock import FakeClock
 from features.encoding import Encoder, Inputs
 from features.errors import StoreUnavailable

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.ranking import RankConfig, Ranking, RankRequest
+from deployments.rank_request import RankRequest
+from deployments.ranking import RankConfig, Ranking
 from features.clock import FakeClock
 from features.encoding import Request
 from features.memory_store import MemoryStore

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from deployments.http import Handler
+from deployments.rank_request import MAX_CANDIDATES, REQUEST_COST
 from deployments.ranker import MAX_BATCH, MAX_COST, RankEndpoint
-from deployments.ranking import MAX_CANDIDATES, REQUEST_COST, RankConfig, Ranking
+from deployments.ranking import RankConfig, Ranking
 from deployments.warm_up import BATCH_SIZES, N_CANDIDATES, MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
 from features.encoding import Inputs

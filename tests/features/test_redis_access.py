@@ -91,6 +91,7 @@ async def test_a_user_with_the_rights_that_readme_names_can_do_everything_over_t
         await until(lambda: listening.items == ["a"])
     assert (await store.read(["nobody"], ["a"])) == ([b""], [b"row"])
     assert await store.projected() == [{}] * KEYS.n_partitions
+    assert await store.log_bytes() > 0
     await store.trim(await store.heads())
     assert await store.now_ms() > 0 and await log_of(store) == []
     await store.close()

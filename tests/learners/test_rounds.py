@@ -9,7 +9,8 @@ from features.events import DECISION, EVENT, Entry
 from learners import snapshots
 from learners.embeddings import EmbeddingTable, TableConfig
 from learners.online import OnlineLearner
-from learners.rounds import RoundClock, RoundConfig, Share, TableShare, lay_table
+from learners.rounds import RoundClock, RoundConfig, lay_table
+from learners.shares import Share, TableShare
 from learners.team import Team
 from tests.learners.examples import CONFIG, SCHEMA, learned, log, shown, stream, ticked
 
