@@ -78,7 +78,8 @@ def _run(plan: Plan, config: Config, bar: Progress, *, is_trained: bool) -> Any:
     backfill.write()
     if is_trained:
         version = backfill.publish(backfill.train(config.learner), config.folder)
-        console.print(f"a model trained on it is version {version}")
+        left = "a model trained on it is left beside the durable versions: a hub that runs adopts it within seconds"
+        console.print(left if version is None else f"a model trained on it is version {version}")
     backfill.end()
     return summary
 

@@ -2,6 +2,7 @@
 
     v0000000041.delta   what version 41 changed on top of 40
     v0000000060.full    version 60 whole; what lies before it is dropped when the next one is written
+    left                a whole version that somebody else has made, for the hub to adopt
 
 Each carries its own checksum (`snapshots.pack`). A file that is corrupt all the same is skipped by name, and with it
 whatever stands on it.
@@ -18,6 +19,7 @@ from learners import snapshots
 from learners.errors import LearnerError
 from learners.snapshots import Delta
 
+LEFT: Final = "left"
 FULL_EVERY: Final = 60  # versions; bounds both the files to read at start and the bytes written again
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,14 @@ class Checkpoints:
             if found is not None:
                 return found
         return None
+
+    async def left(self) -> bytes | None:
+        """A packed version that was left for whoever commits here; None if there is none."""
+        return await self._files.read(LEFT) if LEFT in await self._files.names() else None
+
+    async def drop_left(self) -> None:
+        """Have none, once it is adopted or refused."""
+        await self._files.delete(LEFT)
 
     async def _roll_forward(self, full: Delta | None) -> Delta | None:
         version = full.version if full else 0

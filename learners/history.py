@@ -23,9 +23,7 @@ from features.backfill.stages import CheckReport, ItemsReport, PeopleReport
 from features.connect import StoreConfig, files_of
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
-from features.schema import Schema
-from learners import snapshots
-from learners.checkpoints import Checkpoints, Files
+from learners.checkpoints import LEFT, Files
 from learners.folder_files import FolderFiles
 from learners.hub import get_hub
 from learners.online import LearnerConfig
@@ -126,18 +124,20 @@ class Backfill:
                 self._show("train", n_done, self._plan.n_rows - len(self._duplicates), note)
         return self._folder.read(SNAPSHOT)
 
-    def publish(self, packed: bytes, folder: str) -> int:
-        """Let a version answer, in the place of all before it; returns its number.
+    def publish(self, packed: bytes, folder: str) -> int | None:
+        """Let a version answer, in the place of all before it.
 
         Args:
-            folder: Of durable versions, as `GroupConfig` has it, where no hub is running.
+            folder: Of durable versions, as `GroupConfig` has it; there it is left if no hub can be asked.
+        Returns:
+            Its number; None if it was left for the hub of another machine, or of later.
         """
         try:
             hub = get_hub()
         except ValueError:
-            return asyncio.run(
-                _keep(packed, FolderFiles(folder) if folder else files_of(self._store), self._plan.schema)
-            )
+            files: Files = FolderFiles(folder) if folder else files_of(self._store)
+            asyncio.run(files.write(LEFT, packed))
+            return None
         version: int = ray.get(hub.adopt.remote(packed))
         return version
 
@@ -164,12 +164,3 @@ class Backfill:
 
     def _pieces(self, kind: str) -> list[str]:
         return sorted(name for name in self._folder.names() if name.startswith(f"{kind}-") and name.endswith(".arrow"))
-
-
-async def _keep(packed: bytes, files: Files, schema: Schema) -> int:
-    """Make a version the only durable one, for a hub that is still to come."""
-    checkpoints = Checkpoints(files, schema)
-    before, full = await checkpoints.load(), snapshots.unpack(packed)
-    full.version = (before.version if before else 0) + 1
-    await checkpoints.replace(full)
-    return full.version

@@ -11,7 +11,8 @@ What is handed out is put into the object store once and shared by every replica
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
 
-`adopt` begins anew with a version that was trained on a history.
+`adopt` begins anew with a version that was trained on a history; one that is left beside the durable ones, by somebody
+who does not reach the hub, is found within seconds.
 
 Settings of the replicas travel the same way (`configure`): they apply to those that run, and to those that come later.
 
@@ -36,7 +37,7 @@ from features.priority import step_back
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints, Files
-from learners.errors import ForeignSnapshot, StaleSnapshot
+from learners.errors import ForeignSnapshot, LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
 from learners.shares import Share
@@ -44,6 +45,7 @@ from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
+LOOK_S: Final = 5.0  # for a version that was left
 SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
 N_DELTAS: Final = 64  # about a minute of versions: a replica further behind takes the snapshot
@@ -69,6 +71,7 @@ class ModelHub:
         self._files: Files
         self._full: Delta | None = None
         self._loading = asyncio.get_running_loop().create_task(self._load(store, schema, folder))
+        self._adopting = asyncio.get_running_loop().create_task(self._adopt_what_is_left())
         self._committing = asyncio.Lock()
         self._deltas: OrderedDict[int, ray.ObjectRef[bytes]] = OrderedDict()
         self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
@@ -142,6 +145,24 @@ class ModelHub:
             self._meetings.tear()
             self._wake()
         return full.version
+
+    async def _adopt_what_is_left(self) -> None:
+        while True:
+            try:
+                await self._current()
+                packed = await self._checkpoints.left()
+                if packed is not None:
+                    await self._take_up(packed)
+            except (FeatureError, OSError) as error:
+                logger.warning("whether a version was left is not known: %s", error)
+            await asyncio.sleep(LOOK_S)
+
+    async def _take_up(self, packed: bytes) -> None:
+        try:
+            logger.info("the version that was left is adopted as %d", await self.adopt(packed))
+        except LearnerError as error:
+            logger.error("the version that was left is dropped: %s", error)
+        await self._checkpoints.drop_left()
 
     async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
         """Hand in a learner's share of the round that becomes `version`; returns those of all once they are there.

@@ -12,6 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
+from features.schema import Schema
+from learners import snapshots
+from learners.checkpoints import LEFT, Checkpoints
+from learners.folder_files import FolderFiles
 from tests.cluster.conftest import Application, eventually
 from tests.cluster.traffic import RANK, Traffic
 
@@ -63,6 +67,27 @@ def test_killed_actors_go_on_from_the_last_commit_and_count_every_event_once(bro
     for item, n_clicks in clicks.items():
         counters = eventually(lambda item=item: broken.get(f"/v1/items/{item}")["counters"], "the item's row")
         assert counters["click.604800s"] == pytest.approx(n_clicks, rel=2e-3), item
+
+
+def test_a_version_that_is_left_beside_the_durable_ones_is_adopted_and_another_dropped(broken: Application) -> None:
+    folder = str(broken.folder / "home" / "versions" / broken.run_id)
+    version, n_before = broken.get("/v1/model")["version"], _events(broken)
+    asyncio.run(_leave(folder, b"no version at all"))
+    eventually(lambda: not asyncio.run(_is_left(folder)), "what is no version is dropped")
+    full = asyncio.run(Checkpoints(FolderFiles(folder), Schema()).oldest())
+    assert full is not None and full.progress.n_events < n_before
+    asyncio.run(_leave(folder, snapshots.pack(full)))
+    eventually(lambda: not asyncio.run(_is_left(folder)), "the version is adopted")
+    eventually(lambda: _events(broken) == n_before, "the log behind it is learned again", 60.0)
+    assert broken.get("/v1/model")["version"] > version
+
+
+async def _leave(folder: str, packed: bytes) -> None:
+    await FolderFiles(folder).write(LEFT, packed)
+
+
+async def _is_left(folder: str) -> bool:
+    return LEFT in await FolderFiles(folder).names()
 
 
 def _events(application: Application) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from features.store_files import StoreFiles
 from learners import checkpoints, snapshots
-from learners.checkpoints import Checkpoints, Files
+from learners.checkpoints import LEFT, Checkpoints, Files
 from learners.folder_files import FolderFiles
 from learners.online import OnlineLearner
 from learners.snapshots import Delta
@@ -122,6 +122,18 @@ async def test_a_version_from_elsewhere_takes_the_place_of_all_before_it(files: 
     assert await files.names() == [f"v{other.version:010d}.full"]
     await subject.compact(other)
     assert await files.names() == [f"v{other.version:010d}.full"]
+
+
+async def test_what_is_left_for_adoption_is_no_version_until_it_is(files: Files) -> None:
+    subject = Checkpoints(files, SCHEMA)
+    assert await subject.left() is None
+    await files.write(LEFT, b"a version from elsewhere")
+    full = await written(files, versions())
+    assert_same(await Checkpoints(files, SCHEMA).load(), full)
+    assert await subject.left() == b"a version from elsewhere"
+    await subject.drop_left()
+    assert await subject.left() is None
+    assert_same(await Checkpoints(files, SCHEMA).load(), full)
 
 
 async def test_the_oldest_whole_version_is_found_beside_a_hub_and_nothing_is_dropped(
