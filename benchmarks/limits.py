@@ -120,7 +120,7 @@ LIMITS: Final = (
             sum(_without(plan.store_bytes, "people", "items", "versions").values()) / plan.machines.store_bytes
         ),
         lambda plan: _parts(_without(plan.store_bytes, "people", "items", "versions"), 1e-9, "GB"),
-        "a Redis Cluster; a shorter `keep_log_s`, down to `learner.join.attribution_s`; less in a decision",
+        "a Redis Cluster; `log_max_bytes` and an `archive`; a shorter `keep_log_s`; less in a decision",
     ),
     Limit(
         "a single store server: versions",

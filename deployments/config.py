@@ -23,6 +23,7 @@ from deployments.errors import ConfigError
 from deployments.ranking import RankConfig
 from features.connect import StoreConfig
 from features.errors import SchemaError
+from features.event_files import without_account
 from features.schema import Schema, schema_from_dict
 from learners.online import LearnerConfig
 from learners.policies import PolicyConfig
@@ -191,4 +192,5 @@ def as_dict(config: Config) -> dict[str, Any]:
     """The effective configuration as plain values, for the log and for snapshots; without secrets."""
     values = asdict(config)
     values["store"]["url"] = config.store.url.rpartition("@")[2]
+    values["store"]["archive"], values["folder"] = map(without_account, (config.store.archive, config.folder))
     return values

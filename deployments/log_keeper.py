@@ -22,6 +22,7 @@ from deployments.metrics import Exporter
 from features.archiving import ArchiveLimits, Archiver
 from features.connect import StoreConfig, bulk_of, connect
 from features.errors import FeatureError
+from features.event_files import without_account
 from features.events import START, StreamId
 from features.log_files import LogFiles
 from features.log_space import LogSpace
@@ -31,7 +32,7 @@ from learners.hub import get_hub
 
 KEEPER_NAME: Final = "headrace-log"
 READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
-LOOK_S: Final = 0.5
+LOOK_S: Final = 0.5  # with a limit; who has none looks as often as he trims
 TRIM_S: Final = 5.0
 ARCHIVE_S: Final = 0.5
 RETRY_S: Final = 2.0
@@ -84,7 +85,7 @@ class LogKeeper:
             "max_bytes": values["headrace_log_max_bytes"],
             "bytes_per_s": round(values["headrace_log_bytes_per_s"], 1),
             "hours_left": None if hours_left is None else round(hours_left, 3),
-            "archive": archive,
+            "archive": without_account(archive),
             "archived_entries": values.get("headrace_log_archived_entries_total", 0),
             "archive_behind_s": values.get("headrace_log_archive_behind_s"),
             "problems": list(self._problems.values()),
@@ -123,7 +124,7 @@ class LogKeeper:
             except Exception as error:  # this loop is a supervisor of what it does
                 logger.exception("the log is not trimmed")
                 self._problems["trimming"] = f"the log is not trimmed: {error!r}"
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._config.log_max_bytes else TRIM_S)
 
     async def _learned(self) -> dict[int, StreamId]:
         """What the learners have committed; nobody asks where the archive alone counts."""

@@ -8,6 +8,7 @@ Columns are those of a replay file: `ts_ms, type, user, item`, optionally `id, d
 context.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,11 @@ def folder_of(url: str) -> tuple[fs.FileSystem, str]:
         system, path = fs.FileSystem.from_uri(url)
         return system, path
     return fs.LocalFileSystem(), url
+
+
+def without_account(url: str) -> str:
+    """A path or URL to be shown: as it is, but without name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from features.errors import BadFile, FilesUnavailable, LogGap
-from features.event_files import SUFFIX, folder_of
+from features.event_files import SUFFIX, folder_of, without_account
 from features.events import START, Entry, Positions, StreamId
 from features.log_segments import Segment, SegmentReader, write_segment
 from features.schema import Schema
@@ -52,11 +52,11 @@ class LogFiles:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = without_account(url)
         try:
             self._fs, path = folder_of(url)
         except (OSError, pa.ArrowException) as error:
-            raise BadFile(str(error), url) from None
+            raise BadFile(str(error), self.url) from None
         self._root = path.rstrip("/") or "/"
         self._found: dict[int, list[Segment]] | None = None
         self._whole: set[int] = set()

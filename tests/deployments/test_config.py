@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config import Config, config_from_dict, load_config
+from deployments.config import Config, as_dict, config_from_dict, load_config
 from deployments.errors import ConfigError
 from learners.policies import PolicyConfig
 
@@ -26,6 +26,7 @@ def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: P
     [
         ("colour = 1", "colour"),
         ("[store]\ncolour = 1", "store.colour"),
+        ("[store]\nlog_max_bytes = -1", "store.log_max_bytes: expected 0 or more"),
         ('[store]\nclock = "sun"', "store"),
         ("[schema]\ncolour = 1", "colour"),
         ("[schema]\nn_recent = 0", "n_recent"),
@@ -60,3 +61,10 @@ def test_a_replica_gets_the_policy() -> None:
 
 def test_partial_tables_keep_the_other_defaults() -> None:
     assert config_from_dict({"cluster": {"port": 9000}}).cluster.host == "127.0.0.1"
+
+
+def test_what_is_shown_has_no_secrets() -> None:
+    urls = {"url": "redis://name:secret@host:1/0", "archive": "s3://key:secret@bucket/log@home"}
+    shown = as_dict(config_from_dict({"store": urls, "folder": "s3://key:secret@bucket/versions"}))
+    assert "secret" not in str(shown)
+    assert (shown["store"]["archive"], shown["folder"]) == ("s3://bucket/log@home", "s3://bucket/versions")
