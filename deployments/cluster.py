@@ -84,8 +84,8 @@ class ClusterConfig:
 
 def free_ports() -> dict[str, str]:
     """Return variables that give Serve ports of its own: two runs, or a run and its tests, live on one machine."""
-    first_http, first_grpc = _free_range(N_REPLICA_PORTS), _free_range(N_REPLICA_PORTS)
-    metrics, stats, fallback_http, fallback_grpc = _free_ports(4)
+    first_http, first_grpc, first = _free_range(N_REPLICA_PORTS), _free_range(N_REPLICA_PORTS), _free_range(4)
+    metrics, stats, fallback_http, fallback_grpc = range(first, first + 4)
     return {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
@@ -320,14 +320,6 @@ def _is_free(port: int, host: str = LOOPBACK) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _free_range(length: int) -> int:

@@ -1,5 +1,6 @@
 """Fixtures that more than one package needs: compiled loops, a server for the whole session, a fresh store on it."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,6 +18,11 @@ from tests.learners.examples import CONFIG, SCHEMA, inputs_of, learned, log, sho
 # No test is timed: a first call compiles, and machines are shared.
 settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
+
+
+def pytest_configure() -> None:
+    """What commands say is not broken into lines, wherever a test's folder is."""
+    os.environ["COLUMNS"] = "200"
 
 
 @pytest.fixture(scope="session", autouse=True)

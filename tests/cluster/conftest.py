@@ -134,10 +134,15 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """A running application for tests that leave it as whole as they found it."""
-    application = Application(
-        tmp_path_factory.mktemp("application"), capture_folder=str(tmp_path_factory.mktemp("capture"))
-    )
+    """A running application for tests that leave it as whole as they found it.
+
+    In its folder it writes down what it scored (`captured`), and the versions it scored with (`versions`).
+    """
+    folder = tmp_path_factory.mktemp("application")
+    for name in ("captured", "versions"):
+        (folder / name).mkdir()
+    application = Application(folder, capture_folder=str(folder / "captured"))
+    application.call("keep_versions", str(folder / "versions"))
     yield application
     assert application.close() == []
 

@@ -71,6 +71,11 @@ class Commands:
         """Call a method of the hub that takes nothing."""
         return self._ray.get(getattr(self._ray.get_actor(ACTORS["hub"]), method).remote())
 
+    def save_version(self, path: str) -> str:
+        """Write the current version to a file, whole."""
+        Path(path).write_bytes(self.hub("committed"))
+        return path
+
     def configure(self, values: dict[str, Any]) -> str:
         """Have replicas follow other settings, as a deployment does that changes nothing else."""
         settings = msgspec.json.encode(config_from_dict(values).replica.live)

@@ -3,7 +3,6 @@
 import concurrent.futures
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 N_SWAPS = int(os.environ.get("HEADRACE_SWAPS", "6"))  # about a second each; a full minute: HEADRACE_SWAPS=60
 
 
-@pytest.fixture
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Application, Path, Path]]:
-    """An application that writes down what it scored, and the versions it scored with."""
-    captured, versions = tmp_path_factory.mktemp("captured"), tmp_path_factory.mktemp("versions")
-    application = Application(tmp_path_factory.mktemp("application"), capture_folder=str(captured))
-    application.call("keep_versions", str(versions))
-    yield application, captured, versions
-    assert application.close() == []
-
-
-def test_no_request_fails_and_every_score_is_that_of_the_version_it_names(
-    watched: tuple[Application, Path, Path],
-) -> None:
-    application, captured, versions = watched
+def test_no_request_fails_and_every_score_is_that_of_the_version_it_names(application: Application) -> None:
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         workers = [
@@ -51,7 +37,7 @@ def test_no_request_fails_and_every_score_is_that_of_the_version_it_names(
     assert all(status in (200, 202) for status, _ in answers)
     seen = {version for _, version in answers if version}
     assert len(seen) >= N_SWAPS // 2
-    n_checked = _rescore(captured, versions)
+    n_checked = _rescore(application.folder / "captured", application.folder / "versions")
     assert n_checked >= len(seen)
 
 

@@ -157,7 +157,9 @@ def test_a_bomb_is_stopped_at_the_limit() -> None:
         gunzip(bomb, MAX_BODY_BYTES)
 
 
-@pytest.mark.parametrize("raw", [b"", b"no gzip", gzip.compress(b"cut off")[:-4], gzip.compress(b"a") + b"tail"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"no gzip", gzip.compress(b"cut off", mtime=0)[:-4], gzip.compress(b"a", mtime=0) + b"tail"]
+)
 async def test_broken_gzip_is_400(client: httpx.AsyncClient, raw: bytes) -> None:
     answer = await client.post("/v1/rank", content=raw, headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed")

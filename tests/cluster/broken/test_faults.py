@@ -5,16 +5,14 @@ import concurrent.futures
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from features.schema import Schema
-from learners import snapshots
-from learners.checkpoints import LEFT, Checkpoints
+from learners.checkpoints import LEFT
 from learners.folder_files import FolderFiles
 from tests.cluster.conftest import Application, eventually
 from tests.cluster.traffic import RANK, Traffic
@@ -22,14 +20,6 @@ from tests.cluster.traffic import RANK, Traffic
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 ITEMS = [f"i{index}" for index in range(30)]
-
-
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """An application to be broken, with two rankers."""
-    application = Application(tmp_path_factory.mktemp("broken"), n_rankers=2)
-    yield application
-    assert application.close() == []
 
 
 def _send(application: Application, n_events: int, seed: int) -> dict[str, int]:
@@ -71,14 +61,15 @@ def test_killed_actors_go_on_from_the_last_commit_and_count_every_event_once(bro
 
 def test_a_version_that_is_left_beside_the_durable_ones_is_adopted_and_another_dropped(broken: Application) -> None:
     folder = str(broken.folder / "home" / "versions" / broken.run_id)
-    version, n_before = broken.get("/v1/model")["version"], _events(broken)
     asyncio.run(_leave(folder, b"no version at all"))
+    saved, n_saved = Path(broken.call("save_version", str(broken.folder / "saved"))), _events(broken)
+    _send(broken, 500, 3)
+    eventually(lambda: _events(broken) == n_saved + 500, "more is learned", 60.0)
     eventually(lambda: not asyncio.run(_is_left(folder)), "what is no version is dropped")
-    full = asyncio.run(Checkpoints(FolderFiles(folder), Schema()).oldest())
-    assert full is not None and full.progress.n_events < n_before
-    asyncio.run(_leave(folder, snapshots.pack(full)))
+    version = broken.get("/v1/model")["version"]
+    asyncio.run(_leave(folder, saved.read_bytes()))
     eventually(lambda: not asyncio.run(_is_left(folder)), "the version is adopted")
-    eventually(lambda: _events(broken) == n_before, "the log behind it is learned again", 60.0)
+    eventually(lambda: _events(broken) == n_saved + 500, "the log behind it is learned again", 60.0)
     assert broken.get("/v1/model")["version"] > version
 
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 N_SHOWN = 1  # the item of the ranking that tells that the application is ready
 LOSSES = ("learner-1", "learner", "hub", "learner-1", "learner")
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """An application with two learners."""
-    application = Application(tmp_path_factory.mktemp("pair"), learner={"rounds": {"n_learners": 2}})
-    yield application
-    assert application.close() == []
 
 
 def _send_until(application: Application, stop: threading.Event) -> int:
@@ -47,34 +38,34 @@ def _version(application: Application) -> int:
     return int(_model(application).get("version", 0))
 
 
-def test_whoever_is_lost_every_event_is_learned_once(pair: Application) -> None:
+def test_whoever_is_lost_every_event_is_learned_once(spread: Application) -> None:
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(_send_until, pair, stop)
+        sent = pool.submit(_send_until, spread, stop)
         try:
             for actor in LOSSES:
-                before = _version(pair)
+                before = _version(spread)
                 eventually(
-                    lambda before=before: _version(pair) > before + 1, f"two versions before {actor} is lost", 60.0
+                    lambda before=before: _version(spread) > before + 1, f"two versions before {actor} is lost", 60.0
                 )
-                eventually(lambda actor=actor: pair.kill(actor), f"{actor} killed")
+                eventually(lambda actor=actor: spread.kill(actor), f"{actor} killed")
         finally:
             stop.set()
         n_events = sent.result()
     n_examples = n_events + N_SHOWN
-    eventually(lambda: _model(pair).get("examples", 0) >= n_examples, "everything learned", 60.0)
-    assert (_model(pair)["events"], _model(pair)["examples"]) == (n_events, n_examples)
+    eventually(lambda: _model(spread).get("examples", 0) >= n_examples, "everything learned", 60.0)
+    assert (_model(spread)["events"], _model(spread)["examples"]) == (n_events, n_examples)
 
 
-def test_what_either_learns_is_in_the_versions_that_answer(pair: Application) -> None:
+def test_what_either_learns_is_in_the_versions_that_answer(spread: Application) -> None:
     """The people of both: each of these events has a version that knows it, and counts once."""
-    before = _model(pair)["events"]
+    before = _model(spread)["events"]
     for user in (f"v{number}" for number in range(4)):
-        receipt = pair.post("/v1/events", {"events": [{"type": "click", "user": user, "item": "i3"}]})
+        receipt = spread.post("/v1/events", {"events": [{"type": "click", "user": user, "item": "i3"}]})
 
         def is_answered_for(user: str = user, log_ms: int = receipt["log_ms"]) -> bool:
-            model = pair.post("/v1/rank", {"user": user, "candidates": ["i3", "i4"]})["model"]
+            model = spread.post("/v1/rank", {"user": user, "candidates": ["i3", "i4"]})["model"]
             return bool(model["trained_through_ms"] > log_ms)
 
         eventually(is_answered_for, "an answer from weights trained through the event")
-    assert _model(pair)["events"] == before + 4
+    assert _model(spread)["events"] == before + 4

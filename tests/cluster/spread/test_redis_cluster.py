@@ -1,6 +1,5 @@
 """The whole application on a Redis Cluster, which also keeps its versions."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,22 +12,6 @@ from tests.cluster.conftest import Application, eventually
 from tests.cluster.traffic import EVENTS, RANK, USERS, Traffic
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[EmbeddedCluster]:
-    """Three masters with replicas that sync what they are sent."""
-    with EmbeddedCluster(("--appendfsync", "always")) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def spread(servers: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """An application on them; an event counts when a replica has it."""
-    store = {"url": servers.url, "durability": "replica"}
-    application = Application(tmp_path_factory.mktemp("spread"), store=store)
-    yield application
-    assert application.close() == []
 
 
 def _master_of(servers: EmbeddedCluster, user: str) -> EmbeddedServer:

@@ -1,0 +1,1 @@
+"""What one application goes through whose replicas come and go."""

@@ -1,0 +1,1 @@
+"""What one application goes through that has several learners, on a store of several servers."""
