@@ -60,13 +60,7 @@ class LogKeeper:
         self._config = store
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._bulk = bulk_of(store)
-        self._space = LogSpace(
-            self._store,
-            self._bulk,
-            keep_s=keep_log_s,
-            max_bytes=store.log_max_bytes,
-            has_archive=bool(store.archive),
-        )
+        self._space = LogSpace(self._store, self._bulk, keep_s=keep_log_s, max_bytes=store.log_max_bytes)
         self._wanted = START
         self._behind_s = 0.0
         self._problems: dict[str, str] = {}
@@ -114,7 +108,7 @@ class LogKeeper:
             try:
                 await self._space.look(now_s)
                 if self._space.is_tight:
-                    self._wanted = await self._space.make_room(await self._learned()) or START
+                    self._wanted = await self._make_room() or START
                 elif now_s >= trim_s:
                     await self._space.trim(await self._learned())
                     trim_s = now_s + TRIM_S
@@ -126,10 +120,13 @@ class LogKeeper:
                 self._problems["trimming"] = f"the log is not trimmed: {error!r}"
             await asyncio.sleep(LOOK_S if self._config.log_max_bytes else TRIM_S)
 
+    async def _make_room(self) -> StreamId | None:
+        if self._config.archive:  # of another folder nothing counts, whatever a reader has noted
+            return await self._space.make_room(archived=self._archiver.reached)
+        return await self._space.make_room(learned=await self._learned())
+
     async def _learned(self) -> dict[int, StreamId]:
-        """What the learners have committed; nobody asks where the archive alone counts."""
-        if self._space.is_tight and self._config.archive:
-            return {}
+        """What the learners have committed."""
         committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
         return {partition: StreamId(*at) for partition, at in committed.items()}
 

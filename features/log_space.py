@@ -28,17 +28,13 @@ class LogSpace:
     Args:
         keep_s: Log time kept although everybody has read it.
         max_bytes: What the log may take; 0: anything.
-        has_archive: Whether it is archived, by the reader `archive`.
     """
 
-    def __init__(
-        self, store: FeatureStore, bulk: BulkStore, *, keep_s: float, max_bytes: int = 0, has_archive: bool = False
-    ) -> None:
+    def __init__(self, store: FeatureStore, bulk: BulkStore, *, keep_s: float, max_bytes: int = 0) -> None:
         self._store = store
         self._bulk = bulk
         self._keep_ms = round(keep_s * 1000)
         self._max_bytes = max_bytes
-        self._has_archive = has_archive
         self._looked_s: float | None = None
         self._weight_s = 0.0
         self.n_bytes = 0
@@ -78,11 +74,14 @@ class LogSpace:
         read = await self._read_by_all(learned)
         await self._drop({partition: min(position, kept_from) for partition, position in read.items()})
 
-    async def make_room(self, learned: Positions) -> StreamId | None:
+    async def make_room(
+        self, *, archived: Positions | None = None, learned: Positions | None = None
+    ) -> StreamId | None:
         """Drop what may go, the oldest first, until the log is easy or nothing may.
 
         Args:
-            learned: As of `trim`; not needed with an archive.
+            archived: What is in files that every reader finds; None: there is no archive.
+            learned: As of `trim`, if there is none.
         Returns:
             Up to where entries have to be archived, or read, before more can go; None if the log is easy.
         """
@@ -95,7 +94,7 @@ class LogSpace:
             oldest_ms = min(at.ms for at in firsts.values())
             span_ms = max(heads[partition].ms for partition in firsts) - oldest_ms
             wanted = StreamId(oldest_ms + round(span_ms * (1 - easy_bytes / self.n_bytes)) + 1, 0)
-            allowed = await self._archived() if self._has_archive else await self._read_by_all(learned)
+            allowed = await (self._read_by_all(learned or {}) if archived is None else self._nobodys(archived))
             going = {partition: min(allowed.get(partition, START), wanted) for partition in firsts}
             going = {partition: position for partition, position in going.items() if position >= firsts[partition]}
             if not going:
@@ -107,11 +106,10 @@ class LogSpace:
         rows, readers = await self._store.projected(), (await self._bulk.readers()).values()
         return {p: min(StreamId(*at), _least(p, (*rows, *readers))) for p, at in learned.items()}
 
-    async def _archived(self) -> Positions:
-        """What is in files, and nobody noted as still his."""
-        readers = await self._bulk.readers()
-        archived = readers.pop(READER, {})
-        return {p: min(at, _least(p, readers.values())) if readers else at for p, at in archived.items()}
+    async def _nobodys(self, archived: Positions) -> Positions:
+        """Up to where nobody has noted anything as still his."""
+        readers = [positions for name, positions in (await self._bulk.readers()).items() if name != READER]
+        return {p: min(at, _least(p, readers)) if readers else at for p, at in archived.items()}
 
     async def _drop(self, positions: Positions) -> None:
         await self._store.trim({partition: position for partition, position in positions.items() if position > START})

@@ -23,9 +23,9 @@ def files(tmp_path: Path) -> LogFiles:
     return LogFiles(str(tmp_path / "log"))
 
 
-def space(both: Both, *, keep_s: float = 3600.0, has_archive: bool = True, max_bytes: int = MAX_BYTES) -> LogSpace:
+def space(both: Both, *, keep_s: float = 3600.0, max_bytes: int = MAX_BYTES) -> LogSpace:
     """Room for the log of a store."""
-    return LogSpace(both.store, both.bulk, keep_s=keep_s, max_bytes=max_bytes, has_archive=has_archive)
+    return LogSpace(both.store, both.bulk, keep_s=keep_s, max_bytes=max_bytes)
 
 
 async def fill(both: Both, n_entries: int, *, since_ms: int = T0_MS) -> None:
@@ -75,12 +75,12 @@ async def test_what_is_archived_goes_the_oldest_first_though_nobody_has_learned_
     room, archiver = space(both), Archiver(both.store, both.bulk, files)
     n_entries = await tight(both, room)
     await archiver.open()
-    wanted = await room.make_room({})
+    wanted = await room.make_room(archived=archiver.reached)
     assert wanted is not None and min((await firsts(both)).values()) < wanted  # nothing is archived, and nothing gone
     while await archiver.advance(0.0):
         pass
     await archiver.close_to(wanted)
-    assert await room.make_room({}) is None
+    assert await room.make_room(archived=archiver.reached) is None
     assert 0.5 * EASY * MAX_BYTES < await both.store.log_bytes() <= EASY * MAX_BYTES
     starts = [at.ms for at in (await firsts(both)).values()]
     assert max(starts) - min(starts) < 60_000
@@ -104,23 +104,23 @@ async def test_nobody_who_is_noted_is_passed_by(both: Both, files: LogFiles) -> 
     while await archiver.advance(0.0):
         pass
     await archiver.flush()
-    assert await room.make_room({}) is not None
+    assert await room.make_room(archived=archiver.reached) is not None
     assert min(at.ms for at in (await firsts(both)).values()) == T0_MS + 21_000
     await both.bulk.forget_reader("backfill")
-    assert await room.make_room({}) is None
+    assert await room.make_room(archived=archiver.reached) is None
 
 
 async def test_without_an_archive_what_everybody_has_read_goes_though_it_is_new(both: Both) -> None:
-    room = space(both, has_archive=False, keep_s=1e6)
+    room = space(both, keep_s=1e6)
     await tight(both, room)
     heads = await both.store.heads()
-    assert await room.make_room(heads) is not None  # the rows are not there yet
+    assert await room.make_room(learned=heads) is not None  # the rows are not there yet
     for partition in range(KEYS.n_partitions):
         await both.store.commit_rows(partition, {}, expected={}, reached=heads)
     await room.trim(heads)
     assert room.is_tight
-    assert await room.make_room({p: StreamId(T0_MS, 1) for p in heads}) is not None
-    assert await room.make_room(heads) is None
+    assert await room.make_room(learned={p: StreamId(T0_MS, 1) for p in heads}) is not None
+    assert await room.make_room(learned=heads) is None
     assert await both.store.log_bytes() <= EASY * MAX_BYTES
 
 
@@ -132,14 +132,14 @@ async def test_a_gap_in_time_keeps_nobody_from_making_room(both: Both, files: Lo
     while await archiver.advance(0.0):
         pass
     await archiver.flush()
-    assert await room.make_room({}) is None
+    assert await room.make_room(archived=archiver.reached) is None
 
 
 async def test_nothing_is_wanted_of_a_log_without_entries(both: Both) -> None:
     room = space(both, max_bytes=1)
     room.n_bytes = 2
     assert room.is_tight
-    assert await room.make_room({}) is None
+    assert await room.make_room() is None
 
 
 async def test_the_pace_is_that_of_appending_whatever_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
