@@ -112,12 +112,9 @@ class LogKeeper:
                 elif now_s >= trim_s:
                     await self._space.trim(await self._learned())
                     trim_s = now_s + TRIM_S
-                self._note("trimming", "")
-            except (FeatureError, RayError, ValueError) as error:
-                self._note("trimming", f"the log is not trimmed: {error}")
-            except Exception as error:  # this loop is a supervisor of what it does
-                logger.exception("the log is not trimmed")
-                self._problems["trimming"] = f"the log is not trimmed: {error!r}"
+                self._problems.pop("trimmed", None)
+            except Exception as error:  # noqa: BLE001  this loop is a supervisor of what it does
+                self._note("trimmed", error)
             await asyncio.sleep(LOOK_S if self._config.log_max_bytes else TRIM_S)
 
     async def _make_room(self) -> StreamId | None:
@@ -135,13 +132,10 @@ class LogKeeper:
             try:
                 await self._store.open()
                 await self._archiver.open()
-                self._note("archive", "")
+                self._problems.pop("archived", None)
                 await self._archive()
-            except FeatureError as error:
-                self._note("archive", f"the log is not archived: {error}")
-            except Exception as error:  # as above
-                logger.exception("the log is not archived")
-                self._problems["archive"] = f"the log is not archived: {error!r}"
+            except Exception as error:  # noqa: BLE001  as above
+                self._note("archived", error)
             await asyncio.sleep(RETRY_S)
 
     async def _archive(self) -> None:
@@ -152,12 +146,13 @@ class LogKeeper:
             self._behind_s = 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000.0
             await asyncio.sleep(ARCHIVE_S)
 
-    def _note(self, what: str, problem: str) -> None:
-        if problem and self._problems.get(what) != problem:
-            logger.warning("%s", problem)
-        self._problems.pop(what, None)
-        if problem:
-            self._problems[what] = problem
+    def _note(self, undone: str, error: Exception) -> None:
+        """Have it told, and once logged; with its trace if it is none of what may happen."""
+        is_expected = isinstance(error, (FeatureError, RayError, ValueError))
+        problem = f"the log is not {undone}: {error if is_expected else repr(error)}"
+        if self._problems.get(undone) != problem:
+            logger.warning("%s", problem, exc_info=None if is_expected else error)
+        self._problems[undone] = problem
 
 
 def get_keeper() -> Any:

@@ -8,7 +8,7 @@ from features.errors import FeatureError, LogFull
 from features.events import ERASURE
 from features.store import Applied, Record
 
-LOOK_S: Final = 1.0  # by what comes in this time the limit may be passed; a look costs the server some 3 us a partition
+LOOK_S: Final = 1.0  # by what comes in this time the limit may be passed
 
 
 class LogLimit:

@@ -104,7 +104,7 @@ class LogSpace:
 
     async def _read_by_all(self, learned: Positions) -> Positions:
         rows, readers = await self._store.projected(), (await self._bulk.readers()).values()
-        return {p: min(StreamId(*at), _least(p, (*rows, *readers))) for p, at in learned.items()}
+        return {p: min(at, _least(p, (*rows, *readers))) for p, at in learned.items()}
 
     async def _nobodys(self, archived: Positions) -> Positions:
         """Up to where nobody has noted anything as still his."""

@@ -16,7 +16,6 @@ import pytest
 from deployments.cli import main
 from deployments.rank_request import RankRequest
 from deployments.ranking import RankConfig, Ranking
-from features.archiving import Archiver
 from features.clock import WallClock
 from features.connect import StoreConfig, bulk_of, connect, files_of
 from features.embedded import EmbeddedServer
@@ -31,7 +30,7 @@ from features.store import Record, all_of, event_record, item_record
 from learners.checkpoints import Checkpoints
 from learners.online import OnlineLearner
 from tests.deployments.test_ranking import FixedWeights, LastIsBest
-from tests.features.examples import T0_MS, event
+from tests.features.examples import T0_MS, archived, event
 from tests.learners.examples import CONFIG, learned
 
 SCHEMA = Schema()
@@ -204,11 +203,7 @@ def test_with_an_archive_it_goes_back_to_where_that_begins(
     async def live_archive_and_trim(opened: RedisStore) -> None:
         await live(opened)
         bulk = bulk_of(store)
-        archiver = Archiver(opened, bulk, LogFiles(str(tmp_path)))
-        await archiver.open()
-        while await archiver.advance(0.0):
-            pass
-        await archiver.flush()
+        await archived(opened, bulk, LogFiles(str(tmp_path)))
         await bulk.close()
         await trim(opened)
 

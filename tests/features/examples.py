@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, cast
 import redis
 from redis.crc import key_slot
 
+from features.archiving import Archiver
 from features.events import (
     Entry,
     LoggedAttributes,
@@ -14,6 +15,7 @@ from features.events import (
     encode_body,
 )
 from features.keys import Keys
+from features.log_files import LogFiles
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.schema import Counter, Schema
@@ -94,6 +96,16 @@ async def state_of(store: FeatureStore, user: str) -> UserState:
 async def log_of(store: FeatureStore) -> list[Entry]:
     """Everything in the log."""
     return await store.read_log({}, count=10_000)
+
+
+async def archived(store: FeatureStore, bulk: BulkStore, files: LogFiles) -> Archiver:
+    """An archiver that has put the whole log into files."""
+    archiver = Archiver(store, bulk, files)
+    await archiver.open()
+    while await archiver.advance(0.0):
+        pass
+    await archiver.flush()
+    return archiver
 
 
 async def contents(store: Store) -> object:

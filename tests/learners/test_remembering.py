@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from features.archiving import Archiver
 from features.deep_log import DeepLog
 from features.log_files import LogFiles
 from features.memory_store import MemoryStore
@@ -12,6 +11,7 @@ from features.store import Record, all_of
 from features.ticks import Log
 from learners.actor import remember
 from learners.online import OnlineLearner
+from tests.features.examples import archived
 from tests.learners.examples import CONFIG, KEYS, SCHEMA, shown
 
 N_BEFORE = 40
@@ -58,11 +58,7 @@ async def test_what_is_archived_is_remembered_and_what_is_gone_is_passed_over(fi
     n_left = len(await store.read_log({}, count=1000))
     assert await told(store, store) == n_left
     assert await told(store, DeepLog(store, store, files)) == n_left
-    archiver = Archiver(store, store, files)
-    await archiver.open()
-    while await archiver.advance(0.0):
-        pass
-    await archiver.flush()
+    await archived(store, store, files)
     await store.trim(await store.heads())
     assert await told(store, store) == 0
     assert await told(store, DeepLog(store, store, files)) == n_left
