@@ -33,6 +33,8 @@ from features.keys import Keys
 from features.redis_store import RedisStore
 from features.schema import Schema
 from features.state import unpack
+from learners.online import LearnerConfig, OnlineLearner
+from learners.publisher import Publisher
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 N_BODIES: Final = 512
@@ -50,15 +52,17 @@ def fill(keys: Keys, url: str, table: ItemTable, states: dict[str, bytes]) -> No
 
 def weights(schema: Schema, table: ItemTable, states: dict[str, bytes], requests: list[RankRequest]) -> MadeUpWeights:
     """Untrained weights that know every item there is."""
-    made_up = MadeUpWeights.of(schema)
+    learner = OnlineLearner(schema, LearnerConfig())
     asked = [
         Request(unpack(states.get(request.user, b""), schema), request.context, NOW_MS, request.candidates)
         for request in requests
     ]
     inputs = Encoder(schema).encode(table, asked)
-    model = made_up.live._model
-    for name, keys in model.met([(inputs, np.ones_like(inputs.mask))]).items():
-        model.tables[name].meet(keys, 0)
+    for name, keys in learner.model.met([(inputs, np.ones_like(inputs.mask))]).items():
+        learner.tables[name].meet(keys, 0)
+    made_up, draft = MadeUpWeights.of(schema), Publisher("benchmark", 0).draft(learner.snapshot(1))
+    for _ in made_up.live.apply(draft.head, draft.parts):
+        pass
     return made_up
 
 

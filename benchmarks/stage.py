@@ -9,9 +9,6 @@ Roles are told by the command lines of the run's processes; the store is one of 
 
 import contextlib
 import itertools
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,7 +28,6 @@ from benchmarks.loadgen import Running
 from benchmarks.systems import System
 from benchmarks.workloads import World, posts
 from deployments.client import Headrace, HeadraceError
-from deployments.processes import HOME_VARIABLE
 from features.embedded import EmbeddedServer
 
 N_EVENTS: Final = 20_000
@@ -149,40 +145,6 @@ def stage(n_rankers: int = 1) -> Iterator[Stage]:
         world = World()
         feed(system.url, world, N_EVENTS)
         yield Stage(system, store, world)
-
-
-class Publishing:
-    """Holds and releases versions from a program of its own inside the cluster, as a `with` block."""
-
-    def __init__(self, system: System) -> None:
-        command = [sys.executable, "-m", "benchmarks.publishing", str(system.port)]
-        environment = {**os.environ, HOME_VARIABLE: system.home}
-        root = Path(__file__).parents[1]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env=environment
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
-
-    def call(self, method: str) -> int:
-        """`hold` or `release`; returns the hub's version.
-
-        Raises:
-            RuntimeError: If the program has ended.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(method + "\n")
-        self._process.stdin.flush()
-        told = self._process.stdout.readline()
-        if not told:
-            raise RuntimeError("the program that holds and releases versions has ended")
-        return int(told)
 
 
 class Watch:

@@ -17,9 +17,10 @@ import psutil
 from benchmarks.comparing import errors, medians, refused_ms
 from benchmarks.latency import LoadResult, Trace
 from benchmarks.loadgen import Running, run_load
-from benchmarks.stage import WARMUP_S, Publishing, Stage, Watch, stage
+from benchmarks.stage import WARMUP_S, Stage, Watch, stage
 from benchmarks.systems import System
 from benchmarks.tails import median_ratio, recovery_s, slope
+from deployments.client import Headrace
 
 LEVELS: Final = (0.0, 1_000.0, 10_000.0)  # events per second
 STEADY_PER_S: Final = 1_000.0  # events per second of the other runs
@@ -158,11 +159,11 @@ def swaps(options: Options) -> dict[str, Any]:
     """Pairs of runs with the same ingestion and training, with and without publishing."""
     sides: dict[str, list[LoadResult]] = {"held": [], "published": []}
     seen: dict[str, list[float]] = {"held": [], "published": []}
-    with stage() as on, Publishing(on.system) as publishing:
+    with stage() as on, Headrace(on.system.url, timeout_s=60.0) as client:
         rate_per_s = rate_of(options, on)
         for number in range(options.rounds):
             for side in ("held", "published")[:: 1 if number % 2 == 0 else -1]:
-                publishing.call("hold" if side == "held" else "release")
+                client.rollback() if side == "held" else client.resume()
                 flow = on.events(STEADY_PER_S, options.seconds + WARMUP_S + SETTLE_S)
                 time.sleep(SETTLE_S)
                 with Watch(on.system.url) as watch:
@@ -170,7 +171,7 @@ def swaps(options: Options) -> dict[str, Any]:
                 flow.result()
                 seen[side].append(watch.swaps_per_s())
                 sides[side].append(tell(f"pair {number + 1}, {side}", result))
-        publishing.call("release")
+        client.resume()
         others_ratio = on.neighbours.ratio()
     pairs = {side: [run.p99_ms for run in runs] for side, runs in sides.items()}
     return {

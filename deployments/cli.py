@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_local(commands)
     _add_cluster(commands)
+    _add_versions(commands)
     _add_history(commands)
     _add_items(commands)
     _add_backfill(commands)
@@ -107,6 +108,32 @@ def _add_cluster(commands: Any) -> None:
     node.add_argument(
         "--joined", metavar="HEAD:PORT", help="only say, by exit status 0, that it is a live node of this cluster"
     )
+
+
+def _add_versions(commands: Any) -> None:
+    """What goes back to an earlier model, and on again."""
+    versions = _command(
+        commands, "versions", _lazily("cli_versions", "run_versions"),
+        "Show which version of the model answers, which are kept, and what became of versions, by whom and why.",
+        "headrace versions",
+    )  # fmt: skip
+    versions.add_argument("--json", action="store_true")
+    rollback = _command(
+        commands, "rollback", _lazily("cli_versions", "run_rollback"),
+        "Have all replicas answer with an earlier version, until `headrace resume`; learning goes on meanwhile.",
+        'headrace rollback 1841 --reason "clicks fell after the release"',
+    )  # fmt: skip
+    rollback.add_argument(
+        "version", type=int, nargs="?", help="as in `headrace versions` (default: stay at what answers)"
+    )
+    resume = _command(
+        commands, "resume", _lazily("cli_versions", "run_resume"),
+        "Have replicas follow the newest version again.", "headrace resume",
+    )  # fmt: skip
+    for command in (versions, rollback, resume):
+        command.add_argument("--url", default="http://127.0.0.1:8000")
+    for command in (rollback, resume):
+        command.add_argument("--reason", default="", help="why, for the history")
 
 
 def _add_history(commands: Any) -> None:

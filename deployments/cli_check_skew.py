@@ -21,7 +21,7 @@ from deployments.config import Config, load_config, with_store
 from deployments.errors import ConfigError
 from deployments.processes import termination
 from deployments.skew_report import as_dict, n_differing, show
-from deployments.skew_start import Start, oldest_version
+from deployments.skew_start import Start, whole_version
 from deployments.store_of_run import as_created, named_store
 from deployments.terminal import INTERRUPTED, console, progress
 from features.connect import bulk_of, connect
@@ -76,7 +76,7 @@ async def _check(config: Config, options: argparse.Namespace, is_stopped: Callab
 
 
 async def _version(config: Config, port: int) -> Start:
-    start = await oldest_version(config.store, config.schema, _folder(config, port))
+    start = await whole_version(config.store, config.schema, _folder(config, port))
     if start is None:
         raise ConfigError("the beginning of the log is gone, and no version was written whole yet: try in a minute")
     return start

@@ -7,6 +7,7 @@
 `AsyncHeadrace` has the same methods, to be awaited.
 """
 
+import getpass
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -128,8 +129,18 @@ class Headrace:
         body: dict[str, Any] = _read(self._http.put(_user_path(user), content=_user_body(attributes)))
         return body
 
+    def rollback(self, version: int | None = None, *, reason: str = "") -> int:
+        """Have replicas answer with a version that is kept, until `resume`; by default they stay where they are."""
+        body = {"version": version, "reason": reason, "who": getpass.getuser()}
+        return int(_read(self._http.post("/v1/model/rollback", json=body))["version"])
+
+    def resume(self, *, reason: str = "") -> int:
+        """Have replicas follow the newest version again; returns that."""
+        body = {"reason": reason, "who": getpass.getuser()}
+        return int(_read(self._http.post("/v1/model/resume", json=body))["version"])
+
     def get(self, path: str) -> dict[str, Any]:
-        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model` or `/v1/health`."""
+        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model`, `/v1/model/versions` or `/v1/health`."""
         body: dict[str, Any] = _read(self._http.get(path))
         return body
 

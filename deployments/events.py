@@ -1,6 +1,6 @@
 """The Events application: everything but ranking.
 
-Events, items, users and what the model is at. `EventsEndpoint` is the whole of it without Ray; `Events` is its replica.
+Events, items, users and versions of the model. `EventsEndpoint` is the whole of it without Ray, `Events` its replica.
 An acknowledgement is sent after the write; posts that arrive while a pipeline is under way share the next one.
 """
 
@@ -28,6 +28,7 @@ from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
 from deployments.metrics import Exporter
 from deployments.openapi import openapi
+from deployments.versions import Ask, VersionRoutes, ask_hub
 from features.clock import WallClock
 from features.connect import StoreConfig, connect
 from features.errors import FeatureError, InvalidInput, LogFull
@@ -44,7 +45,6 @@ from features.item_table import ItemTable
 from features.schema import Entity, Schema
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
-from learners.hub import get_hub
 
 MAX_EVENTS: Final = 1000
 ASK_S: Final = 2.0
@@ -95,7 +95,7 @@ class EventsEndpoint:
     """The routes, around a store.
 
     Args:
-        model_status: Asks the hub.
+        ask_hub: Asks the hub; see `deployments.versions`.
         log_status: Asks the keeper of the log.
         now_ms: Log time.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
@@ -104,14 +104,13 @@ class EventsEndpoint:
     def __init__(
         self,
         store: FeatureStore,
-        model_status: Callable[[], Awaitable[dict[str, Any]]],
+        ask_hub: Ask,
         log_status: Callable[[], Awaitable[dict[str, Any]]],
         now_ms: Callable[[], int],
         *,
         is_event_clock: bool,
     ) -> None:
         self._store = store
-        self._model_status = model_status
         self._log_status = log_status
         self._now_ms = now_ms
         self._shared = SharedPipeline(store)
@@ -126,10 +125,10 @@ class EventsEndpoint:
             ("GET", "/v1/users/{id}", self.get_user),
             ("PUT", "/v1/users/{id}", self.put_user),
             ("DELETE", "/v1/users/{id}", self.delete_user),
-            ("GET", "/v1/model", self.get_model),
             ("GET", "/v1/log", self.get_log),
             ("GET", "/v1/health", self.get_health),
             ("GET", "/v1/openapi.json", self.get_openapi),
+            *VersionRoutes(ask_hub, now_ms).routes,
         ):
             self.app.add(method, path, handler)
 
@@ -188,12 +187,6 @@ class EventsEndpoint:
         user = request.params["id"]
         _checked(lambda: check_id(user, "$.id"))
         return await self._write(erasure_record(LoggedErasure(user, self._now_ms()), self._store.keys))
-
-    async def get_model(self, _: Request) -> Response:
-        """Say which version is current and how old its knowledge is."""
-        status = await self._model_status()
-        age_ms = max(0, self._now_ms() - status["trained_through_ms"])
-        return json_response({**status, "age_ms": age_ms})
 
     async def get_log(self, _: Request) -> Response:
         """Say how full the log is, how long that will do, and how far it is archived."""
@@ -281,29 +274,16 @@ def _as_api_error(error: FeatureError) -> ApiError:
     return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
 
 
-async def hub_status() -> dict[str, Any]:
-    """The hub's status.
-
-    Raises:
-        UnavailableError: If the hub is away.
-    """
-    return await _ask(get_hub, "the model hub")
-
-
 async def log_status() -> dict[str, Any]:
     """The status of the log's keeper.
 
     Raises:
         UnavailableError: If it is away.
     """
-    return await _ask(get_keeper, "the keeper of the log")
-
-
-async def _ask(get: Callable[[], Any], what: str) -> dict[str, Any]:
     try:
-        status: dict[str, Any] = await asyncio.wait_for(get().status.remote(), ASK_S)
+        status: dict[str, Any] = await asyncio.wait_for(get_keeper().status.remote(), ASK_S)
     except (RayError, ValueError, TimeoutError):
-        raise UnavailableError(f"{what} is being restarted") from None
+        raise UnavailableError("the keeper of the log is being restarted") from None
     del status["pid"], status["release"]
     return status
 
@@ -317,7 +297,7 @@ class Events:
         is_event_clock = where.clock == "event"
         store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
-        self._endpoint = EventsEndpoint(store, hub_status, log_status, clock.now_ms, is_event_clock=is_event_clock)
+        self._endpoint = EventsEndpoint(store, ask_hub, log_status, clock.now_ms, is_event_clock=is_event_clock)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(clock.run()), loop.create_task(Exporter(self._values).run())]
 

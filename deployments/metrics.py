@@ -14,6 +14,8 @@ EXPORT_S: Final = 1.0
 GAUGES: Final = {
     "headrace_model_version": "Version of the weights that answer",
     "headrace_model_age_ms": "Log time now minus the log time up to which the answering weights were trained, ms",
+    "headrace_weight_prepare_ms": "Time from the arrival of the newest weights until they could answer, ms",
+    "headrace_weight_swap_ms": "Time in which nothing was answered while the newest weights took their place, ms",
     "headrace_rank_queue_depth": "Rank requests waiting for the next micro-batch",
     "headrace_cached_items": "Item rows in the replica's cache",
     "headrace_log_bytes": "Memory that the log takes in the store, bytes",
@@ -28,6 +30,7 @@ COUNTERS: Final = {
     "headrace_rank_degraded_total": "Rank requests answered with something missing",
     "headrace_rank_second_reads_total": "Micro-batches that needed a second read for recent items",
     "headrace_weight_swaps_total": "Weight swaps",
+    "headrace_weight_bytes_total": "Bytes of the weights that a replica has taken",
     "headrace_decisions_logged_total": "Decisions appended to the log",
     "headrace_decisions_lost_total": "Decisions that could not be logged",
     "headrace_log_archived_entries_total": "Log entries written to the archive",

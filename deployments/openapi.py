@@ -40,6 +40,13 @@ def openapi() -> dict[str, Any]:
                 delete=_operation("Erase a person's state", None, {202: "Written"}),
             ),
             "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
+            "/v1/model/versions": {
+                "get": _operation("Show versions, and what became of them", None, {200: "Versions"})
+            },
+            "/v1/model/rollback": {
+                "post": _operation("Answer with a version that is kept, until resumed", "Rollback", {200: "Pinned"})
+            },
+            "/v1/model/resume": {"post": _operation("Follow the newest version again", "Resume", {200: "Resumed"})},
             "/v1/log": {"get": _operation("Show how full the log is, and how far it is archived", None, {200: "Log"})},
             "/v1/health": {"get": _operation("Show whether the store answers", None, {200: "Health"})},
             "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
@@ -66,6 +73,7 @@ _NUMBER: Final = {"type": "number"}
 _MAP: Final = {"type": "object"}
 _ERROR: Final = _object({"code": _TEXT, "message": _TEXT}, {"path": _TEXT, "retryable": {"type": "boolean"}})
 _MODEL: Final = {"version": _WHOLE, "trained_through_ms": _WHOLE, "age_ms": _WHOLE}
+_PIN: Final = {"oneOf": [_object({"version": _WHOLE, "who": _TEXT, "why": _TEXT, "at_ms": _WHOLE}), {"type": "null"}]}
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": _MAP,
     "Error": _object({"error": _ERROR}),
@@ -94,8 +102,41 @@ _ANSWERS: Final[dict[str, Any]] = {
     "RankBody": {"oneOf": [_ref("RankRequest"), _ref("RankRequests")]},
     "RankResult": {"oneOf": [_ref("RankAnswer"), _ref("RankAnswers")]},
     "Model": _object(
-        _MODEL | {"events": _WHOLE, "examples": _WHOLE, "progressive": _MAP, "state": {"enum": ["held", "live"]}}
+        _MODEL
+        | {
+            "live": _WHOLE,
+            "events": _WHOLE,
+            "examples": _WHOLE,
+            "progressive": _MAP,
+            "state": {"enum": ["live", "pinned"]},
+            "pinned": _PIN,
+        }
     ),
+    "Versions": _object(
+        {
+            "current": _WHOLE,
+            "live": _WHOLE,
+            "pinned": _PIN,
+            "kept": _list(_WHOLE),
+            "history": _list(
+                _object(
+                    {
+                        "what": _TEXT,
+                        "first": _WHOLE,
+                        "last": _WHOLE,
+                        "since_ms": _WHOLE,
+                        "until_ms": _WHOLE,
+                        "who": _TEXT,
+                        "why": _TEXT,
+                    }
+                )
+            ),
+        }
+    ),
+    "Rollback": _object({}, {"version": {"type": ["integer", "null"]}, "reason": _TEXT, "who": _TEXT}),
+    "Pinned": _object({"version": _WHOLE, "state": {"enum": ["pinned"]}}),
+    "Resume": _object({}, {"reason": _TEXT, "who": _TEXT}),
+    "Resumed": _object({"version": _WHOLE}),
     "Log": _object(
         {
             "bytes": _WHOLE,

@@ -161,11 +161,12 @@ class Ranker:
             else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms, note=self._load.note)
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._start(self._weights.run(), self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
+        self._start(self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
         self._start(self._ranking.follow_rows())
         made_up_weights = MadeUpWeights.of(config.schema)
         made_up = Ranking(self._store, made_up_weights, now_ms, lambda _record: None, rank, policy=policy)
-        await warm_up(RankEndpoint(made_up).rank)
+        await asyncio.gather(warm_up(RankEndpoint(made_up).rank), self._weights.catch_up())
+        self._start(self._weights.run())
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
@@ -219,6 +220,9 @@ class Ranker:
             "headrace_rank_degraded_total": self._ranking.n_degraded,
             "headrace_rank_second_reads_total": self._ranking.n_second_reads,
             "headrace_weight_swaps_total": self._weights.n_swaps,
+            "headrace_weight_bytes_total": self._weights.n_bytes,
+            "headrace_weight_prepare_ms": 1000.0 * self._weights.prepare_s,
+            "headrace_weight_swap_ms": 1000.0 * self._weights.swap_s,
             "headrace_decisions_logged_total": self._decision_log.n_logged,
             "headrace_decisions_lost_total": self._decision_log.n_lost,
         }

@@ -1,8 +1,8 @@
 """Where a check of skew can begin: where rows and states are known.
 
-That is the beginning of the log, if nothing of it is gone. Else it is the oldest version that the hub keeps whole, one
-to two minutes old while something is learned: it has the learner's item rows at its log positions, so what comes after
-it is exact, and decisions before it are not judged. Rows of now would be newer than every decision there is.
+That is the beginning of the log, if nothing of it is gone. Else it is the last version but one that the hub wrote
+whole, one to two minutes old while something is learned: it has the learner's item rows at its log positions, so what
+comes after it is exact, and decisions before it are not judged. Rows of now would be newer than every decision.
 """
 
 from collections.abc import AsyncIterator
@@ -32,14 +32,14 @@ class Start:
         return max((at.ms for at in self.positions.values()), default=0)
 
 
-async def oldest_version(store: StoreConfig, schema: Schema, folder: str) -> Start | None:
-    """The oldest version that is kept whole; None if none is yet.
+async def whole_version(store: StoreConfig, schema: Schema, folder: str) -> Start | None:
+    """The last version but one that was written whole, or the last; None if there is none.
 
     Args:
         folder: Of durable versions; empty: in the store.
     """
     async with _files(store, folder) as files:
-        version = await Checkpoints(files, schema).oldest()
+        version = await Checkpoints(files, schema).before_last()
     if version is None or version.private is None:
         return None
     items = version.private.items

@@ -18,7 +18,7 @@ from typing import Any, Final
 import ray
 
 from deployments.metrics import Exporter
-from deployments.skew_start import Start, oldest_version
+from deployments.skew_start import Start, whole_version
 from features.connect import StoreConfig, bulk_of, connect
 from features.deep_log import whole_log_of
 from features.errors import FeatureError
@@ -123,7 +123,7 @@ class SkewWatch:
     async def _live(self) -> None:
         while True:
             try:
-                start = await oldest_version(*self._where)
+                start = await whole_version(*self._where)
                 if start is not None or not await self._log.begins():
                     self._watch.begin(self._log, start or Start({}))
                     await self._follow()

@@ -1,8 +1,7 @@
 """Warm-up: whatever a replica will be asked for is asked for before it is ready.
 
 The first request of a shape pays for what later ones find done: PyTorch chooses kernels and allocates, caches fill,
-the connections to the store open. So a new replica asks itself, through its own endpoint, in every shape; and new
-weights score a few made-up candidates before they answer anybody.
+the connections to the store open. So a new replica asks itself, through its own endpoint, in every shape.
 
 Nothing of it is seen: the endpoint belongs to a `Ranking` of its own, which logs nothing, counts nowhere and teaches no
 admission.
@@ -11,7 +10,6 @@ admission.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -19,11 +17,7 @@ import msgspec
 
 from deployments.http import Handler, Request
 from deployments.rank_body import MAX_REQUESTS
-from features import encoding
-from features.history import history_of
-from features.item_table import ItemTable
 from features.schema import Schema
-from features.state import Update, apply_update, unpack
 from learners.scorer import Scorer
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
@@ -71,17 +65,6 @@ async def warm_up(rank: Handler, within_s: float = WARM_UP_S) -> None:
         logger.warning("not warm within %g s; answering all the same", within_s)
     else:
         logger.info("warm after %.2f s", time.monotonic() - start_s)
-
-
-def made_up_inputs(
-    schema: Schema, batch_sizes: Sequence[int] = (1, 4), n_candidates: int = 20
-) -> list[encoding.Inputs]:
-    """Small batches of inputs about somebody who did one thing, and items that nobody knows, for weights to score."""
-    table, encoder = ItemTable(schema), encoding.Encoder(schema)
-    candidates = [f"warm-up-{index}" for index in range(n_candidates)]
-    update = Update(1, (), history_of([(candidates[0], 0, 1)]).packed, b"")
-    request = encoding.Request(unpack(apply_update(b"", update, schema), schema), {}, 1, candidates)
-    return [encoder.encode(table, [request] * size) for size in batch_sizes]
 
 
 def _body(index: int, n_candidates: int) -> dict[str, Any]:

@@ -1,56 +1,56 @@
-"""Following the hub: a replica's weights are prepared off the request path and swapped by one reference.
+"""Following the hub: a replica's weights are prepared off the request path and changed between two batches.
 
-A replica keeps two scorers. `live` answers; the other one is brought up to date in slices of half a millisecond, with
-the event loop free between them, and then the two change places. A batch takes `live` once and scores without giving up
-the loop, so every answer is computed by exactly one version. Before they do, the new weights score a few made-up
-candidates, so that no answer pays for their first use.
+New rows are written beside those that answer, in slices of half a millisecond with the event loop free between them.
+Then one step without a pause in it makes them those that answer. A batch scores without giving up the loop either, so
+every answer is computed by exactly one version.
 
 Settings that can be changed while a replica runs come along with the weights.
 
-Price: the weights twice in memory. Not known here: what weights are, or where the hub got them.
+Not known here: what weights are, or where the hub got them.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from ray.exceptions import RayError
 
-from deployments.warm_up import made_up_inputs
 from features.schema import Schema
-from learners import snapshots
+from learners.editions import heads, parts
 from learners.errors import LearnerError
 from learners.hub import get_hub
 from learners.scorer import Scorer
-from learners.snapshots import Delta
 
 WAIT_S: Final = 5.0  # of one long poll; bounds how long a dead connection goes unnoticed
 RETRY_S: Final = 0.25
-
+CATCH_UP_S: Final = 10.0  # a new replica waits so long for the weights that others answer with
 
 logger = logging.getLogger(__name__)
 
 
 class WeightFollower:
-    """Keeps `live` at the hub's newest version. Run `run` as a task for the replica's whole life."""
+    """Keeps `live` at what the hub publishes. `catch_up`, then run `run` as a task for the replica's whole life.
+
+    Args:
+        on_settings: Told settings that have changed.
+        find_hub: Gives a handle of the hub.
+    """
 
     def __init__(
         self,
         schema: Schema,
-        on_swap: Callable[[int], None] | None = None,
         on_settings: Callable[[bytes], None] | None = None,
-        new_scorer: Callable[[Schema], Scorer] = Scorer,
+        find_hub: Callable[[], Any] = get_hub,
     ) -> None:
-        self.live = new_scorer(schema)
+        self.live = Scorer(schema)
         self.trained_through_ms = 0
-        self.status: dict[str, Any] = {}
-        self.n_swaps = 0
-        self._spare = new_scorer(schema)
-        self._made_up = made_up_inputs(schema)
-        self._spare_lacks: list[Delta] = []
-        self._on_swap = on_swap
+        self.n_swaps = self.n_bytes = 0
+        self.swap_s = self.prepare_s = 0.0
+        """Of the newest edition: the step in which nothing is answered, and all before it."""
         self._on_settings = on_settings
+        self._find_hub = find_hub
         self._settings = b""
 
     @property
@@ -58,41 +58,57 @@ class WeightFollower:
         """Version of the weights that answer; 0 before the first."""
         return self.live.version
 
+    async def catch_up(self, within_s: float = CATCH_UP_S) -> None:
+        """Come to what the others answer with; without it, if the hub does not say within this time."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not await self._try_to_follow(0.0):
+                    await asyncio.sleep(RETRY_S)
+        except TimeoutError:
+            logger.warning("the hub does not answer within %g s; answering without its weights", within_s)
+
     async def run(self) -> None:
         """Follow for ever; an absent hub is waited for, with the old weights in use."""
         while True:
-            try:
-                await self.follow_once(get_hub())
-            except (RayError, ValueError, LearnerError) as error:
-                logger.warning("weights stay at version %d: %s", self.version, str(error).splitlines()[0])
+            if not await self._try_to_follow(WAIT_S):
                 await asyncio.sleep(RETRY_S)
 
-    async def follow_once(self, hub: Any) -> None:
-        """One long poll, and the swap if there is something new."""
-        news = await hub.follow.remote(self.version, self.trained_through_ms, WAIT_S)
-        deltas = [snapshots.unpack(await ref) for ref in news["refs"]]
-        if deltas:
-            await self.swap(deltas)
-        if self.version == news["version"]:
+    async def follow_once(self, hub: Any, wait_s: float) -> None:
+        """One long poll, and what it brings."""
+        news = await hub.follow.remote(self.live.place, self.trained_through_ms, wait_s)
+        for edition in news["editions"]:
+            await self._become(edition)
+        if self.live.place == news["place"]:
             self.trained_through_ms = news["trained_through_ms"]
-        self.status = news["status"]
         if news["settings"] != self._settings:
             self._settings = news["settings"]
             if self._on_settings is not None:
                 self._on_settings(self._settings)
 
-    async def swap(self, deltas: list[Delta]) -> None:
-        """Bring the spare scorer up to date in slices, then let it answer."""
-        missing = deltas if deltas[0].base is None else [*self._spare_lacks, *deltas]
-        for delta in missing:
-            for _ in self._spare.apply(delta):
+    async def _try_to_follow(self, wait_s: float) -> bool:
+        try:
+            await self.follow_once(self._find_hub(), wait_s)
+        except (RayError, ValueError, LearnerError) as error:
+            logger.warning("weights stay at version %d: %s", self.version, str(error).splitlines()[0])
+            return False
+        return True
+
+    async def _become(self, edition: list[Any]) -> None:
+        """Prepare an edition part by part, then let it answer."""
+        began_s = time.monotonic()
+        packed = await edition[0]
+        head, n_bytes = heads.unpack(memoryview(packed)), len(packed)
+        self.live.begin(head)
+        for ref in edition[1:]:
+            packed = await ref
+            n_bytes += len(packed)
+            for _ in self.live.add(parts.unpack(memoryview(packed))):
                 await asyncio.sleep(0)
-        for inputs in self._made_up:
-            self._spare.score(inputs)
-            await asyncio.sleep(0)
-        self.live, self._spare = self._spare, self.live
-        self._spare_lacks = deltas
-        self.trained_through_ms = deltas[-1].progress.trained_through_ms
+        swap_s = time.monotonic()
+        self.live.flip()
+        self.trained_through_ms = head.trained_through_ms
+        self.prepare_s, self.swap_s = swap_s - began_s, time.monotonic() - swap_s
         self.n_swaps += 1
-        if self._on_swap is not None:
-            self._on_swap(self.version)
+        self.n_bytes += n_bytes
+        for _ in self.live.settle():
+            await asyncio.sleep(0)

@@ -1,8 +1,11 @@
 """Durable commits: one file a version, and now and then one that holds everything.
 
     v0000000041.delta   what version 41 changed on top of 40
-    v0000000060.full    version 60 whole; what lies before it is dropped when the next one is written
+    v0000000060.full    version 60 whole
     left                a whole version that somebody else has made, for the hub to adopt
+
+Deltas go when two whole versions are behind them. Of the whole ones those are kept that lie about 1, 2, 4, 8, … times
+`FULL_EVERY` versions back, so a few of them reach far: those can be gone back to.
 
 Each carries its own checksum (`snapshots.pack`). A file that is corrupt all the same is skipped by name, and with it
 whatever stands on it.
@@ -11,16 +14,19 @@ Where the files are: in the store, which every node reaches and nothing else is 
 which has to be one that all nodes share, lest a hub that is started on another node finds none.
 """
 
+import itertools
 import logging
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from features.schema import Schema
 from learners import snapshots
-from learners.errors import LearnerError
+from learners.errors import LearnerError, UnknownVersion
 from learners.snapshots import Delta
 
 LEFT: Final = "left"
 FULL_EVERY: Final = 60  # versions; bounds both the files to read at start and the bytes written again
+N_KEPT: Final = 8  # whole versions; the oldest of them is about 128 times `FULL_EVERY` versions back
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +55,34 @@ class Checkpoints:
     """The durable versions of one lineage: `load` first, then `write` and `compact` version after version.
 
     `replace` begins another lineage.
+
+    Args:
+        n_kept: Whole versions, at most.
     """
 
-    def __init__(self, files: Files, schema: Schema) -> None:
+    def __init__(self, files: Files, schema: Schema, n_kept: int = N_KEPT) -> None:
         self._files = files
         self._schema = schema
+        self._n_kept = n_kept
         self._last_full = 0
 
     async def write(self, packed: bytes, version: int) -> None:
         """Make one packed delta (or first snapshot) durable."""
         await self._files.write(f"v{version:010d}.delta", packed)
 
-    async def compact(self, full: Delta) -> None:
-        """Write the whole state if it is time to, and drop what the one before it no longer needs."""
+    async def compact(self, full: Delta) -> bool:
+        """Write the whole state if it is time to, and drop what the one before it no longer needs; whether it was."""
         if full.version - self._last_full < FULL_EVERY:
-            return
+            return False
         await self._files.write(f"v{full.version:010d}.full", snapshots.pack(full))
-        kept, self._last_full = self._last_full, full.version
-        for kind in ("delta", "full"):
-            for number in await self._numbers(kind):
-                if number < kept or (kind == "delta" and number == kept):
-                    await self._files.delete(f"v{number:010d}.{kind}")
+        before, self._last_full = self._last_full, full.version
+        for number in await self._numbers("delta"):
+            if number <= before:
+                await self._files.delete(f"v{number:010d}.delta")
+        wholes = await self._numbers("full")
+        for number in set(wholes) - thinned(wholes, self._n_kept):
+            await self._files.delete(f"v{number:010d}.full")
+        return True
 
     async def replace(self, full: Delta) -> None:
         """Have no version but this one, which is newer than all."""
@@ -99,9 +112,38 @@ class Checkpoints:
                 await self._files.delete(f"v{number:010d}.delta")
         return loaded
 
-    async def oldest(self) -> Delta | None:
-        """The oldest version that was written whole and can be read; nothing is dropped, so a hub may be at work."""
-        for number in sorted(await self._numbers("full")):
+    async def numbers(self) -> list[int]:
+        """Versions that there are files for, ascending; see `at`."""
+        found, deltas = [], set(await self._numbers("delta"))
+        for whole in await self._numbers("full"):
+            found.append(whole)
+            while found[-1] + 1 in deltas:
+                found.append(found[-1] + 1)
+        if 1 in deltas:  # the first one is whole
+            found += itertools.takewhile(deltas.__contains__, itertools.count(1))
+        return sorted(set(found))
+
+    async def at(self, version: int) -> Delta:
+        """A version whole, put together anew.
+
+        Raises:
+            UnknownVersion: If it is not kept, or a file that it needs cannot be read.
+        """
+        wholes = [number for number in await self._numbers("full") if number <= version]
+        full = await self._read(f"v{max(wholes):010d}.full") if wholes else None
+        for number in range(full.version + 1 if full else 1, version + 1):
+            delta = await self._read(f"v{number:010d}.delta")
+            if delta is None:
+                break
+            full = delta if full is None else snapshots.merge(full, delta)
+        if full is None or full.version != version:
+            kept = await self.numbers()
+            raise UnknownVersion(f"version {version} is not kept; kept are {spans(kept)}")
+        return full
+
+    async def before_last(self) -> Delta | None:
+        """The last version but one that was written whole, or the last; nothing is dropped: a hub may be at work."""
+        for number in sorted(await self._numbers("full"))[-2:]:
             found = await self._read(f"v{number:010d}.full")
             if found is not None:
                 return found
@@ -137,3 +179,24 @@ class Checkpoints:
     async def _numbers(self, kind: str) -> list[int]:
         names = await self._files.names()
         return [int(name[1:11]) for name in names if name.startswith("v") and name.endswith(f".{kind}")]
+
+
+def thinned(numbers: Iterable[int], n_kept: int) -> set[int]:
+    """Of whole versions the newest, and for each power of two times `FULL_EVERY` the oldest not further back."""
+    newest_first = sorted(numbers, reverse=True)
+    newest = newest_first[0]
+    kept = {newest}
+    for power in range(n_kept - 1):
+        kept.add(min(number for number in newest_first if newest - number <= FULL_EVERY << power))
+    return kept
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Ascending numbers, as people write them: 3, 7-9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs) or "none"

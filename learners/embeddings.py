@@ -18,7 +18,6 @@ The table knows neither what keys mean nor where gradients come from.
 Legend: N rows, D embedding, C counters.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +32,7 @@ U32 = NDArray[np.uint32]
 U8 = NDArray[np.uint8]
 
 FALLBACK: Final = 0
-SLICE: Final = 2048  # rows loaded at once: under half a millisecond with their keys
+SLICE: Final = 2048  # rows loaded at once: what that takes beside them stays in the caches
 N_COUNTERS: Final = 1 << 20  # of admission: a megabyte; halved when there is one meeting for every two
 META: Final = np.dtype([("key", "u8"), ("accumulator", "f4"), ("uses", "f4"), ("met_s", "u4"), ("flags", "u4")])
 """Of a row, side by side: a step that meets a row reads one line of it."""
@@ -100,7 +99,7 @@ class EmbeddingTable:
         """Forget every key; what is left is the fallback row."""
         self.max_rows = max_rows or self.config.max_rows
         self._index = KeyIndex(n_expected)
-        self.weight = _lined_up(self.max_rows, self.n_embedding)
+        self.weight = lined_up(self.max_rows, self.n_embedding)
         meta = np.zeros(self.max_rows, dtype=META)
         self.key, self.accumulator, self.uses = meta["key"], meta["accumulator"], meta["uses"]
         self.met_s, self._flags = meta["met_s"], meta["flags"]
@@ -167,12 +166,7 @@ class EmbeddingTable:
         return self._keeping(places.astype(np.uint32), self._counts[places])
 
     def load(self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32) -> None:
-        """Put rows in their places at once; see `load_slices`."""
-        for _ in self.load_slices(rows_N, keys_N, values_ND):
-            pass
-
-    def load_slices(self, rows_N: NDArray[np.integer], keys_N: U64, values_ND: F32) -> Iterator[None]:
-        """Put rows in their places, a slice before each yield; they do not count as touched.
+        """Put rows in their places; they do not count as touched.
 
         What a row held before is forgotten; a row without a key is free.
 
@@ -189,7 +183,6 @@ class EmbeddingTable:
             self._index.put(keys, rows)
             self._state[upkeep.N_ROWS] = max(len(self), int(rows[-1]) + 1)
             self.key[rows], self.weight[rows] = keys, values_ND[part]
-            yield
 
     def resume(self, accumulators_N: F32, uses_N: F32, met_s_N: U32, kept: Keeping) -> None:
         """After `load` of all rows: go on as the table that they and this are from."""
@@ -207,7 +200,7 @@ class EmbeddingTable:
         return Keeping(hand, n_free, free, n_counted, places, counts)
 
 
-def _lined_up(n_rows: int, n_embedding: int) -> F32:
+def lined_up(n_rows: int, n_embedding: int) -> F32:
     """Zeros [N, D] that begin with a line of memory: a row of 32 then fills two lines, and not parts of three."""
     memory = np.zeros(4 * n_rows * n_embedding + LINE, dtype=np.uint8)
     start = -memory.ctypes.data % LINE

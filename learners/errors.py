@@ -4,7 +4,8 @@ LearnerError
 ├── DivergedStep            a step's loss or gradient is not finite; the batch is skipped, the weights stay
 ├── CorruptSnapshot         bytes of a snapshot were cut or altered, or are of an unknown format
 ├── ForeignSnapshot         a snapshot was made under another schema, or for a network of another shape
-└── StaleSnapshot           a delta stands on a version that the receiver does not have; take a full one
+├── StaleSnapshot           a delta stands on a version that the receiver does not have; take a full one
+└── UnknownVersion          a version is asked for that is not kept
 """
 
 
@@ -26,3 +27,7 @@ class ForeignSnapshot(LearnerError):
 
 class StaleSnapshot(LearnerError):
     """The delta's base is not the receiver's version."""
+
+
+class UnknownVersion(LearnerError):
+    """No version of this number can be put together from what is kept."""

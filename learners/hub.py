@@ -5,8 +5,9 @@ all of that was learned from. The hub writes the offer durably, then makes it th
 So a version is committed whole, a learner that is killed goes on from the committed positions, and a hub that is
 killed comes back with exactly what it had acknowledged. Nothing is learned twice and nothing is lost.
 
-Replicas long-poll `follow`. They get the deltas since their version while the hub still holds them, else a snapshot.
-What is handed out is put into the object store once and shared by every replica of a node.
+What is committed is published: drafted as an edition (`learners.publisher`) and handed out. Replicas long-poll
+`follow` and get the editions since theirs while the hub still holds them, else all that the others have. What is handed
+out is put into the object store once and shared by every replica of a node. A commit does not wait for it.
 
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
@@ -16,8 +17,8 @@ who does not reach the hub, is found within seconds.
 
 Settings of the replicas travel the same way (`configure`): they apply to those that run, and to those that come later.
 
-`hold` keeps what is committed from the replicas until `release`: to see what publishing costs, or to keep a version in
-place. It is not durable: a hub that restarts publishes again.
+`rollback` brings a version back that is kept, and keeps replicas there until `resume`, durably; learning goes on beside
+it. What became of versions, by whom and why, is in `versions`.
 
 The hub does not look inside weights. It runs on one event loop, so no two offers interleave.
 """
@@ -26,29 +27,45 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import OrderedDict, deque
+import uuid
+from collections import OrderedDict
 from typing import Any, Final
 
+import msgspec
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
+from features.clock import WallClock
 from features.connect import StoreConfig, files_of
 from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
-from learners import snapshots
+from learners import editions, pinning, snapshots
 from learners.checkpoints import Checkpoints, Files
+from learners.editions import Head, Part, Place
 from learners.errors import ForeignSnapshot, LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
+from learners.pinning import PINNED, Pin
+from learners.publisher import Draft, Publisher
 from learners.shares import Share
 from learners.snapshots import Delta
+from learners.version_history import VersionHistory, What
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
 LOOK_S: Final = 5.0  # for a version that was left
 SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
-N_DELTAS: Final = 64  # about a minute of versions: a replica further behind takes the snapshot
+HISTORY: Final = "history"
+"""Name of the file of what became of versions."""
+N_EDITIONS: Final = 64  # about a minute of them: a replica further behind takes everything
+MAX_BYTES: Final = 1 << 20  # of an edition's rows
+LEFT_S: Final = 1.0  # after which rows that did not fit are sent, if no version comes
+OPERATOR: Final = "operator"
+LEARNER: Final = "learner"
+EditionRefs = list["ray.ObjectRef[NDArray[np.uint8]]"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +88,22 @@ class ModelHub:
         self._files: Files
         self._full: Delta | None = None
         self._loading = asyncio.get_running_loop().create_task(self._load(store, schema, folder))
-        self._adopting = asyncio.get_running_loop().create_task(self._adopt_what_is_left())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._adopt_what_is_left()), loop.create_task(self._publish_for_ever())]
         self._committing = asyncio.Lock()
-        self._deltas: OrderedDict[int, ray.ObjectRef[bytes]] = OrderedDict()
-        self._snapshot: tuple[int, ray.ObjectRef[bytes]] | None = None
-        self._trained_through_ms = 0
+        self._clock = WallClock()
+        self._publisher = Publisher(uuid.uuid4().hex, MAX_BYTES)
+        self._wanted = asyncio.Event()
+        """Set while there may be something to publish."""
+        self._editions: OrderedDict[int, EditionRefs] = OrderedDict()
+        self._whole: tuple[int, EditionRefs] = 0, []
+        self._pin: Pin | None = None
+        self._history = VersionHistory()
+        self._published_ms = 0
+        """What the published version was trained through."""
         self._changed = asyncio.Event()
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
-        self._is_held = False
-        self._unpublished: deque[Delta] = deque(maxlen=N_DELTAS)
 
     async def version(self) -> int:
         """Number of the current version; 0 before the first commit."""
@@ -113,12 +136,10 @@ class ModelHub:
         await self._checkpoints.write(packed, delta.version)
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
         self._meetings.commit(delta.version)
-        self._trained_through_ms = max(self._trained_through_ms, delta.progress.trained_through_ms)
-        if self._is_held:
-            self._unpublished.append(delta)
-        else:
-            self._publish(delta)
-        await self._checkpoints.compact(self._full)
+        self._publisher.note(delta)
+        self._wanted.set()
+        if await self._checkpoints.compact(self._full):
+            await self._files.write(HISTORY, self._history.packed)
 
     async def adopt(self, packed: bytes) -> int:
         """Put a whole version that was made elsewhere in the place of all that was learned here; returns its number.
@@ -139,11 +160,11 @@ class ModelHub:
                 )
             full.version = (current.version if current else 0) + 1
             await self._checkpoints.replace(full)
-            self._full, self._trained_through_ms = full, full.progress.trained_through_ms
-            self._deltas.clear()
-            self._unpublished.clear()
+            self._full = full
             self._meetings.tear()
-            self._wake()
+            self._publisher.note_all(full)
+            await self._note("adopted", full.version, "backfill", "it was trained on a history")
+            self._wanted.set()
         return full.version
 
     async def _adopt_what_is_left(self) -> None:
@@ -190,10 +211,9 @@ class ModelHub:
         """
         if version != await self.version():
             return False
-        if trained_through_ms > self._trained_through_ms:
-            self._trained_through_ms = trained_through_ms
-            if not self._is_held:
-                self._wake()
+        if self._publisher.version == version and trained_through_ms > self._published_ms:
+            self._published_ms = trained_through_ms
+            self._wake()
         return True
 
     async def configure(self, settings: bytes) -> None:
@@ -204,41 +224,68 @@ class ModelHub:
             self._settings = settings
             self._wake()
 
-    async def hold(self) -> int:
-        """Commit offers from now on without telling replicas; returns the version they stay at.
+    async def rollback(self, version: int | None, who: str = OPERATOR, why: str = "") -> int:
+        """Have replicas answer with this version, until `resume`, and come back to it after a restart.
 
-        A replica that has no version yet gets the newest all the same.
-        """
-        self._is_held = True
-        return await self.version()
+        Learning goes on, and so do commits.
 
-    async def release(self) -> int:
-        """Tell replicas what was committed meanwhile, and go on as before; returns the newest version."""
-        self._is_held = False
-        while self._unpublished:
-            self._publish(self._unpublished.popleft())
-        self._wake()
-        return await self.version()
-
-    async def follow(self, version: int, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
-        """What a replica at `version` lacks; waits until there is something, at most `wait_s`.
-
-        Returns:
-            `version`, `trained_through_ms`, `status`, `settings` (empty: those they started with) and `refs`: object
-            references of packed deltas to apply in order.
+        Args:
+            version: None: keep them at the one that answers.
+        Raises:
+            UnknownVersion: If it is not kept, or none answers yet.
         """
         await self._current()
-        if not self._has_news(version, trained_through_ms):
+        async with self._committing:
+            full = await self._checkpoints.at(self._publisher.version if version is None else version)
+            pin = Pin(who, why, self._clock.now_ms(), pinning.public(full))
+            await self._files.write(PINNED, pinning.pins.pack(pin))
+            self._go_to(pin)
+            await self._note("rolled back", full.version, who, why)
+        return full.version
+
+    async def resume(self, who: str = OPERATOR, why: str = "") -> int:
+        """Publish what was committed since `rollback`, and go on; returns the newest version."""
+        await self._current()
+        async with self._committing:
+            if self._pin is not None:
+                await self._files.delete(PINNED)
+                self._pin = None
+                if self._full is not None:
+                    self._publisher.note_all(self._full)
+                    await self._note("resumed", self._full.version, who, why)
+                self._wanted.set()
+        return await self.version()
+
+    async def versions(self) -> dict[str, Any]:
+        """What `GET /v1/model/versions` tells."""
+        await self._current()
+        async with self._committing:
+            kept = await self._checkpoints.numbers()
+        return {
+            "current": await self.version(),
+            "live": self._publisher.version,
+            "pinned": self._pin.described if self._pin else None,
+            "kept": kept,
+            "history": [msgspec.structs.asdict(line) for line in self._history.lines],
+        }
+
+    async def follow(self, place: Place, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
+        """What a replica at `place` lacks; waits until there is something, at most `wait_s`.
+
+        Returns:
+            `place`, `version`, `trained_through_ms`, `settings` (empty: those they started with) and `editions`: object
+            references of each one's packed head and parts, to apply in order.
+        """
+        await self._current()
+        if self._publisher.place == place and self._published_ms == trained_through_ms:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
-        news = {"status": await self.status(), "settings": self._settings}
-        if self._is_held_from(version):
-            return {"version": version, "trained_through_ms": trained_through_ms, "refs": [], **news}
         return {
-            "version": await self.version(),
-            "trained_through_ms": self._trained_through_ms,
-            "refs": self._since(version),
-            **news,
+            "place": self._publisher.place,
+            "version": self._publisher.version,
+            "trained_through_ms": self._published_ms,
+            "editions": self._since(place),
+            "settings": self._settings,
         }
 
     async def status(self) -> dict[str, Any]:
@@ -246,11 +293,13 @@ class ModelHub:
         progress = self._full.progress if self._full else None
         return {
             "version": await self.version(),
-            "trained_through_ms": self._trained_through_ms,
+            "live": self._publisher.version,
+            "trained_through_ms": self._published_ms,
             "events": progress.n_events if progress else 0,
             "examples": progress.n_examples if progress else 0,
             "progressive": dict(progress.metrics) if progress else {},
-            "state": "held" if self._is_held else "live",
+            "state": "pinned" if self._pin else "live",
+            "pinned": self._pin.described if self._pin else None,
             "pid": os.getpid(),
             "release": self._release,
         }
@@ -267,47 +316,85 @@ class ModelHub:
                 self._files = FolderFiles(folder) if folder else files_of(store)
                 self._checkpoints = Checkpoints(self._files, schema)
                 self._full = await self._checkpoints.load()
-                self._settings = await self._files.read(SETTINGS) if SETTINGS in await self._files.names() else b""
+                names = await self._files.names()
+                self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
+                self._history = VersionHistory(await self._files.read(HISTORY) if HISTORY in names else b"")
+                if PINNED in names:
+                    self._find_pinned(await self._files.read(PINNED))
                 break
             except (FeatureError, OSError) as error:
                 logger.warning("durable versions are out of reach: %s", error)
                 await asyncio.sleep(RETRY_S)
-        if self._full is not None:
-            self._trained_through_ms = self._full.progress.trained_through_ms
+        self._wanted.set()
 
     async def _current(self) -> Delta | None:
         """The current version; not before it is known which one that is."""
         await asyncio.shield(self._loading)
         return self._full
 
-    def _is_held_from(self, version: int) -> bool:
-        return self._is_held and version > 0
+    async def _publish_for_ever(self) -> None:
+        await asyncio.shield(self._loading)
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if self._full is None or self._pin is not None:
+                continue
+            draft = self._publisher.draft(self._full)
+            self._send(draft)
+            self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
+            if draft.n_left:
+                asyncio.get_running_loop().call_later(LEFT_S, self._wanted.set)
 
-    def _has_news(self, version: int, trained_through_ms: int) -> bool:
-        if self._is_held_from(version):
-            return False
-        current = self._full.version if self._full else 0
-        return current != version or self._trained_through_ms > trained_through_ms
+    def _find_pinned(self, packed: bytes) -> None:
+        try:
+            pin = pinning.pins.unpack(packed)
+            snapshots.check_schema(pin.full, self._schema)
+        except LearnerError as error:
+            logger.error("checkpoint %s is skipped, replicas get the newest version: %s", PINNED, error)
+        else:
+            self._go_to(pin)
 
-    def _publish(self, delta: Delta) -> None:
-        self._deltas[delta.version] = ray.put(snapshots.pack(snapshots.public(delta)))
-        while len(self._deltas) > N_DELTAS:
-            self._deltas.popitem(last=False)
+    def _go_to(self, pin: Pin) -> None:
+        self._pin = pin
+        self._publisher.note_all(pin.full)
+        self._send(self._publisher.draft(pin.full, is_limited=False))
+
+    def _send(self, draft: Draft) -> None:
+        """Hand an edition out from now on."""
+        self._publisher.settle(draft)
+        self._editions[draft.head.place.number] = _put(draft.head, draft.parts)
+        while len(self._editions) > N_EDITIONS:
+            self._editions.popitem(last=False)
+        self._published_ms = draft.head.trained_through_ms
         self._wake()
 
-    def _since(self, version: int) -> list["ray.ObjectRef[bytes]"]:
-        if self._full is None or version == self._full.version:
+    def _since(self, place: Place) -> list[EditionRefs]:
+        """The editions that bring who is at `place` to the newest."""
+        newest = self._publisher.place
+        if not newest.number or place == newest:
             return []
-        missing = range(version + 1, self._full.version + 1)
-        if 0 < version < self._full.version and all(number in self._deltas for number in missing):
-            return [self._deltas[number] for number in missing]
-        if self._snapshot is None or self._snapshot[0] != self._full.version:
-            self._snapshot = (self._full.version, ray.put(snapshots.pack(snapshots.public(self._full))))
-        return [self._snapshot[1]]
+        missing = range(place.number + 1, newest.number + 1)
+        if place.origin == newest.origin and all(number in self._editions for number in missing):
+            return [self._editions[number] for number in missing]
+        if self._whole[0] != newest.number:
+            head, rows = self._publisher.whole()
+            self._whole = newest.number, _put(head, rows)
+        return [self._whole[1]]
+
+    async def _note(self, what: What, version: int, who: str, why: str) -> None:
+        """Add to the history, durably."""
+        self._history.note(what, version, self._clock.now_ms(), who, why)
+        await self._files.write(HISTORY, self._history.packed)
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _put(head: Head, rows: list[Part]) -> EditionRefs:
+    """Into the object store, so that a node reads it where it lies."""
+    packed = [editions.heads.pack(head), *map(editions.parts.pack, rows)]
+    return [ray.put(np.frombuffer(one, dtype=np.uint8)) for one in packed]
 
 
 def get_hub() -> Any:

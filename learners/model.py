@@ -61,6 +61,17 @@ STATISTICS: Final = ("dense_mean", "dense_variance", "user_mean", "user_variance
 SLOWEST: Final = 1e-3  # share of a batch in the statistics, once they are of a thousand batches
 
 
+class Lookup(Protocol):
+    """An embedding table, as far as scoring needs it."""
+
+    @property
+    def arrays(self) -> Table:
+        """As `learners.kernels` take it, by the same memory."""
+
+    def lookup(self, keys: U64, /) -> I64:
+        """Rows of keys, in their shape; 0, the fallback, for absent (0) and unknown ones."""
+
+
 class Loss(Protocol):
     """From scores and their mask to the gradient of the scores, which it writes into its last argument."""
 
@@ -137,7 +148,7 @@ class RankingModel(nn.Module):
     """`score` for serving; for learning `look_up`, then `learn_from`; `observe` keeps the statistics.
 
     Args:
-        tables: Of another model that this one shares them with.
+        tables: By the names of `TABLES`; by default such as learn.
     """
 
     enter: nn.Parameter  # [F + D + dots, H]
@@ -159,11 +170,11 @@ class RankingModel(nn.Module):
     user_mean: Tensor
     user_variance: Tensor
 
-    def __init__(self, schema: Schema, config: ModelConfig, tables: Mapping[str, EmbeddingTable] | None = None) -> None:
+    def __init__(self, schema: Schema, config: ModelConfig, tables: Mapping[str, Lookup] | None = None) -> None:
         super().__init__()
         self.config = config
         encoder = Encoder(schema)
-        self.tables = dict(tables or {name: EmbeddingTable(config.n_embedding) for name in TABLES})
+        self.tables: dict[str, Lookup] = dict(tables or {name: EmbeddingTable(config.n_embedding) for name in TABLES})
         self._n_types = len(schema.event_types)
         spreads = []
         for name, (shape, spread) in self._shapes(len(encoder.dense_names), len(encoder.user_names)).items():
@@ -422,7 +433,7 @@ class RankingModel(nn.Module):
         self._arrays = {name: tensor.detach().numpy() for name, tensor in named}
 
 
-def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
+def collected(table: Lookup, keys: Sequence[U64]) -> BatchTable:
     """The rows that these keys name, each once; unknown keys have the fallback row."""
     n_keys = sum(part.size for part in keys)
     n_slots = 1 << (2 * n_keys + 2).bit_length()
@@ -431,8 +442,9 @@ def collected(table: EmbeddingTable, keys: Sequence[U64]) -> BatchTable:
     n_rows = 1
     for part in keys:
         n_rows = kernels.collect(table.arrays, part.ravel(), slots, rows, n_rows)
-    values = np.empty((n_rows, table.n_embedding), dtype=np.float32)
-    kernels.gather(table.weight, rows[:n_rows], values)
+    *_, weight_ND = table.arrays
+    values = np.empty((n_rows, weight_ND.shape[1]), dtype=np.float32)
+    kernels.gather(weight_ND, rows[:n_rows], values)
     return BatchTable(rows[:n_rows], (slots, NOTHING, values), np.zeros_like(values))
 
 

@@ -130,14 +130,14 @@ class OnlineLearner:
         self.config = config
         self.seat = seat
         self.table = ItemTable(schema)
-        tables = {name: EmbeddingTable(config.model.n_embedding, config.table) for name in TABLES}
-        self.model = RankingModel(schema, config.model, tables)
+        self.tables = {name: EmbeddingTable(config.model.n_embedding, config.table) for name in TABLES}
+        self.model = RankingModel(schema, config.model, self.tables)
         self.encoder = Encoder(schema)
         self.positions: Positions = {}
         self.n_examples = self.n_skipped = 0
         self._n_read = 0
         self.last_step: StepMetrics | None = None
-        self._trained = RankingModel(schema, config.model, self.model.tables)
+        self._trained = RankingModel(schema, config.model, self.tables)
         self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
         # None draws what another draws.
         self._sampler = NegativeSampler(schema, config.sampling, config.seed + seat)
@@ -148,7 +148,7 @@ class OnlineLearner:
         self._drift = DriftDetector(config.drift)
         self._lateness = Lateness()
         self._served = ServedMean(self.model)
-        self._round = Round(self._trained) if config.rounds.n_learners > 1 else None
+        self._round = Round(self._trained, self.tables) if config.rounds.n_learners > 1 else None
         self._n_before = self._counts()
         self._first_ms = 0
         self._tick_end_ms = 0
@@ -309,7 +309,7 @@ class OnlineLearner:
         if any(share.n_steps for share in shares):
             self._served.keep_lifted(pace)
         now_s = self._now_ms() // 1000
-        for name, table in self.model.tables.items():
+        for name, table in self.tables.items():
             lay_table(table, [share.tables[name] for share in shares], now_s)
         n_examples, n_skipped, n_drawn = self._n_before
         self.n_examples = n_examples + sum(share.n_examples for share in shares)
@@ -321,7 +321,7 @@ class OnlineLearner:
 
     def drop_delta(self) -> None:
         """What changed since the last take is offered by somebody else."""
-        for table in self.model.tables.values():
+        for table in self.tables.values():
             table.take_touched()
             table.take_keeping()
         self.table.take_touched()
@@ -333,9 +333,7 @@ class OnlineLearner:
             RuntimeError: As `take_delta`.
         """
         self._make_whole()
-        tables = {
-            name: _rows(table, np.arange(len(table)), table.keeping()) for name, table in self.model.tables.items()
-        }
+        tables = {name: _rows(table, np.arange(len(table)), table.keeping()) for name, table in self.tables.items()}
         return self._delta(version, None, tables, range(1, len(self.table) + 1))
 
     def take_delta(self, version: int, base: int | None) -> Delta:
@@ -345,9 +343,7 @@ class OnlineLearner:
             RuntimeError: If something is pending: half a batch can't be committed.
         """
         self._make_whole()
-        tables = {
-            name: _rows(table, table.take_touched(), table.take_keeping()) for name, table in self.model.tables.items()
-        }
+        tables = {name: _rows(table, table.take_touched(), table.take_keeping()) for name, table in self.tables.items()}
         items = self.table.take_touched().tolist()
         return self.snapshot(version) if base is None else self._delta(version, base, tables, items)
 
@@ -367,7 +363,7 @@ class OnlineLearner:
         fresh.model.flat.copy_(torch.from_numpy(full.weights.copy()))
         fresh._trained.flat.copy_(torch.from_numpy(private.weights.copy()))
         for name, part in full.tables.items():
-            _resume(fresh.model.tables[name], part)
+            _resume(fresh.tables[name], part)
         mean, square = torch.from_numpy(private.mean.copy()), torch.from_numpy(private.square.copy())
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
@@ -464,7 +460,7 @@ class OnlineLearner:
             if self._round is not None:
                 self._round.note_rows(rows)
             for name, found in rows.items():
-                self.model.tables[name].adagrad(found.rows, found.gradient, self.config.embedding_rate)
+                self.tables[name].adagrad(found.rows, found.gradient, self.config.embedding_rate)
         if self._round is not None:
             self._round.note_step(fullness)
         else:
@@ -476,7 +472,7 @@ class OnlineLearner:
             self._round.note_met(keys)
             return
         for name, met in keys.items():
-            self.model.tables[name].meet(met, self._now_ms() // 1000)
+            self.tables[name].meet(met, self._now_ms() // 1000)
 
     def _note(self, parts: Sequence[Part]) -> float:
         """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""

@@ -90,10 +90,12 @@ class Round:
 
     Args:
         trained: The network that learns.
+        tables: Its embeddings.
     """
 
-    def __init__(self, trained: RankingModel) -> None:
+    def __init__(self, trained: RankingModel, tables: Mapping[str, EmbeddingTable]) -> None:
         self._trained = trained
+        self._tables = tables
         self.start()
 
     def start(self) -> None:
@@ -101,10 +103,9 @@ class Round:
         self._base = self._trained.flat.clone()
         self._mean = self._base.clone()
         self.n_steps, self.weight = 0, 0.0
-        tables = self._trained.tables
-        self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in tables}
-        self._is_noted = {name: np.zeros(len(table), dtype=bool) for name, table in tables.items()}
-        self._met: dict[str, list[U64]] = {name: [] for name in tables}
+        self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in self._tables}
+        self._is_noted = {name: np.zeros(len(table), dtype=bool) for name, table in self._tables.items()}
+        self._met: dict[str, list[U64]] = {name: [] for name in self._tables}
 
     def note_rows(self, named: Mapping[str, BatchTable]) -> None:
         """Note rows that are about to be trained for the first time, as they are."""
@@ -113,7 +114,7 @@ class Round:
             is_first = ~is_noted_N[found.rows]
             rows = found.rows[is_first]
             is_noted_N[rows] = True
-            accumulators = self._trained.tables[name].accumulator[rows]
+            accumulators = self._tables[name].accumulator[rows]
             self._before[name].append((rows, found.values[is_first], accumulators))
 
     def note_step(self, fullness: float) -> None:
@@ -133,7 +134,7 @@ class Round:
 
     def take_tables(self) -> dict[str, TableShare]:
         """What the round did to every table; the rows are set back to what they were."""
-        return {name: self._take_table(name, table) for name, table in self._trained.tables.items()}
+        return {name: self._take_table(name, table) for name, table in self._tables.items()}
 
     def lay_dense(self, shares: Sequence[Share], adam: Adam, served: Tensor, pace: float) -> None:
         """Parameters, statistics and optimizer after the shares of all.

@@ -1,13 +1,16 @@
-"""A replica's copy of the model: takes versions in small slices, scores without gradients.
+"""A copy of the model that only scores: becomes one edition after the other, each between two scorings.
 
-`apply` is a generator, so that the replica can answer requests between two slices. While it runs the scorer is neither
-the old version nor the new one and must not be asked; a replica keeps two scorers and swaps them.
+    begin(head), add(part), …   prepared beside what answers      in slices: requests are answered in between
+    flip()                      scores are those of the new one
+    settle() or revert()        the old one is let go of, or back
 
-The network is built from what the first full snapshot says of itself.
+The network is built from what the first edition says of itself. `max_spare_bytes` bounds what new rows take beside
+those that answer; see `ServingTable`.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,54 +18,118 @@ from numpy.typing import NDArray
 
 from features.encoding import Inputs
 from features.schema import Schema
-from learners import snapshots
+from learners.editions import Head, Part, Place
 from learners.errors import ForeignSnapshot, StaleSnapshot
-from learners.model import ModelConfig, RankingModel
-from learners.snapshots import Delta, Rows
+from learners.model import TABLES, ModelConfig, RankingModel
+from learners.serving_table import ServingTable
+
+MAX_SPARE_BYTES: Final = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """One shape of network, and its embeddings."""
+
+    model: RankingModel
+    tables: dict[str, ServingTable]
+    max_rows: dict[str, int]
 
 
 class Scorer:
-    """`apply` versions, then `score`. Version 0 has learned nothing and gives every candidate the same score."""
+    """`apply` editions, then `score`. Version 0 has learned nothing and gives every candidate the same score."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, max_spare_bytes: int = MAX_SPARE_BYTES) -> None:
         self._schema = schema
-        self._model = RankingModel(schema, ModelConfig())
+        self._max_spare_bytes = max_spare_bytes
+        self._live = self._coming = self._built(ModelConfig(), dict.fromkeys(TABLES, 1))
+        self._head: Head | None = None
+        self._before: tuple[int, Place, _Network, torch.Tensor] | None = None
         self.version = 0
+        self.place = Place()
+
+    @property
+    def tables(self) -> dict[str, ServingTable]:
+        """The embeddings, by name."""
+        return self._live.tables
 
     def score(self, inputs: Inputs) -> NDArray[np.float32]:
         """Scores [B, K]; padded candidates have 0."""
-        return self._model.score(inputs)
+        return self._live.model.score(inputs)
 
-    def apply(self, delta: Delta) -> Iterator[None]:
-        """Take a full snapshot, or a delta on this very version; exhaust the iterator before scoring again.
+    def apply(self, head: Head, parts: Iterable[Part]) -> Iterator[None]:
+        """All of it, for who is asked nothing meanwhile; a part is taken when the ones before are prepared.
 
-        Yields:
-            Between slices of at most half a millisecond.
         Raises:
-            StaleSnapshot: If the delta stands on another version; nothing has changed.
+            StaleSnapshot, ForeignSnapshot: As `begin`.
+        """
+        self.begin(head)
+        for part in parts:
+            yield from self.add(part)
+        self.flip()
+        yield from self.settle()
+
+    def begin(self, head: Head) -> None:
+        """Start to become an edition; one that was begun before is dropped.
+
+        Raises:
+            StaleSnapshot: If it stands on another one than this scorer is at; nothing has changed.
             ForeignSnapshot: If it is of another schema or network; nothing has changed.
         """
-        self._check(delta)
-        if delta.base is None and delta.model != asdict(self._model.config):
-            self._model = RankingModel(self._schema, ModelConfig(**delta.model))
-        # Until the last slice it is no version at all: a delta on either side of it is refused.
-        self.version = -1
-        self._model.flat.copy_(torch.from_numpy(delta.weights.copy()))
-        yield
-        for name, part in delta.tables.items():
-            yield from self._apply_rows(name, part, is_full=delta.base is None)
-        self.version = delta.version
+        self._check(head)
+        for table in self._live.tables.values():
+            table.drop_change()
+        self._head, self._coming = head, self._live
+        if head.base is None and (head.model, head.max_rows) != (asdict(self._live.model.config), self._live.max_rows):
+            self._coming = self._built(ModelConfig(**head.model), head.max_rows)
+        for name, table in self._coming.tables.items():
+            table.begin(head.fallbacks[name], head.gone[name], is_whole=head.base is None)
 
-    def _apply_rows(self, name: str, part: Rows, is_full: bool) -> Iterator[None]:
-        table = self._model.tables[name]
-        if is_full:
-            table.clear(len(part.rows) + len(part.rows) // 4 + 1, part.max_rows)
-        yield from table.load_slices(part.rows, part.keys, part.values)
+    def add(self, part: Part) -> Iterator[None]:
+        """Prepare rows, a slice before each yield."""
+        yield from self._coming.tables[part.table].prepare(part)
 
-    def _check(self, delta: Delta) -> None:
-        snapshots.check_schema(delta, self._schema)
-        if delta.base is not None and delta.base != self.version:
-            raise StaleSnapshot(f"version {delta.version} stands on {delta.base}, this replica has {self.version}")
-        n_expected = len(self._model.flat)
-        if delta.base is not None and len(delta.weights) != n_expected:
-            raise ForeignSnapshot(f"version {delta.version}: {len(delta.weights)} weights, expected {n_expected}")
+    def flip(self) -> None:
+        """Score with the edition that was prepared, from now on."""
+        assert self._head is not None
+        self._before = self.version, self.place, self._live, self._live.model.flat.clone()
+        self._live = self._coming
+        self._live.model.flat.copy_(torch.from_numpy(self._head.weights.copy()))
+        for table in self._live.tables.values():
+            table.flip()
+        self.version, self.place, self._head = self._head.version, self._head.place, None
+
+    def settle(self) -> Iterator[None]:
+        """Let go of what was before, a slice before each yield."""
+        self._before = None
+        for table in self._live.tables.values():
+            yield from table.settle()
+
+    def revert(self) -> None:
+        """Instead of `settle`: as before the flip.
+
+        Raises:
+            RuntimeError: If rows were overwritten; see `ServingTable`.
+        """
+        assert self._before is not None
+        for table in self._live.tables.values():
+            table.revert()
+        self.version, self.place, self._live, weights = self._before
+        self._live.model.flat.copy_(weights)
+        self._before = None
+
+    def _built(self, config: ModelConfig, max_rows: dict[str, int]) -> _Network:
+        max_spare = self._max_spare_bytes // (4 * config.n_embedding)
+        tables = {name: ServingTable(config.n_embedding, max_rows[name], max_spare) for name in TABLES}
+        return _Network(RankingModel(self._schema, config, tables), tables, max_rows)
+
+    def _check(self, head: Head) -> None:
+        if head.fingerprint != self._schema.fingerprint:
+            raise ForeignSnapshot(
+                f"version {head.version}: made under schema {head.fingerprint:016x}, "
+                f"expected {self._schema.fingerprint:016x}"
+            )
+        if head.base is not None and head.base != self.place:
+            raise StaleSnapshot(f"edition {head.place} stands on {head.base}, this replica has {self.place}")
+        n_expected = len(self._live.model.flat)
+        if head.base is not None and len(head.weights) != n_expected:
+            raise ForeignSnapshot(f"version {head.version}: {len(head.weights)} weights, expected {n_expected}")

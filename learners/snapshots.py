@@ -1,10 +1,7 @@
 """What a learner has learned, as a value: everything, or what changed since a version.
 
-    8 bytes   magic and format          8 bytes   xxh3_64 of the rest          msgpack of `Delta`
-
-No pickle. Bytes that were cut or altered are refused as `CorruptSnapshot`; bytes of another schema by `check_schema`.
-A full snapshot is a delta whose `base` is None. `merge` lays a delta over a full one; `public` leaves out what only
-a learner needs (optimizer, upkeep of the tables, item rows, progressive and drift state): about half of the bytes.
+`pack` makes bytes of it (`learners.packing`); one of another schema is refused by `check_schema`. A full snapshot is a
+delta whose `base` is None, and `merge` lays a delta over it. Replicas get editions instead (`learners.editions`).
 
 A row whose key is 0 is free. Who takes a delta forgets the key that a row had before.
 
@@ -14,17 +11,16 @@ Legend: N rows, D embedding.
 """
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from features.schema import Schema
-from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
+from learners.errors import ForeignSnapshot, StaleSnapshot
+from learners.packing import Packing
 
-MAGIC: Final = b"HRSNAP\x00\x05"
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
 
@@ -108,42 +104,8 @@ class Delta(msgspec.Struct, array_like=True):
     private: Private | None
 
 
-def _encode_array(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [value.dtype.str, list(value.shape), np.ascontiguousarray(value).reshape(-1).view(np.uint8).data]
-    raise TypeError(type(value))
-
-
-def _decode_array(kind: Any, value: Any) -> Any:
-    name, shape, data = value
-    return np.frombuffer(data, dtype=name).reshape(shape)
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
-_decoder = msgspec.msgpack.Decoder(Delta, dec_hook=_decode_array)
-
-
-def pack(delta: Delta) -> bytes:
-    """A delta as bytes."""
-    body = _encoder.encode(delta)
-    return b"".join((MAGIC, xxhash.xxh3_64_digest(body), body))
-
-
-def unpack(packed: bytes) -> Delta:
-    """Read what `pack` wrote; arrays are views of the bytes, read-only.
-
-    Raises:
-        CorruptSnapshot: If they were cut or altered, or are of another format.
-    """
-    view = memoryview(packed)
-    if len(view) < 16 or bytes(view[:8]) != MAGIC:
-        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: expected to begin with {MAGIC!r}")
-    if xxhash.xxh3_64_digest(view[16:]) != bytes(view[8:16]):
-        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: checksum does not match; fetch or write it again")
-    try:
-        return _decoder.decode(view[16:])
-    except (msgspec.DecodeError, ValueError, TypeError) as error:
-        raise CorruptSnapshot(f"snapshot of {len(view)} bytes: {error}") from None
+_packing = Packing(b"HRSNAP\x00\x05", Delta)
+pack, unpack = _packing.pack, _packing.unpack
 
 
 def check_schema(delta: Delta, schema: Schema) -> None:
@@ -157,12 +119,6 @@ def check_schema(delta: Delta, schema: Schema) -> None:
             f"version {delta.version}: made under schema {delta.fingerprint:016x}, expected {schema.fingerprint:016x}; "
             f"bring that schema back or start without its versions"
         )
-
-
-def public(delta: Delta) -> Delta:
-    """The same without what only a learner needs."""
-    tables = {name: msgspec.structs.replace(part, upkeep=None) for name, part in delta.tables.items()}
-    return msgspec.structs.replace(delta, tables=tables, private=None)
 
 
 def merge(full: Delta, delta: Delta) -> Delta:

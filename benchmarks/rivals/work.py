@@ -29,6 +29,8 @@ from features.clock import WallClock
 from features.connect import StoreConfig, connect
 from features.schema import Schema
 from learners.checkpoints import Checkpoints
+from learners.folder_files import FolderFiles
+from learners.publisher import Publisher
 from learners.scorer import Scorer
 
 __all__ = ["MAX_BATCH", "BlockingWork", "Work", "fixed_app"]
@@ -52,11 +54,11 @@ def load_weights(folder: Path, schema: Schema) -> FixedWeights:
     Raises:
         ValueError: If it holds none.
     """
-    newest = Checkpoints(str(folder), schema).load()
+    newest = asyncio.run(Checkpoints(FolderFiles(str(folder)), schema).load())
     if newest is None:
         raise ValueError("the folder holds no version")
-    scorer = Scorer(schema)
-    for _ in scorer.apply(newest):
+    scorer, draft = Scorer(schema), Publisher("folder", 0).draft(newest)
+    for _ in scorer.apply(draft.head, draft.parts):
         pass
     return FixedWeights(scorer, newest.progress.trained_through_ms)
 

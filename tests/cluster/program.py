@@ -21,6 +21,7 @@ import msgspec
 from deployments.app import Run, deploy
 from deployments.config import config_from_dict
 from deployments.processes import termination
+from learners.editions import Place
 
 ACTORS = {
     "learner": "headrace-learner",
@@ -101,21 +102,21 @@ class Commands:
         return "started"
 
     def keep_versions(self, folder: str) -> str:
-        """Keep every version published from now on as a file."""
+        """Keep every edition published from now on as a file: a list of its packed head and parts."""
         self._follower = threading.Thread(target=self._follow, args=(Path(folder),), daemon=True)
         self._follower.start()
         return folder
 
     def _follow(self, folder: Path) -> None:
         hub = self._ray.get_actor(ACTORS["hub"])
-        version = 0
+        place = Place()
         while not self._is_over.is_set():
-            news = self._ray.get(hub.follow.remote(version, 1 << 62, 0.5))
-            packed = [self._ray.get(ref) for ref in news["refs"]]
-            for number, data in zip(range(news["version"] - len(packed) + 1, news["version"] + 1), packed, strict=True):
-                (folder / f"{number:08d}.part").write_bytes(data)
+            news = self._ray.get(hub.follow.remote(place, 0, 0.5))
+            for number, refs in enumerate(news["editions"], news["place"].number - len(news["editions"]) + 1):
+                packed = [bytes(part) for part in self._ray.get(refs)]
+                (folder / f"{number:08d}.part").write_bytes(msgspec.msgpack.encode(packed))
                 (folder / f"{number:08d}.part").rename(folder / f"{number:08d}.bin")
-            version = news["version"]
+            place = news["place"]
 
 
 def _push_task(ray: Any) -> Any:

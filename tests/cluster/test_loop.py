@@ -60,27 +60,6 @@ def test_an_event_is_answered_for_by_weights_trained_through_it(application: App
     assert application.get("/v1/model")["trained_through_ms"] > receipt["log_ms"]
 
 
-def test_a_held_version_answers_until_the_hub_releases_what_it_committed_meanwhile(application: Application) -> None:
-    def rank() -> int:
-        model = application.post("/v1/rank", {"user": "held", "candidates": CANDIDATES})["model"]
-        return int(model["version"])
-
-    eventually(lambda: rank() > 0, "a first version")
-    held = application.call("hub", "hold")
-    try:
-        eventually(lambda: rank() == held, "the replica at the version that is held")
-        for number in range(3):
-            application.post("/v1/events", {"events": [event(f"held-{number}", "i3")]})
-            eventually(lambda least=held + number + 1: application.call("hub", "version") >= least, "a version")
-        assert application.get("/v1/model")["state"] == "held"
-        assert rank() == held
-    finally:
-        newest = application.call("hub", "release")
-    assert newest >= held + 3
-    eventually(lambda: rank() >= newest, "an answer by the newest version")
-    assert application.get("/v1/model")["state"] == "live"
-
-
 def test_the_same_event_counts_once_through_every_door(application: Application) -> None:
     before = eventually(lambda: application.get("/v1/model"), "a model")
     same = event("five-times", "only-once", id="e1")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
 from features.encoding import Inputs
 from features.schema import Schema
-from learners import snapshots
+from learners.editions import Head, Part, heads, parts
 from learners.scorer import Scorer
 from tests.cluster.conftest import Application, eventually
 
@@ -93,18 +94,25 @@ def _rescore(captured: Path, versions: Path) -> int:
         with np.load(path) as batch:
             arrays = dict(batch)
         by_version.setdefault(int(arrays.pop("version")), []).append(arrays)
-    scorer, n_checked = Scorer(Schema()), 0
+    scorer, n_checked, seen = Scorer(Schema()), 0, set[int]()
 
     def kept() -> list[Path]:
         files = sorted(versions.glob("*.bin"))
-        return files if files and int(files[-1].stem) >= max(by_version) else []
+        return files if files and _edition(files[-1])[0].version >= max(by_version) else []
 
     for path in eventually(kept, "the last versions are kept", 10.0):
-        for _ in scorer.apply(snapshots.unpack(path.read_bytes())):
+        for _ in scorer.apply(*_edition(path)):
             pass
+        seen.add(scorer.version)
         for arrays in by_version.get(scorer.version, []):
             scores = arrays.pop("scores")
             inputs = Inputs(**arrays)
             np.testing.assert_allclose(scorer.score(inputs)[inputs.mask], scores[inputs.mask], atol=1e-5, rtol=1e-5)
             n_checked += 1
+    assert set(by_version) - {0} <= seen
     return n_checked
+
+
+def _edition(path: Path) -> tuple[Head, list[Part]]:
+    head, *rows = msgspec.msgpack.decode(path.read_bytes(), type=list[bytes])
+    return heads.unpack(head), [parts.unpack(part) for part in rows]

@@ -16,10 +16,12 @@ from features.encoding import Request
 from features.memory_store import MemoryStore
 from features.state import unpack
 from features.store import event_record
-from learners import snapshots
+from learners.editions import restored, rounded
 from learners.online import OnlineLearner
+from learners.publisher import Publisher
 from learners.scorer import Scorer
 from tests.learners.examples import KEYS, SCHEMA, T0_MS, click, learned, log, stream
+from tests.learners.test_publisher import UNLIMITED, received
 
 USERS = [f"u{number}" for number in range(6)] + ["nobody"]
 ITEMS = [f"i{number}" for number in range(45)]  # the last five are unheard of
@@ -33,6 +35,11 @@ requests = st.builds(
 )
 
 
+def as_sent(values_ND: Any) -> Any:
+    """Embeddings as replicas have them; the fallback is not rounded."""
+    return np.concatenate([values_ND[:1], restored(*rounded(values_ND[1:]))])
+
+
 class Everything:
     """A trained learner, a store that holds what it knows, and a scorer that follows it."""
 
@@ -42,8 +49,7 @@ class Everything:
         self.store = MemoryStore(SCHEMA, keys=KEYS, time=FakeClock(NOW_MS))
         self.live = Scorer(SCHEMA)
         self.trained_through_ms = NOW_MS
-        for _ in self.live.apply(snapshots.public(self.learner.snapshot(1))):
-            pass
+        received(self.live, Publisher("here", UNLIMITED).draft(self.learner.snapshot(1)))
         asyncio.run(self._fill(events))
 
     async def _fill(self, events: list[Any]) -> None:
@@ -63,7 +69,9 @@ class Everything:
         inputs = self.learner.encoder.encode(self.learner.table, [asked])
         places = model.rows_of(inputs)
         with torch.no_grad():
-            values = {name: torch.from_numpy(table.weight) for name, table in model.tables.items()}
+            values = {
+                name: torch.from_numpy(as_sent(table.weight[: len(table)])) for name, table in model.tables.items()
+            }
             embedded = model.embed(inputs, values, places)
             scores = model(inputs, embedded)[0].tolist()
         return dict(zip(request.candidates, scores, strict=True))

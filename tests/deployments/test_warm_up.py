@@ -2,10 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from deployments.http import Handler
@@ -13,14 +11,9 @@ from deployments.rank_request import MAX_CANDIDATES, REQUEST_COST
 from deployments.ranker import MAX_BATCH, MAX_COST, RankEndpoint
 from deployments.ranking import RankConfig, Ranking
 from deployments.warm_up import BATCH_SIZES, N_CANDIDATES, MadeUpWeights, warm_up
-from deployments.weights import WeightFollower
-from features.encoding import Inputs
-from features.schema import Schema
 from features.store import Record
-from learners.snapshots import Delta
 from tests.deployments.test_ranking import FixedWeights, Flaky, LastIsBest, flaky, ranking
 from tests.features.examples import SCHEMA, T0_MS
-from tests.learners.test_snapshots import delta_of
 
 
 def endpoint(store: Flaky, scorer: Any) -> Handler:
@@ -69,34 +62,3 @@ async def test_the_replicas_own_ranking_sees_nothing_of_it() -> None:
     assert serving.batcher.is_idle and kept == own_kept == []
     assert serving.batcher._pace.expect_s(1.0) == 0
     assert await store.read_log({}, count=1) == []
-
-
-class Rehearsing:
-    """A scorer that says when it was brought up to date, and when it scored."""
-
-    def __init__(self, _schema: Schema) -> None:
-        self.version = 0
-        self.did: list[str] = []
-
-    def apply(self, delta: Delta) -> Iterator[None]:
-        """Become a version in two slices."""
-        for _ in range(2):
-            self.did.append("slice")
-            yield
-        self.version = delta.version
-
-    def score(self, inputs: Inputs) -> Any:
-        """Zeros."""
-        self.did.append("score")
-        return np.zeros(inputs.mask.shape, dtype=np.float32)
-
-
-async def test_new_weights_score_before_they_answer() -> None:
-    swapped: list[int] = []
-    follower = WeightFollower(SCHEMA, swapped.append, new_scorer=Rehearsing)  # type: ignore[arg-type]
-    before, spare = follower.live, follower._spare
-    assert isinstance(before, Rehearsing) and isinstance(spare, Rehearsing)
-    await follower.swap([delta_of(7, None, [0])])
-    assert follower.live is spare and swapped == [7]
-    assert spare.did[:2] == ["slice", "slice"] and set(spare.did[2:]) == {"score"}
-    assert before.did == []

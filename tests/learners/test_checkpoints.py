@@ -10,6 +10,7 @@ import pytest
 from features.store_files import StoreFiles
 from learners import checkpoints, snapshots
 from learners.checkpoints import LEFT, Checkpoints, Files
+from learners.errors import UnknownVersion
 from learners.folder_files import FolderFiles
 from learners.online import OnlineLearner
 from learners.snapshots import Delta
@@ -69,7 +70,7 @@ async def test_what_was_written_is_loaded_again(files: Files) -> None:
     assert_same(await Checkpoints(files, SCHEMA).load(), full)
 
 
-async def test_old_files_go_when_the_whole_state_is_written(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deltas_go_when_two_whole_versions_are_behind_them(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
     full = await written(files, versions())
     assert sorted(await files.names()) == [
@@ -80,6 +81,41 @@ async def test_old_files_go_when_the_whole_state_is_written(files: Files, monkey
         "v0000000005.delta",
     ]
     assert_same(await Checkpoints(files, SCHEMA).load(), full)
+
+
+async def test_every_version_that_is_named_is_put_together_as_it_was_and_no_other(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
+    deltas, was = versions(7), {}
+    for number, delta in enumerate(deltas, 1):
+        await written(files, [delta])
+        was[number] = snapshots.pack(await Checkpoints(files, SCHEMA).at(number))
+        kept = await Checkpoints(files, SCHEMA).numbers()
+        assert kept == sorted(kept) and kept[-1] == number
+        for version in kept:
+            assert snapshots.pack(await Checkpoints(files, SCHEMA).at(version)) == was[version]
+        for version in {0, number + 1, *range(1, number)} - set(kept):
+            with pytest.raises(UnknownVersion, match=f"version {version} is not kept; kept are .*{number}"):
+                await Checkpoints(files, SCHEMA).at(version)
+
+
+def test_whole_versions_are_kept_thinner_the_older_they_are() -> None:
+    kept: set[int] = set()
+    for number in range(60, 60 * 2000, 60):
+        kept = checkpoints.thinned(kept | {number}, 8)
+        assert number in kept and len(kept) <= 8
+        far = sorted(number - each for each in kept)
+        if number > 60 * 300:
+            assert 60 * 32 < far[-1] <= 60 * 64 and far[1] == 60
+            assert all(
+                60 << power <= 60 or any((60 << power) / 4 < each <= 60 << power for each in far) for power in range(7)
+            )
+
+
+def test_numbers_are_told_in_spans() -> None:
+    assert checkpoints.spans([3, 7, 8, 9, 12, 13]) == "3, 7-9, 12-13"
+    assert checkpoints.spans([]) == "none"
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
@@ -136,18 +172,18 @@ async def test_what_is_left_for_adoption_is_no_version_until_it_is(files: Files)
     assert_same(await Checkpoints(files, SCHEMA).load(), full)
 
 
-async def test_the_oldest_whole_version_is_found_beside_a_hub_and_nothing_is_dropped(
+async def test_the_last_whole_version_but_one_is_found_beside_a_hub_and_nothing_is_dropped(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "FULL_EVERY", 2)
-    assert await Checkpoints(files, SCHEMA).oldest() is None
+    assert await Checkpoints(files, SCHEMA).before_last() is None
     deltas = versions()
     await written(files, deltas[:1])
-    assert await Checkpoints(files, SCHEMA).oldest() is None
+    assert await Checkpoints(files, SCHEMA).before_last() is None
     await written(files, deltas[1:])
     await files.write("v0000000009.delta", b"of a hub that goes on meanwhile")
     names = await files.names()
-    found = await Checkpoints(files, SCHEMA).oldest()
+    found = await Checkpoints(files, SCHEMA).before_last()
     assert found is not None and found.version == min(int(name[1:11]) for name in names if name.endswith(".full"))
     assert found.private is not None and found.private.items
     assert await files.names() == names

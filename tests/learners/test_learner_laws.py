@@ -22,6 +22,7 @@ from learners import snapshots
 from learners.embeddings import TableConfig
 from learners.errors import ForeignSnapshot
 from learners.online import OnlineLearner, known_context
+from learners.pinning import public
 from learners.snapshots import Delta
 from tests.learners.examples import (
     CONFIG,
@@ -340,7 +341,7 @@ def test_a_foreign_snapshot_is_refused(straight: OnlineLearner) -> None:
     with pytest.raises(ForeignSnapshot, match="schema"):
         OnlineLearner(Schema(), CONFIG).restore(snapshot)
     with pytest.raises(ForeignSnapshot, match="learner's full snapshot"):
-        OnlineLearner(SCHEMA, CONFIG).restore(snapshots.public(snapshot))
+        OnlineLearner(SCHEMA, CONFIG).restore(public(snapshot))
     other = replace(CONFIG, model=replace(CONFIG.model, n_hidden=24))
     with pytest.raises(ForeignSnapshot, match="n_hidden=24"):
         OnlineLearner(SCHEMA, other).restore(snapshot)

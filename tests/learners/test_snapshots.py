@@ -142,11 +142,3 @@ def test_another_schema_is_refused_by_name() -> None:
     snapshots.check_schema(snapshots.unpack(FULL), SCHEMA)
     with pytest.raises(ForeignSnapshot, match=f"{Schema().fingerprint:016x}"):
         snapshots.check_schema(snapshots.unpack(FULL), Schema())
-
-
-def test_what_is_public_holds_no_private_part() -> None:
-    public = snapshots.public(snapshots.unpack(FULL))
-    assert public.private is None and public.tables["item"].upkeep is None
-    again = snapshots.unpack(snapshots.pack(public))
-    np.testing.assert_array_equal(again.tables["item"].values, public.tables["item"].values)
-    assert snapshots.merge(again, snapshots.public(delta_of(2, 1, [1, 3]))).version == 2

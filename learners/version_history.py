@@ -1,0 +1,50 @@
+"""What became of the versions, by whom and why: for people.
+
+Versions that simply follow one another are one line, so a day of them is short. The oldest lines go when there are more
+than `MAX_LINES`.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+MAX_LINES: Final = 500
+
+What = Literal["published", "adopted", "rolled back", "resumed"]
+
+
+class Line(msgspec.Struct):
+    """Something that happened, to one version or to one after the other."""
+
+    what: What
+    first: int
+    last: int
+    since_ms: int
+    until_ms: int
+    who: str
+    why: str = ""
+
+
+class VersionHistory:
+    """`note` what happens; the whole state is `packed`."""
+
+    def __init__(self, packed: bytes = b"") -> None:
+        self.lines = msgspec.msgpack.decode(packed, type=list[Line]) if packed else []
+
+    def note(self, what: What, version: int, now_ms: int, who: str, why: str = "") -> None:
+        """Add a line, or go on with the last one if it says the same of the version before."""
+        last = self.lines[-1] if self.lines else None
+        if (
+            last
+            and what == "published"
+            and (last.what, last.who, last.why) == (what, who, why)
+            and version >= last.last
+        ):
+            last.last, last.until_ms = version, now_ms
+            return
+        self.lines = [*self.lines[1 - MAX_LINES :], Line(what, version, version, now_ms, now_ms, who, why)]
+
+    @property
+    def packed(self) -> bytes:
+        """All of it."""
+        return msgspec.msgpack.encode(self.lines)
