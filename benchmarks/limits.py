@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from benchmarks.planning import LEARNER, N_PARTITIONS, Plan
-from learners.checkpoints import FULL_EVERY
+from learners.checkpoints import FULL_EVERY, N_KEPT
 
 Field = Literal["ranks_per_s", "users", "items"]
 MAX_REPLICAS: Final = 1024  # `Config.n_rankers`
@@ -125,9 +125,9 @@ LIMITS: Final = (
     Limit(
         "a single store server: versions",
         "items",
-        lambda plan: 2 * plan.whole_bytes / plan.machines.store_bytes,
-        lambda plan: f"two whole ones of {_gb(plan.whole_bytes)}, beside what each second adds to them",
-        "`folder`: a bucket, or a folder that all nodes share",
+        lambda plan: N_KEPT * plan.whole_bytes / plan.machines.store_bytes,
+        lambda plan: f"{N_KEPT} whole ones of {_gb(plan.whole_bytes)}, beside what each second adds to them",
+        "`folder`: a bucket, or a folder that all nodes share; fewer `keep_versions`",
     ),
     Limit(
         "store partitions",
@@ -212,14 +212,7 @@ LIMITS: Final = (
         lambda plan: (
             f"{figure(plan.load.items)} items, {LEARNER.table.max_rows:,} rows; whoever has none shares the fallback"
         ),
-        "`[learner.table] max_rows`: memory of every learner and, twice, of every replica",
-    ),
-    Limit(
-        "a replica's memory",
-        "items",
-        lambda plan: plan.replica_bytes / _share_of_node(plan),
-        lambda plan: f"{_gb(plan.replica_bytes)} of the {_gb(_share_of_node(plan))} that a core has",
-        "embeddings once a node in shared memory; one scorer instead of two",
+        "`[learner.table] max_rows`: memory of every learner and of every replica",
     ),
     Limit(
         "versions from the hub's node",
@@ -244,8 +237,3 @@ LIMITS: Final = (
 def _without(parts: dict[str, float], *others: str) -> dict[str, float]:
     """Parts but for those that another limit is about."""
     return {name: value for name, value in parts.items() if name not in others}
-
-
-def _share_of_node(plan: Plan) -> float:
-    """Memory of a node for each of its cores but one, which HAProxy and Ray take."""
-    return plan.machines.node_bytes * plan.machines.memory_ratio / (plan.machines.node_cores - 1)

@@ -27,7 +27,7 @@ from features.connect import StoreConfig
 from features.encoding import N_RECENT
 from features.joiner import OVERHEAD_BYTES
 from features.schema import Schema
-from learners.checkpoints import FULL_EVERY
+from learners.checkpoints import FULL_EVERY, N_KEPT
 from learners.online import LearnerConfig
 from learners.projector import FLUSH_S
 
@@ -134,8 +134,8 @@ class Plan:
 
     @property
     def version_bytes(self) -> float:
-        """What a version brings to a node; there is one a second."""
-        return self.sizes.weights + self.rows_trained_per_s * self.sizes.embedding
+        """What a version brings to a node, if no row is left for a later one; there is one a second."""
+        return self.sizes.weights + self.rows_trained_per_s * self.sizes.embedding_sent
 
     @property
     def offer_bytes(self) -> float:
@@ -151,8 +151,8 @@ class Plan:
 
     @property
     def kept_version_bytes(self) -> float:
-        """Durable versions, at most: two whole ones, and what came since the first of them."""
-        return 2 * self.whole_bytes + 2 * FULL_EVERY * self.offer_bytes
+        """Durable versions, at most: whole ones, and what came since the last but one of them."""
+        return N_KEPT * self.whole_bytes + 2 * FULL_EVERY * self.offer_bytes
 
     @property
     def committed_bytes_per_s(self) -> float:
@@ -197,9 +197,9 @@ class Plan:
 
     @property
     def replica_bytes(self) -> float:
-        """Memory of a replica: two scorers, each with all embeddings, and cached rows."""
+        """Memory of a replica: all embeddings, and cached rows."""
         row_bytes = self.sizes.row_in_memory + self.costs.item_id_bytes
-        embeddings = 2 * self.embedded_items * self.costs.table_row_bytes
+        embeddings = self.embedded_items * self.costs.table_row_bytes
         return self.costs.replica_bytes + embeddings + min(self.load.items, MAX_ITEMS) * row_bytes
 
     @property

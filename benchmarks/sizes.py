@@ -44,6 +44,8 @@ class Sizes:
     """All dense weights."""
     embedding: int
     """An embedding row in a version: its number, its key and its values."""
+    embedding_sent: int
+    """The same as replicas get it: its key, and a scale and a byte for each value."""
 
 
 def identifier(number: int) -> str:
@@ -108,4 +110,5 @@ def sizes_of(schema: Schema, n_shown: int = N_SHOWN) -> Sizes:
         decision=len(encode_body(example_decision(schema, n_shown=n_shown))),
         weights=4 * len(RankingModel(schema, config).flat),
         embedding=4 + 8 + 4 * config.n_embedding,
+        embedding_sent=8 + 4 + config.n_embedding,
     )

@@ -23,8 +23,8 @@ class UnitCosts:
     """Of an item row that is read into the cache: 2.5 for the reply, 5.1 for the row (`bench_store`)."""
     hear_row_s: float = 0.4e-6
     """Of a row that was written somewhere: every replica hears of every one (`bench_store`)."""
-    swap_byte_s: float = 5.6e-9
-    """Of each byte of a version: 3.2 ms for 0.57 MB (LOG, "bursts of others")."""
+    swap_byte_s: float = 4.2e-9
+    """Of each byte of a version: 1.2 ms for 0.58 MB in a hot loop (LOG, 2026-11-28), twice that between other work."""
 
     # What stands in front of it and beside it.
     proxy_s: float = 0.11e-3

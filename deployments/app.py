@@ -77,6 +77,8 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     settings = group.GroupConfig(
         folder=config.folder,
         offer_s=config.offer_s,
+        edition_bytes=config.edition_bytes,
+        keep_versions=config.keep_versions,
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},
     )

@@ -25,8 +25,10 @@ from features.connect import StoreConfig
 from features.errors import SchemaError
 from features.event_files import without_account
 from features.schema import Schema, schema_from_dict
+from learners.checkpoints import N_KEPT
 from learners.online import LearnerConfig
 from learners.policies import PolicyConfig
+from learners.publisher import EDITION_BYTES
 
 REDIS_URL = "HEADRACE_REDIS_URL"
 CAPTURE = "HEADRACE_CAPTURE"
@@ -72,6 +74,11 @@ class Config:
     """Replicas of Events. On a cluster: on each node that serves."""
     offer_s: float = 1.0
     """Seconds between versions."""
+    edition_bytes: int = EDITION_BYTES
+    """Of embedding rows in what replicas get with one version; those that moved most come first, others later."""
+    keep_versions: int = N_KEPT
+    """Whole versions that are kept durably, at most, thinner the older they are: to those one can go back. Each has all
+    embeddings and item rows."""
     keep_log_s: float = 3600.0
     """Log time kept although everybody has read it: a learner that restarts reads the attribution window again."""
     check_skew: int = 100
@@ -87,6 +94,8 @@ class Config:
             ("n_rankers", self.n_rankers, 1, 1024),
             ("n_events", self.n_events, 1, 1024),
             ("offer_s", self.offer_s, 0.1, 3600),
+            ("keep_versions", self.keep_versions, 2, 24),
+            ("edition_bytes", self.edition_bytes, 1024, 2**31),
             ("keep_log_s", self.keep_log_s, 0, 1e9),
             ("check_skew", self.check_skew, 0, 2**31),
         ):

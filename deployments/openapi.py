@@ -110,6 +110,7 @@ _ANSWERS: Final[dict[str, Any]] = {
             "progressive": _MAP,
             "state": {"enum": ["live", "pinned"]},
             "pinned": _PIN,
+            "publishing": _MAP,
         }
     ),
     "Versions": _object(

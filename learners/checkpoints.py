@@ -5,7 +5,7 @@
     left                a whole version that somebody else has made, for the hub to adopt
 
 Deltas go when two whole versions are behind them. Of the whole ones those are kept that lie about 1, 2, 4, 8, … times
-`FULL_EVERY` versions back, so a few of them reach far: those can be gone back to.
+`FULL_EVERY` versions back, so a few of them reach far: to those one can go back.
 
 Each carries its own checksum (`snapshots.pack`). A file that is corrupt all the same is skipped by name, and with it
 whatever stands on it.
@@ -26,7 +26,7 @@ from learners.snapshots import Delta
 
 LEFT: Final = "left"
 FULL_EVERY: Final = 60  # versions; bounds both the files to read at start and the bytes written again
-N_KEPT: Final = 8  # whole versions; the oldest of them is about 128 times `FULL_EVERY` versions back
+N_KEPT: Final = 6  # whole versions; the oldest of them is up to 16 times `FULL_EVERY` versions back
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,11 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from features.connect import StoreConfig
 from features.schema import Schema
 from learners.actor import Learner, learner_name
+from learners.checkpoints import N_KEPT
 from learners.hub import HUB_NAME, ModelHub
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
+from learners.publisher import EDITION_BYTES
 
 ASK_S: Final = 10.0  # an actor that does not say in this time what it is made of is replaced
 END_S: Final = 30.0  # a killed one is gone after a fraction of a second
@@ -35,6 +37,10 @@ class GroupConfig:
     """Folder or bucket URL of durable commits; empty: in the store."""
     offer_s: float = 1.0
     """Seconds between versions."""
+    edition_bytes: int = EDITION_BYTES
+    """Of embedding rows in what replicas get at once."""
+    keep_versions: int = N_KEPT
+    """Whole versions that are kept durably, at most."""
     release: str = ""
     """What the actors are made of; running ones of another release are replaced."""
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -53,7 +59,11 @@ class Group:
 def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
     """Start what is not running yet, and replace what is of another release."""
     _end_learners_from(learner.rounds.n_learners)
-    hub = started(ModelHub, HUB_NAME, config, store, schema, config.folder)
+    hub = started(
+        *(ModelHub, HUB_NAME, config, store, schema, config.folder),
+        edition_bytes=config.edition_bytes,
+        n_kept=config.keep_versions,
+    )
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
     learners = [
         started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)

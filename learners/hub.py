@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections import OrderedDict
 from typing import Any, Final
@@ -42,13 +43,13 @@ from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
 from learners import editions, pinning, snapshots
-from learners.checkpoints import Checkpoints, Files
+from learners.checkpoints import N_KEPT, Checkpoints, Files
 from learners.editions import Head, Part, Place
 from learners.errors import ForeignSnapshot, LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.meetings import Meetings
 from learners.pinning import PINNED, Pin
-from learners.publisher import Draft, Publisher
+from learners.publisher import EDITION_BYTES, Draft, Publisher
 from learners.shares import Share
 from learners.snapshots import Delta
 from learners.version_history import VersionHistory, What
@@ -61,7 +62,6 @@ SETTINGS: Final = "settings"
 HISTORY: Final = "history"
 """Name of the file of what became of versions."""
 N_EDITIONS: Final = 64  # about a minute of them: a replica further behind takes everything
-MAX_BYTES: Final = 1 << 20  # of an edition's rows
 LEFT_S: Final = 1.0  # after which rows that did not fit are sent, if no version comes
 OPERATOR: Final = "operator"
 LEARNER: Final = "learner"
@@ -78,10 +78,22 @@ class ModelHub:
         schema: Versions of another schema are refused.
         folder: Folder or bucket URL of durable commits; empty: in the store.
         niceness: Added to the process's own; less than the learner's, which waits for it.
+        edition_bytes: Of the rows of an edition; see `Publisher`.
+        n_kept: Whole versions, at most; see `Checkpoints`.
         release: What it is made of; told in `status`.
     """
 
-    def __init__(self, store: StoreConfig, schema: Schema, folder: str, niceness: int = 5, release: str = "") -> None:
+    def __init__(
+        self,
+        store: StoreConfig,
+        schema: Schema,
+        folder: str,
+        niceness: int = 5,
+        *,
+        edition_bytes: int = EDITION_BYTES,
+        n_kept: int = N_KEPT,
+        release: str = "",
+    ) -> None:
         self._release = release
         self._schema = schema
         step_back(niceness, entirely=store.clock == "wall")
@@ -92,7 +104,8 @@ class ModelHub:
         self._tasks = [loop.create_task(self._adopt_what_is_left()), loop.create_task(self._publish_for_ever())]
         self._committing = asyncio.Lock()
         self._clock = WallClock()
-        self._publisher = Publisher(uuid.uuid4().hex, MAX_BYTES)
+        self._n_kept = n_kept
+        self._publisher = Publisher(uuid.uuid4().hex, edition_bytes)
         self._wanted = asyncio.Event()
         """Set while there may be something to publish."""
         self._editions: OrderedDict[int, EditionRefs] = OrderedDict()
@@ -101,6 +114,8 @@ class ModelHub:
         self._history = VersionHistory()
         self._published_ms = 0
         """What the published version was trained through."""
+        self._stages: dict[str, float] = {}
+        """What the newest commit and the newest edition took."""
         self._changed = asyncio.Event()
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
@@ -133,7 +148,9 @@ class ModelHub:
             raise StaleSnapshot(
                 f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
             )
+        began_s = time.monotonic()
         await self._checkpoints.write(packed, delta.version)
+        self._stages |= {"offer_bytes": len(packed), "commit_ms": _ms_since(began_s)}
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
         self._meetings.commit(delta.version)
         self._publisher.note(delta)
@@ -300,6 +317,7 @@ class ModelHub:
             "progressive": dict(progress.metrics) if progress else {},
             "state": "pinned" if self._pin else "live",
             "pinned": self._pin.described if self._pin else None,
+            "publishing": dict(self._stages),
             "pid": os.getpid(),
             "release": self._release,
         }
@@ -314,7 +332,7 @@ class ModelHub:
         while True:
             try:
                 self._files = FolderFiles(folder) if folder else files_of(store)
-                self._checkpoints = Checkpoints(self._files, schema)
+                self._checkpoints = Checkpoints(self._files, schema, self._n_kept)
                 self._full = await self._checkpoints.load()
                 names = await self._files.names()
                 self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
@@ -339,7 +357,9 @@ class ModelHub:
             self._wanted.clear()
             if self._full is None or self._pin is not None:
                 continue
+            began_s = time.monotonic()
             draft = self._publisher.draft(self._full)
+            self._stages["draft_ms"] = _ms_since(began_s)
             self._send(draft)
             self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
             if draft.n_left:
@@ -362,7 +382,10 @@ class ModelHub:
     def _send(self, draft: Draft) -> None:
         """Hand an edition out from now on."""
         self._publisher.settle(draft)
-        self._editions[draft.head.place.number] = _put(draft.head, draft.parts)
+        packed = _packed(draft.head, draft.parts)
+        self._editions[draft.head.place.number] = _put(packed)
+        n_rows = sum(len(change.rows) for change in draft.changes.values())
+        self._stages |= {"edition_bytes": sum(map(len, packed)), "rows": n_rows, "rows_left": draft.n_left}
         while len(self._editions) > N_EDITIONS:
             self._editions.popitem(last=False)
         self._published_ms = draft.head.trained_through_ms
@@ -378,7 +401,7 @@ class ModelHub:
             return [self._editions[number] for number in missing]
         if self._whole[0] != newest.number:
             head, rows = self._publisher.whole()
-            self._whole = newest.number, _put(head, rows)
+            self._whole = newest.number, _put(_packed(head, rows))
         return [self._whole[1]]
 
     async def _note(self, what: What, version: int, who: str, why: str) -> None:
@@ -391,9 +414,16 @@ class ModelHub:
         self._changed = asyncio.Event()
 
 
-def _put(head: Head, rows: list[Part]) -> EditionRefs:
+def _ms_since(began_s: float) -> float:
+    return round(1000.0 * (time.monotonic() - began_s), 2)
+
+
+def _packed(head: Head, rows: list[Part]) -> list[bytes]:
+    return [editions.heads.pack(head), *map(editions.parts.pack, rows)]
+
+
+def _put(packed: list[bytes]) -> EditionRefs:
     """Into the object store, so that a node reads it where it lies."""
-    packed = [editions.heads.pack(head), *map(editions.parts.pack, rows)]
     return [ray.put(np.frombuffer(one, dtype=np.uint8)) for one in packed]
 
 

@@ -25,6 +25,7 @@ from learners.editions import F32, I8, U64, Head, Part, Place, cut, restored, ro
 from learners.snapshots import Delta, Rows
 
 I64 = NDArray[np.int64]
+EDITION_BYTES: Final = 4 << 20  # of rows: 95,000 with embeddings of 32
 FALLBACK: Final = 0  # row of the keys that have none
 
 

@@ -12,13 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from features.encoding import Inputs
 from features.schema import Schema
-from learners.editions import Head, Part, Place
+from learners.editions import F32, Head, Part, Place
 from learners.errors import ForeignSnapshot, StaleSnapshot
 from learners.model import TABLES, ModelConfig, RankingModel
 from learners.serving_table import ServingTable
@@ -34,6 +30,12 @@ class _Network:
     tables: dict[str, ServingTable]
     max_rows: dict[str, int]
 
+    @property
+    def weights(self) -> F32:
+        """All dense parameters and statistics, flat, by the same memory."""
+        flat: F32 = self.model.flat.numpy()
+        return flat
+
 
 class Scorer:
     """`apply` editions, then `score`. Version 0 has learned nothing and gives every candidate the same score."""
@@ -43,7 +45,7 @@ class Scorer:
         self._max_spare_bytes = max_spare_bytes
         self._live = self._coming = self._built(ModelConfig(), dict.fromkeys(TABLES, 1))
         self._head: Head | None = None
-        self._before: tuple[int, Place, _Network, torch.Tensor] | None = None
+        self._before: tuple[int, Place, _Network, F32] | None = None
         self.version = 0
         self.place = Place()
 
@@ -52,7 +54,7 @@ class Scorer:
         """The embeddings, by name."""
         return self._live.tables
 
-    def score(self, inputs: Inputs) -> NDArray[np.float32]:
+    def score(self, inputs: Inputs) -> F32:
         """Scores [B, K]; padded candidates have 0."""
         return self._live.model.score(inputs)
 
@@ -91,9 +93,9 @@ class Scorer:
     def flip(self) -> None:
         """Score with the edition that was prepared, from now on."""
         assert self._head is not None
-        self._before = self.version, self.place, self._live, self._live.model.flat.clone()
+        self._before = self.version, self.place, self._live, self._live.weights.copy()
         self._live = self._coming
-        self._live.model.flat.copy_(torch.from_numpy(self._head.weights.copy()))
+        self._live.weights[:] = self._head.weights
         for table in self._live.tables.values():
             table.flip()
         self.version, self.place, self._head = self._head.version, self._head.place, None
@@ -114,7 +116,7 @@ class Scorer:
         for table in self._live.tables.values():
             table.revert()
         self.version, self.place, self._live, weights = self._before
-        self._live.model.flat.copy_(weights)
+        self._live.weights[:] = weights
         self._before = None
 
     def _built(self, config: ModelConfig, max_rows: dict[str, int]) -> _Network:
@@ -130,6 +132,6 @@ class Scorer:
             )
         if head.base is not None and head.base != self.place:
             raise StaleSnapshot(f"edition {head.place} stands on {head.base}, this replica has {self.place}")
-        n_expected = len(self._live.model.flat)
+        n_expected = len(self._live.weights)
         if head.base is not None and len(head.weights) != n_expected:
             raise ForeignSnapshot(f"version {head.version}: {len(head.weights)} weights, expected {n_expected}")

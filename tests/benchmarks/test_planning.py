@@ -96,10 +96,10 @@ def test_replicas_are_no_more_than_haproxy_carries():
 
 
 def test_memory_bounds_the_replicas_of_a_node():
-    plan = Plan(replace(SMALL, items=1e7), Machines(node_bytes=32 * 2.0**30))
-    assert plan.replica_bytes > 2 * 1e7 * plan.costs.table_row_bytes
-    assert plan.replicas_per_node == math.floor(0.8 * 32 * 2.0**30 / plan.replica_bytes) < 7
-    assert Plan(replace(SMALL, items=1e7), Machines(node_bytes=4 * 2.0**30)).n_nodes == math.inf
+    plan = Plan(replace(SMALL, items=1e7), Machines(node_bytes=24 * 2.0**30))
+    assert plan.replica_bytes > 1e7 * plan.costs.table_row_bytes
+    assert plan.replicas_per_node == math.floor(0.8 * 24 * 2.0**30 / plan.replica_bytes) < 7
+    assert Plan(replace(SMALL, items=1e7), Machines(node_bytes=2 * 2.0**30)).n_nodes == math.inf
 
 
 def test_people_take_a_state_and_a_key_each():
