@@ -75,13 +75,17 @@ def needs(plan: Plan) -> list[tuple[str, str, str]]:
             f"{plan.machines.learning_cores} cores each, one of them for hub and projector",
         ),
         ("projector", f"{plan.projector_busy:.2g} cores", f"{plan.item_table_bytes / 1e9:.3g} GB; it is one process"),
-        ("hub", f"{plan.hub_busy:.2g} cores", f"{figure(plan.offer_bytes / 1e6)} MB a version; it is one process"),
+        (
+            "hub",
+            f"{plan.hub_busy:.2g} cores",
+            f"{figure(plan.offered_bytes_per_s / 1e6)} MB offered a second; one process",
+        ),
         ("store servers", figure(plan.n_servers), f"by {by}; of a Redis Cluster, if more than one"),
         *((f"store memory: {name}", f"{figure(n_bytes / 1e9)} GB", "") for name, n_bytes in plan.store_bytes.items()),
         (
             "versions, from the hub's node",
             f"{figure(plan.weights_bytes_per_s / 1e6)} MB/s",
-            f"{figure(plan.version_bytes / 1e6)} MB once a node",
+            f"{figure(plan.versions_bytes_per_s / 1e6)} MB once a node",
         ),
     ]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from benchmarks.planning import LEARNER, N_PARTITIONS, Plan
-from learners.checkpoints import FULL_EVERY, N_KEPT
+from benchmarks.planning import LEARNER, N_PARTITIONS, WHOLE_EVERY_S, Plan
+from learners.checkpoints import N_KEPT
 
 Field = Literal["ranks_per_s", "users", "items"]
 MAX_REPLICAS: Final = 1024  # `Config.n_rankers`
@@ -142,7 +142,7 @@ LIMITS: Final = (
         lambda plan: plan.standing_busy / plan.costs.calm_ratio,
         lambda plan: (
             f"{plan.rows_written_per_s:,.0f} rows/s x {1e6 * plan.costs.hear_row_s:.1f} us + "
-            f"{plan.version_bytes / 1e6:,.0f} MB/s of versions = {plan.standing_busy:.2g} of "
+            f"{plan.versions_bytes_per_s / 1e6:,.0f} MB/s of versions = {plan.standing_busy:.2g} of "
             f"{plan.costs.calm_ratio:.2g} cores of each"
         ),
         "replicas for a part of the people each, or tracking of what a replica holds; smaller versions",
@@ -181,17 +181,17 @@ LIMITS: Final = (
     Limit(
         "one hub: versions",
         "ranks_per_s",
-        lambda plan: plan.offer_bytes * plan.costs.hub_byte_s,
+        lambda plan: plan.offered_bytes_per_s * plan.costs.hub_byte_s,
         lambda plan: (
-            f"{figure(plan.offer_bytes / 1e6)} MB are offered a second and take "
-            f"{figure(plan.offer_bytes * plan.costs.hub_byte_s)} s"
+            f"{figure(plan.offered_bytes_per_s / 1e6)} MB are offered a second and take "
+            f"{figure(plan.offered_bytes_per_s * plan.costs.hub_byte_s)} s"
         ),
         "item rows out of versions; a version every few seconds (`offer_s`)",
     ),
     Limit(
         "one hub: all it knows, written every minute",
         "items",
-        lambda plan: plan.whole_bytes / FULL_EVERY * plan.costs.hub_byte_s,
+        lambda plan: plan.whole_bytes / WHOLE_EVERY_S * plan.costs.hub_byte_s,
         lambda plan: f"{_gb(plan.whole_bytes)}, which take it {figure(plan.whole_bytes * plan.costs.hub_byte_s)} s",
         "full snapshots written by somebody else, in parts",
     ),
@@ -218,7 +218,7 @@ LIMITS: Final = (
         "versions from the hub's node",
         "ranks_per_s",
         lambda plan: plan.weights_bytes_per_s / plan.machines.network_bytes_per_s,
-        lambda plan: f"{plan.version_bytes / 1e6:,.0f} MB to {figure(plan.n_nodes)} nodes a second",
+        lambda plan: f"{plan.versions_bytes_per_s / 1e6:,.0f} MB to {figure(plan.n_nodes)} nodes a second",
         "nodes that pass versions on; a version every few seconds",
     ),
     Limit(

@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.popularity import F64, Popularity
 from benchmarks.sizes import N_SHOWN, Sizes, sizes_of
 from benchmarks.unit_costs import UnitCosts
+from deployments.config import Config
 from deployments.node import CORES_PER_PROXY_THREAD
 from deployments.row_cache import MAX_ITEMS
 from features.connect import StoreConfig
@@ -38,6 +39,8 @@ ROWS_OF_EVENT: Final = 1 + SCHEMA.successor_span
 """Item rows that an event changes, at most: its own, and those of the items before it."""
 DRAWS_OF_EVENT: Final = 1 + LEARNER.sampling.n_negatives + N_RECENT
 """Embedding rows that are trained by an event: its slate, and the history."""
+VERSIONS_PER_S: Final = 1.0 / Config().offer_s
+WHOLE_EVERY_S: Final = FULL_EVERY / VERSIONS_PER_S
 UPKEEP_BYTES: Final = 12  # of an embedding row, in what is offered to the hub
 NAME_BYTES: Final = 30  # of a row's key, on its way to a listener
 COMMAND_BYTES: Final = 400  # of an event on its way to the store, beside its body
@@ -133,16 +136,16 @@ class Plan:
         return min(self.load.items, LEARNER.table.max_rows)
 
     @property
-    def version_bytes(self) -> float:
-        """What a version brings to a node, if no row is left for a later one; there is one a second."""
-        return self.sizes.weights + self.rows_trained_per_s * self.sizes.embedding_sent
+    def versions_bytes_per_s(self) -> float:
+        """What versions bring to a node, if no row is left for later; each has all dense weights."""
+        return VERSIONS_PER_S * self.sizes.weights + self.rows_trained_per_s * self.sizes.embedding_sent
 
     @property
-    def offer_bytes(self) -> float:
-        """What the hub is offered for it: optimizer and upkeep, and the item rows of a second of events."""
+    def offered_bytes_per_s(self) -> float:
+        """What the hub is offered for them: optimizer and upkeep, and the item rows of a second of events."""
         items = self._popularity.distinct(ROWS_OF_EVENT * self.load.events_per_s)
         rows = self.rows_trained_per_s * (self.sizes.embedding + UPKEEP_BYTES)
-        return 4 * self.sizes.weights + rows + items * self.sizes.row
+        return VERSIONS_PER_S * 4 * self.sizes.weights + rows + items * self.sizes.row
 
     @property
     def whole_bytes(self) -> float:
@@ -152,19 +155,19 @@ class Plan:
     @property
     def kept_version_bytes(self) -> float:
         """Durable versions, at most: whole ones, and what came since the last but one of them."""
-        return N_KEPT * self.whole_bytes + 2 * FULL_EVERY * self.offer_bytes
+        return N_KEPT * self.whole_bytes + 2 * WHOLE_EVERY_S * self.offered_bytes_per_s
 
     @property
     def committed_bytes_per_s(self) -> float:
-        """What the hub makes durable: an offer a second, and everything once in `FULL_EVERY` of them."""
-        return self.offer_bytes + self.whole_bytes / FULL_EVERY
+        """What the hub makes durable: what it is offered, and now and then everything."""
+        return self.offered_bytes_per_s + self.whole_bytes / WHOLE_EVERY_S
 
     # Serving.
 
     @cached_property
     def standing_busy(self) -> float:
         """What a replica does before it has answered anything: it hears of written rows, and swaps versions."""
-        return self.rows_written_per_s * self.costs.hear_row_s + self.version_bytes * self.costs.swap_byte_s
+        return self.rows_written_per_s * self.costs.hear_row_s + self.versions_bytes_per_s * self.costs.swap_byte_s
 
     def rows_read_per_s(self, ranks_per_s: float) -> float:
         """Item rows that a replica reads which answers so many ranks: written since, or dropped from its cache."""
@@ -368,7 +371,7 @@ class Plan:
     @property
     def weights_bytes_per_s(self) -> float:
         """What leaves the hub's node: each node fetches a version once, for all its replicas."""
-        return self.version_bytes * self.n_nodes
+        return self.versions_bytes_per_s * self.n_nodes
 
 
 def _enough(needed: float, each: float) -> float:

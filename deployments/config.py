@@ -72,7 +72,7 @@ class Config:
     """Replicas of the Ranker; one fills a core. On a cluster: on each node that serves."""
     n_events: int = 1
     """Replicas of Events. On a cluster: on each node that serves."""
-    offer_s: float = 1.0
+    offer_s: float = 0.5
     """Seconds between versions."""
     edition_bytes: int = EDITION_BYTES
     """Of embedding rows in what replicas get with one version; those that moved most come first, others later."""

@@ -25,7 +25,9 @@ from learners.errors import LearnerError, UnknownVersion
 from learners.snapshots import Delta
 
 LEFT: Final = "left"
-FULL_EVERY: Final = 60  # versions; bounds both the files to read at start and the bytes written again
+FULL_EVERY: Final = (
+    120  # versions, a minute of them; bounds both the files to read at start and the bytes written again
+)
 N_KEPT: Final = 6  # whole versions; the oldest of them is up to 16 times `FULL_EVERY` versions back
 
 logger = logging.getLogger(__name__)

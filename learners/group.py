@@ -35,7 +35,7 @@ class GroupConfig:
 
     folder: str = ""
     """Folder or bucket URL of durable commits; empty: in the store."""
-    offer_s: float = 1.0
+    offer_s: float = 0.5
     """Seconds between versions."""
     edition_bytes: int = EDITION_BYTES
     """Of embedding rows in what replicas get at once."""

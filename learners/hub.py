@@ -61,7 +61,7 @@ SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
 HISTORY: Final = "history"
 """Name of the file of what became of versions."""
-N_EDITIONS: Final = 64  # about a minute of them: a replica further behind takes everything
+N_EDITIONS: Final = 128  # about a minute of them: a replica further behind takes everything
 LEFT_S: Final = 1.0  # after which rows that did not fit are sent, if no version comes
 OPERATOR: Final = "operator"
 LEARNER: Final = "learner"

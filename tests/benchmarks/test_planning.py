@@ -42,10 +42,13 @@ def test_the_projector_is_reckoned_at_its_best():
 
 
 def test_versions_are_as_large_as_they_were_seen():
-    """0.57 MB to replicas, 3 MB to the hub, of rows that were not full and a third of a second of negatives."""
+    """0.57 MB to replicas, 3 MB to the hub, of rows that were not full and a third of a second of negatives.
+
+    That was with rows as float32, and one version a second.
+    """
     plan = Plan(SEEN)
-    assert plan.version_bytes == pytest.approx(0.57e6, rel=0.5)
-    assert plan.offer_bytes == pytest.approx(3e6, rel=0.75)
+    assert plan.versions_bytes_per_s == pytest.approx(0.57e6, rel=0.5)
+    assert plan.offered_bytes_per_s - 4 * plan.sizes.weights == pytest.approx(3e6, rel=0.75)
 
 
 def test_without_events_nothing_is_written_told_or_read_again():
@@ -113,7 +116,9 @@ def test_the_log_takes_as_long_as_it_is_kept():
     assert kept[1]["people"] == kept[0]["people"]
 
 
-@pytest.mark.parametrize("name", ["n_nodes", "n_learners", "n_servers", "projector_busy", "hub_busy", "offer_bytes"])
+@pytest.mark.parametrize(
+    "name", ["n_nodes", "n_learners", "n_servers", "projector_busy", "hub_busy", "offered_bytes_per_s"]
+)
 def test_more_ranks_never_take_less(name: str):
     needs = [getattr(Plan(replace(SMALL, ranks_per_s=rate)), name) for rate in (10, 1_000, 10_000, 1e5, 1e6)]
     assert needs == sorted(needs)

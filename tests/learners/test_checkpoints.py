@@ -102,15 +102,15 @@ async def test_every_version_that_is_named_is_put_together_as_it_was_and_no_othe
 
 def test_whole_versions_are_kept_thinner_the_older_they_are() -> None:
     kept: set[int] = set()
-    for number in range(60, 60 * 2000, 60):
+    every = checkpoints.FULL_EVERY
+    for number in range(every, every * 2000, every):
         kept = checkpoints.thinned(kept | {number}, 8)
         assert number in kept and len(kept) <= 8
         far = sorted(number - each for each in kept)
-        if number > 60 * 300:
-            assert 60 * 32 < far[-1] <= 60 * 64 and far[1] == 60
-            assert all(
-                60 << power <= 60 or any((60 << power) / 4 < each <= 60 << power for each in far) for power in range(7)
-            )
+        if number > every * 300:
+            assert every * 32 < far[-1] <= every * 64 and far[1] == every
+            reach = [every << power for power in range(7)]
+            assert all(any(bound / 4 < each <= bound for each in far) for bound in reach)
 
 
 def test_numbers_are_told_in_spans() -> None:
