@@ -13,7 +13,7 @@ import msgspec
 from deployments.environment import LEARNING, SERVING
 from deployments.front_doors import Door, Log
 
-MAX_AGE_MS: Final = 60_000  # a version comes about every second; so old, nothing is being learned
+MAX_AGE_MS: Final = 60_000  # versions come twice a second; so old, nothing is being learned
 ALIVE: Final = "ALIVE"
 ACTOR_PREFIX: Final = "headrace-"
 NEEDED_ACTORS: Final = ("headrace-hub", "headrace-learner", "headrace-log", "headrace-projector")

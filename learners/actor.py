@@ -1,7 +1,7 @@
-"""A learner as a Ray actor: read the log in ticks, learn, offer a version every second. And the pipelines' door.
+"""A learner as a Ray actor: read the log in ticks, learn, offer a version every half second. And the pipelines' door.
 
     committed version ─► OnlineLearner ◄─ ticks ◄─ log
-            ▲                  │ settled, a second has passed
+            ▲                  │ settled, and it is time
             └──── hub ◄── offer (weights, optimizer, item rows, positions)
 
 Several of them divide the partitions; when they offer is told in `learners.offers`.

@@ -1,6 +1,6 @@
 """When a learner's work becomes a version.
 
-*Alone*: when all that it has read is learned from and a second has passed. *In rounds*: after every round of
+*Alone*: when all that it has read is learned from and it is time. *In rounds*: after every round of
 `learners.rounds`, where each gets the shares of all from the hub; the first learner then offers what they have become.
 
 Whoever of them raises has lost the thread: the learner goes back to what is committed.
