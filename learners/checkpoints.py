@@ -144,9 +144,12 @@ class Checkpoints:
         return full
 
     async def before_last(self) -> Delta | None:
-        """The last version but one that was written whole, or the last; nothing is dropped: a hub may be at work."""
-        for number in sorted(await self._numbers("full"))[-2:]:
-            found = await self._read(f"v{number:010d}.full")
+        """The last version but one that was written whole, or the last, or the first there ever was; None if there is
+        none. Nothing is dropped: a hub may be at work.
+        """
+        names = [f"v{number:010d}.full" for number in sorted(await self._numbers("full"))[-2:]]
+        for name in names or ["v0000000001.delta"] * (1 in await self._numbers("delta")):
+            found = await self._read(name)
             if found is not None:
                 return found
         return None

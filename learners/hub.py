@@ -336,7 +336,8 @@ class ModelHub:
                 self._full = await self._checkpoints.load()
                 names = await self._files.names()
                 self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
-                self._history = VersionHistory(await self._files.read(HISTORY) if HISTORY in names else b"")
+                if HISTORY in names:
+                    self._history.load(await self._files.read(HISTORY))
                 if PINNED in names:
                     self._find_pinned(await self._files.read(PINNED))
                 break
@@ -355,15 +356,22 @@ class ModelHub:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if self._full is None or self._pin is not None:
-                continue
-            began_s = time.monotonic()
-            draft = self._publisher.draft(self._full)
-            self._stages["draft_ms"] = _ms_since(began_s)
-            self._send(draft)
-            self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
-            if draft.n_left:
-                asyncio.get_running_loop().call_later(LEFT_S, self._wanted.set)
+            try:
+                self._publish()
+            except Exception:  # a supervisor: replicas keep what they have, and the next version is tried
+                logger.exception("a version could not be published")
+                await asyncio.sleep(RETRY_S)
+
+    def _publish(self) -> None:
+        if self._full is None or self._pin is not None:
+            return
+        began_s = time.monotonic()
+        draft = self._publisher.draft(self._full)
+        self._stages["draft_ms"] = _ms_since(began_s)
+        self._send(draft)
+        self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
+        if draft.n_left:
+            asyncio.get_running_loop().call_later(LEFT_S, self._wanted.set)
 
     def _find_pinned(self, packed: bytes) -> None:
         try:

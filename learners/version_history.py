@@ -4,11 +4,14 @@ Versions that simply follow one another are one line, so a day of them is short.
 than `MAX_LINES`.
 """
 
+import logging
 from typing import Final, Literal
 
 import msgspec
 
 MAX_LINES: Final = 500
+
+logger = logging.getLogger(__name__)
 
 What = Literal["published", "adopted", "rolled back", "resumed"]
 
@@ -26,10 +29,17 @@ class Line(msgspec.Struct):
 
 
 class VersionHistory:
-    """`note` what happens; the whole state is `packed`."""
+    """`note` what happens; `load` goes on from `packed`."""
 
-    def __init__(self, packed: bytes = b"") -> None:
-        self.lines = msgspec.msgpack.decode(packed, type=list[Line]) if packed else []
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def load(self, packed: bytes) -> None:
+        """Go on from what was packed; if another release wrote it, and it cannot be read, begin anew."""
+        try:
+            self.lines = msgspec.msgpack.decode(packed, type=list[Line])
+        except msgspec.DecodeError as error:
+            logger.warning("what became of versions is forgotten: %s", error)
 
     def note(self, what: What, version: int, now_ms: int, who: str, why: str = "") -> None:
         """Add a line, or go on with the last one if it says the same of the version before."""

@@ -18,7 +18,11 @@ def test_versions_that_follow_one_another_are_one_line() -> None:
         ("resumed", 130, 130, 130_000, 130_000),
         ("published", 130, 133, 130_000, 133_000),
     ]
-    assert VersionHistory(history.packed).lines == history.lines
+    again = VersionHistory()
+    again.load(history.packed)
+    assert again.lines == history.lines
+    again.load(b"of another release")
+    assert again.lines == history.lines
     assert (history.lines[1].who, history.lines[1].why) == ("ann", "clicks fell")
 
 
