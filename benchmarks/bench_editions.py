@@ -147,19 +147,14 @@ def report(found: dict[str, Any]) -> None:
     rows = [
         [
             name,
-            _text(found["mrr"][name]),
-            "" if name == OWN else _text(found["difference"][name], "+"),
+            machine.interval(found["mrr"][name]),
+            "" if name == OWN else machine.interval(found["difference"][name], "+"),
             *(["", "", ""] if name == OWN else [*found["bytes"][name], found["n_left"][name]]),
         ]
         for name in found["mrr"]
     ]
     header = ("rows of an edition", "MRR@10", "less the learner's own", "median bytes", "largest", "rows left, mean")
     print(machine.table(header, rows))
-
-
-def _text(figure: tuple[float, float, float], sign: str = "") -> str:
-    mean, low, high = figure
-    return f"{mean:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
 
 
 def main() -> None:

@@ -81,8 +81,8 @@ def report(found: dict[str, Any]) -> None:
     always = f"{mrr[ALWAYS][0]:.4f}"
     rows = [[part, always, *(f"{mrr[f'{part}, {name}'][0]:.4f}" for name in PERIODS)] for part in PARTS]
     print(machine.table(("MRR@10, refreshed every", ALWAYS, *PERIODS), rows))
-    print(f"\nalways: {_text(mrr[ALWAYS])}; less that, in pairs [95 %]")
-    rows = [[name, *(_text(difference[f"{part}, {name}"], "+") for part in PARTS)] for name in PERIODS]
+    print(f"\nalways: {machine.interval(mrr[ALWAYS])}; less that, in pairs [95 %]")
+    rows = [[name, *(machine.interval(difference[f"{part}, {name}"], "+") for part in PARTS)] for name in PERIODS]
     print(machine.table(("every", *PARTS), rows))
 
 
@@ -97,11 +97,6 @@ def plot(found: dict[str, Any], path: Path) -> None:
     )
     level = {"everything live": found["mrr"][ALWAYS][0]}
     plotting.plot_periods(curves, level, PERIODS, "What freshness is worth", caption, path)
-
-
-def _text(figure: tuple[float, float, float], sign: str = "") -> str:
-    mean, low, high = figure
-    return f"{mean:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
 
 
 def main() -> None:

@@ -82,6 +82,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def interval(figure: tuple[float, float, float], sign: str = "") -> str:
+    """A mean with the ends of its interval."""
+    mean, low, high = figure
+    return f"{mean:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
 def _text(cell: Any) -> str:
     if not isinstance(cell, float):
         return str(cell)

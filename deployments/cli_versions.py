@@ -1,7 +1,9 @@
 """`headrace versions|rollback|resume`: which version answers, and back to one that did before."""
 
 import argparse
+import getpass
 import json
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +29,7 @@ def run_versions(options: argparse.Namespace) -> int:
 def run_rollback(options: argparse.Namespace) -> int:
     """Have replicas answer with an earlier version, or stay at the one that answers."""
     with Headrace(options.url, timeout_s=60.0) as client:
-        version = client.rollback(options.version, reason=options.reason)
+        version = client.rollback(options.version, who=_who(), reason=options.reason)
     console.print(f"version {version} answers, until: headrace resume", markup=False)
     return 0
 
@@ -35,7 +37,7 @@ def run_rollback(options: argparse.Namespace) -> int:
 def run_resume(options: argparse.Namespace) -> int:
     """Have replicas follow the newest version again."""
     with Headrace(options.url, timeout_s=60.0) as client:
-        version = client.resume(reason=options.reason)
+        version = client.resume(who=_who(), reason=options.reason)
     console.print(f"versions are published again, from {version} on", markup=False)
     return 0
 
@@ -52,6 +54,14 @@ def show(told: dict[str, Any], to: Console) -> None:
     to.print(table)
     pinned = f", and stays; {told['current']} is learned meanwhile" if told["pinned"] else ""
     to.print(f"{told['live']} answers{pinned}; kept: {spans(told['kept'])}", markup=False, highlight=False)
+
+
+def _who() -> str:
+    """Whoever types; in a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _clock(ms: int) -> str:

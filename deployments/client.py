@@ -7,7 +7,6 @@
 `AsyncHeadrace` has the same methods, to be awaited.
 """
 
-import getpass
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -129,15 +128,14 @@ class Headrace:
         body: dict[str, Any] = _read(self._http.put(_user_path(user), content=_user_body(attributes)))
         return body
 
-    def rollback(self, version: int | None = None, *, reason: str = "") -> int:
+    def rollback(self, version: int | None = None, *, who: str = "operator", reason: str = "") -> int:
         """Have replicas answer with a version that is kept, until `resume`; by default they stay where they are."""
-        body = {"version": version, "reason": reason, "who": getpass.getuser()}
+        body = {"version": version, "who": who, "reason": reason}
         return int(_read(self._http.post("/v1/model/rollback", json=body))["version"])
 
-    def resume(self, *, reason: str = "") -> int:
+    def resume(self, *, who: str = "operator", reason: str = "") -> int:
         """Have replicas follow the newest version again; returns that."""
-        body = {"reason": reason, "who": getpass.getuser()}
-        return int(_read(self._http.post("/v1/model/resume", json=body))["version"])
+        return int(_read(self._http.post("/v1/model/resume", json={"who": who, "reason": reason}))["version"])
 
     def get(self, path: str) -> dict[str, Any]:
         """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model`, `/v1/model/versions` or `/v1/health`."""
@@ -205,6 +203,15 @@ class AsyncHeadrace:
         """As `Headrace.user`."""
         body: dict[str, Any] = _read(await self._http.put(_user_path(user), content=_user_body(attributes)))
         return body
+
+    async def rollback(self, version: int | None = None, *, who: str = "operator", reason: str = "") -> int:
+        """As `Headrace.rollback`."""
+        body = {"version": version, "who": who, "reason": reason}
+        return int(_read(await self._http.post("/v1/model/rollback", json=body))["version"])
+
+    async def resume(self, *, who: str = "operator", reason: str = "") -> int:
+        """As `Headrace.resume`."""
+        return int(_read(await self._http.post("/v1/model/resume", json={"who": who, "reason": reason}))["version"])
 
     async def get(self, path: str) -> dict[str, Any]:
         """As `Headrace.get`."""

@@ -126,13 +126,12 @@ def test_a_version_that_is_gone_back_to_comes_whole_whatever_it_takes() -> None:
         draft = publisher.draft(full)
         received(scorer, draft)
         publisher.settle(draft)
-    limited = publisher
-    limited._max_bytes = 0
+    publisher._max_bytes = 0
     for full in (every[3], every[0], every[-1]):
-        limited.note_all(full)
-        draft = limited.draft(full, is_limited=False)
+        publisher.note_all(full)
+        draft = publisher.draft(full, is_limited=False)
         received(scorer, draft)
-        limited.settle(draft)
+        publisher.settle(draft)
         exact, whole = Publisher("elsewhere", UNLIMITED), Scorer(SCHEMA)
         received(whole, exact.draft(full))
         inputs = inputs_of(learned(log(stream(50))))
