@@ -5,9 +5,8 @@ all of that was learned from. The hub writes the offer durably, then makes it th
 So a version is committed whole, a learner that is killed goes on from the committed positions, and a hub that is
 killed comes back with exactly what it had acknowledged. Nothing is learned twice and nothing is lost.
 
-What is committed is published: drafted as an edition (`learners.publisher`) and handed out. Replicas long-poll
-`follow` and get the editions since theirs while the hub still holds them, else all that the others have. What is handed
-out is put into the object store once and shared by every replica of a node. A commit does not wait for it.
+What is committed is published (`learners.publishing`), and put into the object store once, where it is shared by every
+replica of a node. A commit does not wait for it.
 
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
@@ -24,15 +23,11 @@ The hub does not look inside weights. It runs on one event loop, so no two offer
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-import time
 import uuid
-from collections import OrderedDict
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import ray
 from numpy.typing import NDArray
@@ -42,30 +37,23 @@ from features.connect import StoreConfig, files_of
 from features.errors import FeatureError
 from features.priority import step_back
 from features.schema import Schema
-from learners import editions, pinning, snapshots
+from learners import snapshots
 from learners.checkpoints import N_KEPT, Checkpoints, Files
-from learners.editions import Head, Part, Place
-from learners.errors import ForeignSnapshot, LearnerError, StaleSnapshot
+from learners.editions import Place
+from learners.errors import LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
+from learners.lineage import Lineage
 from learners.meetings import Meetings
-from learners.pinning import PINNED, Pin
-from learners.publisher import EDITION_BYTES, Draft, Publisher
+from learners.publisher import EDITION_BYTES, Publisher
+from learners.publishing import Publishing
 from learners.shares import Share
-from learners.snapshots import Delta
-from learners.version_history import VersionHistory, What
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
 LOOK_S: Final = 5.0  # for a version that was left
 SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
-HISTORY: Final = "history"
-"""Name of the file of what became of versions."""
-N_EDITIONS: Final = 128  # about a minute of them: a replica further behind takes everything
-LEFT_S: Final = 1.0  # after which rows that did not fit are sent, if no version comes
 OPERATOR: Final = "operator"
-LEARNER: Final = "learner"
-EditionRefs = list["ray.ObjectRef[NDArray[np.uint8]]"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,36 +86,23 @@ class ModelHub:
         self._schema = schema
         step_back(niceness, entirely=store.clock == "wall")
         self._files: Files
-        self._full: Delta | None = None
-        self._loading = asyncio.get_running_loop().create_task(self._load(store, schema, folder))
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._adopt_what_is_left()), loop.create_task(self._publish_for_ever())]
-        self._committing = asyncio.Lock()
-        self._clock = WallClock()
-        self._n_kept = n_kept
-        self._publisher = Publisher(uuid.uuid4().hex, edition_bytes)
-        self._wanted = asyncio.Event()
-        """Set while there may be something to publish."""
-        self._editions: OrderedDict[int, EditionRefs] = OrderedDict()
-        self._whole: tuple[int, EditionRefs] = 0, []
-        self._pin: Pin | None = None
-        self._history = VersionHistory()
-        self._published_ms = 0
-        """What the published version was trained through."""
-        self._stages: dict[str, float] = {}
-        """What the newest commit and the newest edition took."""
-        self._changed = asyncio.Event()
+        self._lineage: Lineage
+        self._publishing: Publishing[ray.ObjectRef[NDArray[np.uint8]]] = Publishing(
+            Publisher(uuid.uuid4().hex, edition_bytes), _put, lambda: self._lineage.full, WallClock()
+        )
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
+        loop = asyncio.get_running_loop()
+        self._loading = loop.create_task(self._load(store, folder, n_kept))
+        self._tasks = [loop.create_task(self._adopt_what_is_left()), loop.create_task(self._publish())]
 
     async def version(self) -> int:
         """Number of the current version; 0 before the first commit."""
-        full = await self._current()
-        return full.version if full else 0
+        return (await self._loaded()).version
 
     async def committed(self) -> bytes | None:
         """The current version whole, private parts too, for a learner to go on from; None before the first."""
-        full = await self._current()
+        full = (await self._loaded()).full
         return snapshots.pack(full) if full else None
 
     async def offer(self, packed: bytes) -> int:
@@ -138,25 +113,14 @@ class ModelHub:
             CorruptSnapshot: If the bytes were altered on the way.
         """
         delta = snapshots.unpack(packed)
-        async with self._committing:
-            await self._commit(delta, packed)
+        lineage = await self._loaded()
+        async with lineage.changing:
+            is_whole = await lineage.commit(delta, packed)
+            self._meetings.commit(delta.version)
+            self._publishing.note(delta)
+            if is_whole:
+                await self._publishing.save_history()
         return delta.version
-
-    async def _commit(self, delta: Delta, packed: bytes) -> None:
-        current = await self.version()
-        if delta.version != current + 1 or (delta.base or 0) != current:
-            raise StaleSnapshot(
-                f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
-            )
-        began_s = time.monotonic()
-        await self._checkpoints.write(packed, delta.version)
-        self._stages |= {"offer_bytes": len(packed), "commit_ms": _ms_since(began_s)}
-        self._full = delta if self._full is None else snapshots.merge(self._full, delta)
-        self._meetings.commit(delta.version)
-        self._publisher.note(delta)
-        self._wanted.set()
-        if await self._checkpoints.compact(self._full):
-            await self._files.write(HISTORY, self._history.packed)
 
     async def adopt(self, packed: bytes) -> int:
         """Put a whole version that was made elsewhere in the place of all that was learned here; returns its number.
@@ -168,39 +132,13 @@ class ModelHub:
             CorruptSnapshot: If the bytes were altered on the way.
         """
         full = snapshots.unpack(packed)
-        async with self._committing:
-            current = await self._current()
-            snapshots.check_schema(full, self._schema)
-            if full.base is not None or full.private is None or (current and current.model != full.model):
-                raise ForeignSnapshot(
-                    f"a whole version with its private part, of the network {current and current.model}"
-                )
-            full.version = (current.version if current else 0) + 1
-            await self._checkpoints.replace(full)
-            self._full = full
+        lineage = await self._loaded()
+        async with lineage.changing:
+            await lineage.adopt(full)
             self._meetings.tear()
-            self._publisher.note_all(full)
-            await self._note("adopted", full.version, "backfill", "it was trained on a history")
-            self._wanted.set()
+            self._publishing.note_all(full)
+            await self._publishing.tell("adopted", full.version, "backfill", "it was trained on a history")
         return full.version
-
-    async def _adopt_what_is_left(self) -> None:
-        while True:
-            try:
-                await self._current()
-                packed = await self._checkpoints.left()
-                if packed is not None:
-                    await self._take_up(packed)
-            except (FeatureError, OSError) as error:
-                logger.warning("whether a version was left is not known: %s", error)
-            await asyncio.sleep(LOOK_S)
-
-    async def _take_up(self, packed: bytes) -> None:
-        try:
-            logger.info("the version that was left is adopted as %d", await self.adopt(packed))
-        except LearnerError as error:
-            logger.error("the version that was left is dropped: %s", error)
-        await self._checkpoints.drop_left()
 
     async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
         """Hand in a learner's share of the round that becomes `version`; returns those of all once they are there.
@@ -228,18 +166,16 @@ class ModelHub:
         """
         if version != await self.version():
             return False
-        if self._publisher.version == version and trained_through_ms > self._published_ms:
-            self._published_ms = trained_through_ms
-            self._wake()
+        self._publishing.advance(version, trained_through_ms)
         return True
 
     async def configure(self, settings: bytes) -> None:
         """Have replicas follow these settings, durably; the hub does not look inside."""
-        await self._current()
+        await self._loaded()
         if settings != self._settings:
             await self._files.write(SETTINGS, settings)
             self._settings = settings
-            self._wake()
+            self._publishing.wake()
 
     async def rollback(self, version: int | None, who: str = OPERATOR, why: str = "") -> int:
         """Have replicas answer with this version, until `resume`, and come back to it after a restart.
@@ -251,188 +187,108 @@ class ModelHub:
         Raises:
             UnknownVersion: If it is not kept, or none answers yet.
         """
-        await self._current()
-        async with self._committing:
-            full = await self._checkpoints.at(self._publisher.version if version is None else version)
-            pin = Pin(who, why, self._clock.now_ms(), pinning.public(full))
-            await self._files.write(PINNED, pinning.pins.pack(pin))
-            self._go_to(pin)
-            await self._note("rolled back", full.version, who, why)
+        lineage = await self._loaded()
+        async with lineage.changing:
+            full = await lineage.checkpoints.at(self._publishing.version if version is None else version)
+            await self._publishing.keep_at(full, who, why)
         return full.version
 
     async def resume(self, who: str = OPERATOR, why: str = "") -> int:
         """Publish what was committed since `rollback`, and go on; returns the newest version."""
-        await self._current()
-        async with self._committing:
-            if self._pin is not None:
-                await self._files.delete(PINNED)
-                self._pin = None
-                if self._full is not None:
-                    self._publisher.note_all(self._full)
-                    await self._note("resumed", self._full.version, who, why)
-                self._wanted.set()
-        return await self.version()
+        lineage = await self._loaded()
+        async with lineage.changing:
+            await self._publishing.resume(who, why)
+        return lineage.version
 
     async def versions(self) -> dict[str, Any]:
         """What `GET /v1/model/versions` tells."""
-        await self._current()
-        async with self._committing:
-            kept = await self._checkpoints.numbers()
+        lineage = await self._loaded()
+        async with lineage.changing:
+            kept = await lineage.checkpoints.numbers()
+        told = self._publishing.described
         return {
-            "current": await self.version(),
-            "live": self._publisher.version,
-            "pinned": self._pin.described if self._pin else None,
+            "current": lineage.version,
+            "live": told["live"],
+            "pinned": told["pinned"],
             "kept": kept,
-            "history": [msgspec.structs.asdict(line) for line in self._history.lines],
+            "history": self._publishing.history,
         }
 
     async def follow(self, place: Place, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
         """What a replica at `place` lacks; waits until there is something, at most `wait_s`.
 
         Returns:
-            `place`, `version`, `trained_through_ms`, `settings` (empty: those they started with) and `editions`: object
-            references of each one's packed head and parts, to apply in order.
+            As `Publishing.follow`, and `settings` (empty: those they started with).
         """
-        await self._current()
-        if self._publisher.place == place and self._published_ms == trained_through_ms:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
-        return {
-            "place": self._publisher.place,
-            "version": self._publisher.version,
-            "trained_through_ms": self._published_ms,
-            "editions": self._since(place),
-            "settings": self._settings,
-        }
+        await self._loaded()
+        news = await self._publishing.follow(place, trained_through_ms, wait_s)
+        return {**news, "settings": self._settings}
 
     async def status(self) -> dict[str, Any]:
         """What `GET /v1/model` tells, and this process's id."""
-        progress = self._full.progress if self._full else None
+        lineage = await self._loaded()
+        progress = lineage.full.progress if lineage.full else None
         return {
-            "version": await self.version(),
-            "live": self._publisher.version,
-            "trained_through_ms": self._published_ms,
+            "version": lineage.version,
+            **self._publishing.described,
             "events": progress.n_events if progress else 0,
             "examples": progress.n_examples if progress else 0,
             "progressive": dict(progress.metrics) if progress else {},
-            "state": "pinned" if self._pin else "live",
-            "pinned": self._pin.described if self._pin else None,
-            "publishing": dict(self._stages),
+            "publishing": {**lineage.stages, **self._publishing.stages},
             "pid": os.getpid(),
             "release": self._release,
         }
 
     async def positions(self) -> dict[int, tuple[int, int]]:
         """Log positions of the current version: nothing after them may be trimmed."""
-        full = await self._current()
+        full = (await self._loaded()).full
         return dict(full.progress.positions) if full else {}
 
-    async def _load(self, store: StoreConfig, schema: Schema, folder: str) -> None:
+    async def _load(self, store: StoreConfig, folder: str, n_kept: int) -> None:
         """Find what was committed; whoever asks waits, for as long as it is out of reach."""
         while True:
             try:
                 self._files = FolderFiles(folder) if folder else files_of(store)
-                self._checkpoints = Checkpoints(self._files, schema, self._n_kept)
-                self._full = await self._checkpoints.load()
+                self._lineage = Lineage(Checkpoints(self._files, self._schema, n_kept), self._schema)
+                await self._lineage.load()
                 names = await self._files.names()
                 self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
-                if HISTORY in names:
-                    self._history.load(await self._files.read(HISTORY))
-                if PINNED in names:
-                    self._find_pinned(await self._files.read(PINNED))
+                await self._publishing.load(self._files, self._schema)
                 break
             except (FeatureError, OSError) as error:
                 logger.warning("durable versions are out of reach: %s", error)
                 await asyncio.sleep(RETRY_S)
-        self._wanted.set()
 
-    async def _current(self) -> Delta | None:
-        """The current version; not before it is known which one that is."""
+    async def _loaded(self) -> Lineage:
+        """The versions; not before it is known which there are."""
         await asyncio.shield(self._loading)
-        return self._full
+        return self._lineage
 
-    async def _publish_for_ever(self) -> None:
-        await asyncio.shield(self._loading)
+    async def _publish(self) -> None:
+        await self._loaded()
+        await self._publishing.run()
+
+    async def _adopt_what_is_left(self) -> None:
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
             try:
-                self._publish()
-            except Exception:  # a supervisor: replicas keep what they have, and the next version is tried
-                logger.exception("a version could not be published")
-                await asyncio.sleep(RETRY_S)
+                packed = await (await self._loaded()).checkpoints.left()
+                if packed is not None:
+                    await self._take_up(packed)
+            except (FeatureError, OSError) as error:
+                logger.warning("whether a version was left is not known: %s", error)
+            await asyncio.sleep(LOOK_S)
 
-    def _publish(self) -> None:
-        if self._full is None or self._pin is not None:
-            return
-        began_s = time.monotonic()
-        draft = self._publisher.draft(self._full)
-        self._stages["draft_ms"] = _ms_since(began_s)
-        self._send(draft)
-        self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
-        if draft.n_left:
-            asyncio.get_running_loop().call_later(LEFT_S, self._wanted.set)
-
-    def _find_pinned(self, packed: bytes) -> None:
+    async def _take_up(self, packed: bytes) -> None:
         try:
-            pin = pinning.pins.unpack(packed)
-            snapshots.check_schema(pin.full, self._schema)
+            logger.info("the version that was left is adopted as %d", await self.adopt(packed))
         except LearnerError as error:
-            logger.error("checkpoint %s is skipped, replicas get the newest version: %s", PINNED, error)
-        else:
-            self._go_to(pin)
-
-    def _go_to(self, pin: Pin) -> None:
-        self._pin = pin
-        self._publisher.note_all(pin.full)
-        self._send(self._publisher.draft(pin.full, is_limited=False))
-
-    def _send(self, draft: Draft) -> None:
-        """Hand an edition out from now on."""
-        self._publisher.settle(draft)
-        packed = _packed(draft.head, draft.parts)
-        self._editions[draft.head.place.number] = _put(packed)
-        n_rows = sum(len(change.rows) for change in draft.changes.values())
-        self._stages |= {"edition_bytes": sum(map(len, packed)), "rows": n_rows, "rows_left": draft.n_left}
-        while len(self._editions) > N_EDITIONS:
-            self._editions.popitem(last=False)
-        self._published_ms = draft.head.trained_through_ms
-        self._wake()
-
-    def _since(self, place: Place) -> list[EditionRefs]:
-        """The editions that bring who is at `place` to the newest."""
-        newest = self._publisher.place
-        if not newest.number or place == newest:
-            return []
-        missing = range(place.number + 1, newest.number + 1)
-        if place.origin == newest.origin and all(number in self._editions for number in missing):
-            return [self._editions[number] for number in missing]
-        if self._whole[0] != newest.number:
-            head, rows = self._publisher.whole()
-            self._whole = newest.number, _put(_packed(head, rows))
-        return [self._whole[1]]
-
-    async def _note(self, what: What, version: int, who: str, why: str) -> None:
-        """Add to the history, durably."""
-        self._history.note(what, version, self._clock.now_ms(), who, why)
-        await self._files.write(HISTORY, self._history.packed)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+            logger.error("the version that was left is dropped: %s", error)
+        await self._lineage.checkpoints.drop_left()
 
 
-def _ms_since(began_s: float) -> float:
-    return round(1000.0 * (time.monotonic() - began_s), 2)
-
-
-def _packed(head: Head, rows: list[Part]) -> list[bytes]:
-    return [editions.heads.pack(head), *map(editions.parts.pack, rows)]
-
-
-def _put(packed: list[bytes]) -> EditionRefs:
+def _put(packed: bytes) -> "ray.ObjectRef[NDArray[np.uint8]]":
     """Into the object store, so that a node reads it where it lies."""
-    return [ray.put(np.frombuffer(one, dtype=np.uint8)) for one in packed]
+    return ray.put(np.frombuffer(packed, dtype=np.uint8))
 
 
 def get_hub() -> Any:

@@ -115,7 +115,7 @@ class Application:
         return answer["ok"]
 
 
-def eventually(check: Callable[[], Any], what: str, wait_s: float = 30.0) -> Any:
+def eventually(check: Callable[[], Any], what: str | Callable[[], str], wait_s: float = 30.0) -> Any:
     """The same as `waiting.eventually`, for a check over HTTP: who can't be reached is asked again."""
 
     def check_again() -> Any:

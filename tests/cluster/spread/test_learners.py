@@ -38,6 +38,11 @@ def _version(application: Application) -> int:
     return int(_model(application).get("version", 0))
 
 
+def _how_far(application: Application, n_examples: int) -> str:
+    told = {actor: application.call("status", actor) for actor in ("hub", "learner", "learner-1")}
+    return f"{n_examples} examples learned; {told}"
+
+
 def test_whoever_is_lost_every_event_is_learned_once(spread: Application) -> None:
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -53,7 +58,7 @@ def test_whoever_is_lost_every_event_is_learned_once(spread: Application) -> Non
             stop.set()
         n_events = sent.result()
     n_examples = n_events + N_SHOWN
-    eventually(lambda: _model(spread).get("examples", 0) >= n_examples, "everything learned", 60.0)
+    eventually(lambda: _model(spread).get("examples", 0) >= n_examples, lambda: _how_far(spread, n_examples), 120.0)
     assert (_model(spread)["events"], _model(spread)["examples"]) == (n_events, n_examples)
 
 
