@@ -35,6 +35,7 @@ from learners.hub import get_hub
 from learners.memory import keep_memory
 from learners.offers import Alone, InRounds, Offers
 from learners.online import LearnerConfig, OnlineLearner
+from learners.reading import ExampleReader
 
 LEARNER_NAME: Final = "headrace-learner"
 """Of the first one; see `learner_name`."""
@@ -126,7 +127,7 @@ class Learner:
             return learner, 0
         full = snapshots.unpack(packed)
         learner.restore(full)
-        await remember(learner, self._log, self._config.join.attribution_s)
+        await remember(learner.reader, self._log, self._config.join.attribution_s)
         logger.info("learner goes on from version %d", full.version)
         return learner, full.version
 
@@ -139,12 +140,12 @@ class Learner:
         }
 
 
-async def remember(learner: OnlineLearner, log: Log, window_s: float) -> None:
+async def remember(reader: ExampleReader, log: Log, window_s: float) -> None:
     """Read the last attribution window again after `restore`: which decisions are open is in no version.
 
     What is gone is passed over.
     """
-    committed = learner.positions
+    committed = reader.positions
     read = {p: StreamId(max(at.ms - round(1000 * window_s), 0), 0) for p, at in committed.items()}
     while any(read[p] < at for p, at in committed.items()):
         try:
@@ -154,7 +155,7 @@ async def remember(learner: OnlineLearner, log: Log, window_s: float) -> None:
             continue
         if not entries:
             return
-        learner.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
+        reader.remember(entry for entry in entries if entry.id <= committed.get(entry.partition, START))
         read.update({entry.partition: entry.id for entry in entries})
 
 

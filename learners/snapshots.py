@@ -121,6 +121,18 @@ def check_schema(delta: Delta, schema: Schema) -> None:
         )
 
 
+def private_of(full: Delta, schema: Schema) -> Private:
+    """What a learner goes on from.
+
+    Raises:
+        ForeignSnapshot: If it is of another schema, or no learner's full snapshot.
+    """
+    check_schema(full, schema)
+    if full.base is not None or full.private is None:
+        raise ForeignSnapshot(f"version {full.version}: expected a learner's full snapshot, got a part of one")
+    return full.private
+
+
 def merge(full: Delta, delta: Delta) -> Delta:
     """Lay a delta over a full snapshot, in place where there is room.
 

@@ -103,7 +103,7 @@ class WarmStart:
         """Learn from what is pending; everything, as a version that stands at a position of the log."""
         ms, _ = self._last
         self._learner.close_tick(ms + 1 + int(1000 * self._config.batch_span_s))
-        self._learner.positions = dict(cut)
+        self._learner.reader.positions = dict(cut)
         return self._learner.snapshot(version)
 
     def save(self) -> bytes:

@@ -21,7 +21,7 @@ from features.state import unpack
 from learners import snapshots
 from learners.embeddings import TableConfig
 from learners.errors import ForeignSnapshot
-from learners.online import OnlineLearner, known_context
+from learners.online import OnlineLearner
 from learners.pinning import public
 from learners.snapshots import Delta
 from tests.learners.examples import (
@@ -299,34 +299,6 @@ def test_an_entry_beyond_the_span_finds_the_batch_learned() -> None:
     for entry in log([click("u", "a", T0_MS), click("u", "b", T0_MS + 999), click("u", "c", T0_MS + 1000)]):
         learner.read(entry)
     assert learner.n_examples == 2 and not learner.is_settled
-
-
-def test_a_slate_is_what_was_known_just_before_its_event() -> None:
-    """Lived through in one pass, it equals encoding each event at its own moment."""
-    learner, known = OnlineLearner(SCHEMA, replace(CONFIG, batch_size=1000, batch_span_s=1e4)), ItemTable(SCHEMA)
-    expected = []
-    for entry in log(stream(80)):
-        event, user = decode_event(entry.body), unpack(entry.state, SCHEMA)
-        request = Request(user, known_context(event, user), event.ts_ms, [event.item])
-        expected.append(learner.encoder.encode(known, [request]))
-        learner.read(entry)
-        known.fold([entry])
-    inputs = learner._pending.take()
-    for name in ("dense", "item_key", "attribute_key"):
-        asked = np.concatenate([getattr(each, name)[:, 0] for each in expected])
-        np.testing.assert_array_equal(getattr(inputs, name)[:, 0], asked, err_msg=name)
-    assert inputs.dense[:, 0].any(axis=1).sum() > 40
-
-
-def test_the_context_of_a_slate_is_that_of_the_event_before_in_the_same_visit() -> None:
-    """How an item was reached is known only afterwards."""
-    before, soon, late = (
-        click("u", item, T0_MS + ms, device)
-        for item, ms, device in (("a", 0, "x"), ("b", 60_000, "y"), ("c", 9_000_000, "z"))
-    )
-    entries = log([before, soon, late])
-    known = [known_context(decode_event(e.body), unpack(e.state, SCHEMA)) for e in entries]
-    assert known == [{"device": "x"}, {"device": "x"}, {"device": "z"}]
 
 
 def test_half_a_batch_is_not_committed() -> None:

@@ -10,15 +10,15 @@ from features.memory_store import MemoryStore
 from features.store import Record, all_of
 from features.ticks import Log
 from learners.actor import remember
-from learners.online import OnlineLearner
+from learners.reading import ExampleReader
 from tests.features.examples import archived
 from tests.learners.examples import CONFIG, KEYS, SCHEMA, shown
 
 N_BEFORE = 40
 
 
-class Told(OnlineLearner):
-    """A learner that counts what it is reminded of."""
+class Told(ExampleReader):
+    """A reader that counts what it is reminded of."""
 
     def __init__(self, store_heads: object) -> None:
         super().__init__(SCHEMA, CONFIG)
@@ -48,9 +48,9 @@ def files(tmp_path: Path) -> LogFiles:
 
 
 async def told(store: MemoryStore, log: Log) -> int:
-    learner = Told(await store.heads())
-    await remember(learner, log, window_s=1e9)
-    return learner.n_told
+    reader = Told(await store.heads())
+    await remember(reader, log, window_s=1e9)
+    return reader.n_told
 
 
 async def test_what_is_archived_is_remembered_and_what_is_gone_is_passed_over(files: LogFiles) -> None:

@@ -143,8 +143,8 @@ def test_nobody_draws_what_another_draws(straight: Team) -> None:
     """Of a table that they all have."""
     drawn = []
     for learner in straight.learners:
-        learner._sampler.refresh(learner.table, END_MS)
-        drawn.append(learner._sampler.draw(0, 3)[0].tolist())
+        learner.reader._sampler.refresh(learner.table, END_MS)
+        drawn.append(learner.reader._sampler.draw(0, 3)[0].tolist())
     assert drawn[0] != drawn[1] != drawn[2]
 
 
