@@ -82,7 +82,7 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},
     )
-    started = group.start_group(config.store, config.schema, config.learner, settings)
+    started = group.start_group(config.store, config.schema, config.learner, config.judge, settings)
     _keep_log(config, settings)
     _watch_skew(config, settings)
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")

@@ -16,7 +16,7 @@ from deployments.front_doors import Door, Log
 MAX_AGE_MS: Final = 60_000  # versions come twice a second; so old, nothing is being learned
 ALIVE: Final = "ALIVE"
 ACTOR_PREFIX: Final = "headrace-"
-NEEDED_ACTORS: Final = ("headrace-hub", "headrace-learner", "headrace-log", "headrace-projector")
+NEEDED_ACTORS: Final = ("headrace-hub", "headrace-judge", "headrace-learner", "headrace-log", "headrace-projector")
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
     [schema]   features.schema.Schema           [rank]      deployments.ranking.RankConfig
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
     [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
-                                                [autoscale] deployments.autoscaling.AutoscaleConfig
+    [judge]    learners.judge.JudgeConfig       [autoscale] deployments.autoscaling.AutoscaleConfig
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -26,6 +26,7 @@ from features.errors import SchemaError
 from features.event_files import without_account
 from features.schema import Schema, schema_from_dict
 from learners.checkpoints import N_KEPT
+from learners.judge import JudgeConfig
 from learners.online import LearnerConfig
 from learners.policies import PolicyConfig
 from learners.publisher import EDITION_BYTES
@@ -66,6 +67,7 @@ class Config:
     rank: RankConfig = field(default_factory=RankConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
@@ -159,6 +161,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         "rank": RankConfig,
         "policy": PolicyConfig,
         "learner": LearnerConfig,
+        "judge": JudgeConfig,
         "cluster": ClusterConfig,
         "autoscale": AutoscaleConfig,
     }

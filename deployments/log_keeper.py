@@ -2,7 +2,7 @@
 
     log ─► segments, all the time (`features.archiving`)
     every `LOOK_S`: measured; too full ─► archived up to where room is wanted ─► trimmed (`features.log_space`)
-    every `TRIM_S`: trimmed behind every reader
+    every `TRIM_S`: trimmed behind every reader, and every version that is kept
 
 Two loops, so that the log is measured and trimmed also while the archive is out of reach. What is to be archived at
 once the one leaves for the other: an archiver is used by one loop alone. Neither holds up anything but itself.
@@ -110,7 +110,7 @@ class LogKeeper:
                 if self._space.is_tight:
                     self._wanted = await self._make_room() or START
                 elif now_s >= trim_s:
-                    await self._space.trim(await self._learned())
+                    await self._space.trim(await self._needed())
                     trim_s = now_s + TRIM_S
                 self._problems.pop("trimmed", None)
             except Exception as error:  # noqa: BLE001  this loop is a supervisor of what it does
@@ -126,6 +126,11 @@ class LogKeeper:
         """What the learners have committed."""
         committed: dict[int, tuple[int, int]] = await get_hub().positions.remote()
         return {partition: StreamId(*at) for partition, at in committed.items()}
+
+    async def _needed(self) -> dict[int, StreamId]:
+        """Where the oldest version stands that may be gone back to."""
+        needed: dict[int, tuple[int, int]] = await get_hub().needed.remote()
+        return {partition: StreamId(*at) for partition, at in needed.items()}
 
     async def _archive_for_ever(self) -> None:
         while True:

@@ -74,6 +74,7 @@ _MAP: Final = {"type": "object"}
 _ERROR: Final = _object({"code": _TEXT, "message": _TEXT}, {"path": _TEXT, "retryable": {"type": "boolean"}})
 _MODEL: Final = {"version": _WHOLE, "trained_through_ms": _WHOLE, "age_ms": _WHOLE}
 _PIN: Final = {"oneOf": [_object({"version": _WHOLE, "who": _TEXT, "why": _TEXT, "at_ms": _WHOLE}), {"type": "null"}]}
+_HELD: Final = {"oneOf": [_object({"version": _WHOLE, "why": _TEXT, "since_ms": _WHOLE}), {"type": "null"}]}
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": _MAP,
     "Error": _object({"error": _ERROR}),
@@ -108,8 +109,10 @@ _ANSWERS: Final[dict[str, Any]] = {
             "events": _WHOLE,
             "examples": _WHOLE,
             "progressive": _MAP,
-            "state": {"enum": ["live", "pinned"]},
+            "state": {"enum": ["live", "held", "pinned"]},
             "pinned": _PIN,
+            "held": _HELD,
+            "judged": _object({"reasons": _list(_TEXT), "anchor": _WHOLE, "figures": _MAP}),
             "publishing": _MAP,
         }
     ),

@@ -25,7 +25,7 @@ from features.clock import WallClock
 from features.connect import StoreConfig, connect
 from features.deep_log import log_of
 from features.errors import LogGap
-from features.events import START, StreamId
+from features.events import START, Entry, StreamId
 from features.intake import Intake
 from features.priority import step_back
 from features.schema import Schema
@@ -111,7 +111,7 @@ class Learner:
             if tick is None:
                 await asyncio.sleep(IDLE_S)
                 continue
-            for entries in _slices(tick):
+            for entries in slices(tick):
                 for entry in entries:
                     await offers.before(entry.id.ms)
                     learner.read(entry)
@@ -159,7 +159,8 @@ async def remember(reader: ExampleReader, log: Log, window_s: float) -> None:
         read.update({entry.partition: entry.id for entry in entries})
 
 
-def _slices(tick: Tick) -> list[list[Any]]:
+def slices(tick: Tick) -> list[list[Entry]]:
+    """The entries of a tick, few at a time."""
     return [tick.entries[at : at + N_BETWEEN] for at in range(0, len(tick.entries), N_BETWEEN)]
 
 

@@ -72,8 +72,12 @@ class Checkpoints:
         """Make one packed delta (or first snapshot) durable."""
         await self._files.write(f"v{version:010d}.delta", packed)
 
-    async def compact(self, full: Delta) -> bool:
-        """Write the whole state if it is time to, and drop what the one before it no longer needs; whether it was."""
+    async def compact(self, full: Delta, kept: int = 0) -> bool:
+        """Write the whole state if it is time to, and drop what the one before it no longer needs; whether it was.
+
+        Args:
+            kept: Version that is not dropped, however many there are.
+        """
         if full.version - self._last_full < FULL_EVERY:
             return False
         await self._files.write(f"v{full.version:010d}.full", snapshots.pack(full))
@@ -82,7 +86,7 @@ class Checkpoints:
             if number <= before:
                 await self._files.delete(f"v{number:010d}.delta")
         wholes = await self._numbers("full")
-        for number in set(wholes) - thinned(wholes, self._n_kept):
+        for number in set(wholes) - thinned(wholes, self._n_kept) - {kept}:
             await self._files.delete(f"v{number:010d}.full")
         return True
 
@@ -95,13 +99,26 @@ class Checkpoints:
                 if number < full.version:
                     await self._files.delete(f"v{number:010d}.{kind}")
 
+    async def begin_again(self, full: Delta, after: int) -> None:
+        """Go on with this version, and drop those since another one, of which it has the content."""
+        await self._files.write(f"v{full.version:010d}.full", snapshots.pack(full))
+        self._last_full = full.version
+        for kind in ("delta", "full"):
+            for number in await self._numbers(kind):
+                if after < number < full.version:
+                    await self._files.delete(f"v{number:010d}.{kind}")
+
+    async def wholes(self) -> list[int]:
+        """Versions that are written whole, ascending."""
+        return sorted(await self._numbers("full"))
+
     async def load(self) -> Delta | None:
         """The newest version that can be put together from sound files; None if there is none.
 
         Deltas beyond it stand on something unreadable: they are dropped, lest a later version be built on them.
         """
         loaded: Delta | None = None
-        wholes = sorted(await self._numbers("full"), reverse=True)
+        wholes = (await self.wholes())[::-1]
         self._last_full = max(wholes, default=0)
         for number in wholes:
             loaded = await self._read(f"v{number:010d}.full")
@@ -117,7 +134,7 @@ class Checkpoints:
     async def numbers(self) -> list[int]:
         """Versions that there are files for, ascending; see `at`."""
         found, deltas = [], set(await self._numbers("delta"))
-        for whole in await self._numbers("full"):
+        for whole in await self.wholes():
             found.append(whole)
             while found[-1] + 1 in deltas:
                 found.append(found[-1] + 1)
@@ -147,7 +164,7 @@ class Checkpoints:
         """The last version but one that was written whole, or the last, or the first there ever was; None if there is
         none. Nothing is dropped: a hub may be at work.
         """
-        names = [f"v{number:010d}.full" for number in sorted(await self._numbers("full"))[-2:]]
+        names = [f"v{number:010d}.full" for number in (await self.wholes())[-2:]]
         for name in names or ["v0000000001.delta"] * (1 in await self._numbers("delta")):
             found = await self._read(name)
             if found is not None:

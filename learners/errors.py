@@ -5,7 +5,8 @@ LearnerError
 ├── CorruptSnapshot         bytes of a snapshot were cut or altered, or are of an unknown format
 ├── ForeignSnapshot         a snapshot was made under another schema, or for a network of another shape
 ├── StaleSnapshot           a delta stands on a version that the receiver does not have; take a full one
-└── UnknownVersion          a version is asked for that is not kept
+├── UnknownVersion          a version is asked for that is not kept
+└── JudgeAway               who looks at versions before they are published does not answer
 """
 
 
@@ -31,3 +32,7 @@ class StaleSnapshot(LearnerError):
 
 class UnknownVersion(LearnerError):
     """No version of this number can be put together from what is kept."""
+
+
+class JudgeAway(LearnerError):
+    """No verdict is to be had now."""

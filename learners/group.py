@@ -1,4 +1,4 @@
-"""Starting the learning side: hub, projector and learners, by name, once per cluster.
+"""Starting the learning side: hub, judge, projector and learners, by name, once per cluster.
 
 The actors are detached and restart by themselves for ever, spread over the nodes that have what they ask for, so that
 one which is lost takes as little along as can be. Whoever starts a second time gets the running ones, if they are of
@@ -19,7 +19,9 @@ from features.connect import StoreConfig
 from features.schema import Schema
 from learners.actor import Learner, learner_name
 from learners.checkpoints import N_KEPT
-from learners.hub import HUB_NAME, ModelHub
+from learners.hub import HUB_NAME, JUDGE_NAME, ModelHub
+from learners.judge import JudgeConfig
+from learners.judge_actor import JudgeActor
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
 from learners.publisher import EDITION_BYTES
@@ -52,31 +54,36 @@ class Group:
     """Handles of the actors."""
 
     hub: Any
+    judge: Any
     projector: Any
     learners: list[Any]
 
 
-def start_group(store: StoreConfig, schema: Schema, learner: LearnerConfig, config: GroupConfig) -> Group:
+def start_group(
+    store: StoreConfig, schema: Schema, learner: LearnerConfig, judge: JudgeConfig, config: GroupConfig
+) -> Group:
     """Start what is not running yet, and replace what is of another release."""
     _end_learners_from(learner.rounds.n_learners)
     hub = started(
         *(ModelHub, HUB_NAME, config, store, schema, config.folder),
         edition_bytes=config.edition_bytes,
         n_kept=config.keep_versions,
+        max_held=judge.max_held,
     )
+    judging = started(JudgeActor, JUDGE_NAME, config, store, schema, learner, judge)
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
     learners = [
         started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
-    ray.get([actor.status.remote() for actor in (hub, projector, *learners)])
-    return Group(hub, projector, learners)
+    ray.get([actor.status.remote() for actor in (hub, judging, projector, *learners)])
+    return Group(hub, judging, projector, learners)
 
 
 def end_group() -> None:
     """End all of it for good; what is durable stays."""
     _end_learners_from(0)
-    for name in (PROJECTOR_NAME, HUB_NAME):
+    for name in (PROJECTOR_NAME, JUDGE_NAME, HUB_NAME):
         end_actor(name)
 
 

@@ -5,8 +5,8 @@ all of that was learned from. The hub writes the offer durably, then makes it th
 So a version is committed whole, a learner that is killed goes on from the committed positions, and a hub that is
 killed comes back with exactly what it had acknowledged. Nothing is learned twice and nothing is lost.
 
-What is committed is published (`learners.publishing`), and put into the object store once, where it is shared by every
-replica of a node. A commit does not wait for it.
+What is committed is judged and published (`learners.publishing`), and put into the object store once, where it is
+shared by every replica of a node. A commit does not wait for it.
 
 Several learners meet here: each hands in its share of a round and gets those of all (`gather`); the first one offers
 what they make of them.
@@ -26,11 +26,13 @@ import asyncio
 import logging
 import os
 import uuid
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayError, RayTaskError
 
 from features.clock import WallClock
 from features.connect import StoreConfig, files_of
@@ -40,13 +42,16 @@ from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import N_KEPT, Checkpoints, Files
 from learners.editions import Place
-from learners.errors import LearnerError, StaleSnapshot
+from learners.errors import JudgeAway, LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.lineage import Lineage
 from learners.meetings import Meetings
+from learners.patience import Patience
 from learners.publisher import EDITION_BYTES, Publisher
 from learners.publishing import Publishing
 from learners.shares import Share
+from learners.shelf import Shelf
+from learners.verdicts import Verdict
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
@@ -54,6 +59,9 @@ LOOK_S: Final = 5.0  # for a version that was left
 SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
 OPERATOR: Final = "operator"
+JUDGE_NAME: Final = "headrace-judge"
+JUDGE_S: Final = 10.0  # one that does not answer in this time is away
+EditionRef: TypeAlias = "ray.ObjectRef[NDArray[np.uint8]]"
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +76,7 @@ class ModelHub:
         niceness: Added to the process's own; less than the learner's, which waits for it.
         edition_bytes: Of the rows of an edition; see `Publisher`.
         n_kept: Whole versions, at most; see `Checkpoints`.
+        max_held: Versions in a row that are held before it is gone back to what answers.
         release: What it is made of; told in `status`.
     """
 
@@ -80,6 +89,7 @@ class ModelHub:
         *,
         edition_bytes: int = EDITION_BYTES,
         n_kept: int = N_KEPT,
+        max_held: int,
         release: str = "",
     ) -> None:
         self._release = release
@@ -87,9 +97,9 @@ class ModelHub:
         step_back(niceness, entirely=store.clock == "wall")
         self._files: Files
         self._lineage: Lineage
-        self._publishing: Publishing[ray.ObjectRef[NDArray[np.uint8]]] = Publishing(
-            Publisher(uuid.uuid4().hex, edition_bytes), _put, lambda: self._lineage.full, WallClock()
-        )
+        self._publishing: Publishing[EditionRef]
+        self._shelf = Shelf(Publisher(uuid.uuid4().hex, edition_bytes), _put)
+        self._patience = Patience(max_held)
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
         loop = asyncio.get_running_loop()
@@ -114,12 +124,10 @@ class ModelHub:
         """
         delta = snapshots.unpack(packed)
         lineage = await self._loaded()
-        async with lineage.changing:
-            is_whole = await lineage.commit(delta, packed)
-            self._meetings.commit(delta.version)
-            self._publishing.note(delta)
-            if is_whole:
-                await self._publishing.save_history()
+        await lineage.commit(delta, packed)
+        self._publishing.note(delta)
+        if await lineage.compact():
+            await self._publishing.save_history()
         return delta.version
 
     async def adopt(self, packed: bytes) -> int:
@@ -133,11 +141,9 @@ class ModelHub:
         """
         full = snapshots.unpack(packed)
         lineage = await self._loaded()
-        async with lineage.changing:
-            await lineage.adopt(full)
-            self._meetings.tear()
-            self._publishing.note_all(full)
-            await self._publishing.tell("adopted", full.version, "backfill", "it was trained on a history")
+        await lineage.adopt(full)
+        self._publishing.note_all(full, is_ordered=True)
+        await self._publishing.tell("adopted", full.version, "backfill", "it was trained on a history")
         return full.version
 
     async def gather(self, version: int, n_learners: int, share: Share) -> list["ray.ObjectRef[Share]"]:
@@ -166,7 +172,7 @@ class ModelHub:
         """
         if version != await self.version():
             return False
-        self._publishing.advance(version, trained_through_ms)
+        self._shelf.advance(version, trained_through_ms)
         return True
 
     async def configure(self, settings: bytes) -> None:
@@ -175,7 +181,7 @@ class ModelHub:
         if settings != self._settings:
             await self._files.write(SETTINGS, settings)
             self._settings = settings
-            self._publishing.wake()
+            self._shelf.wake()
 
     async def rollback(self, version: int | None, who: str = OPERATOR, why: str = "") -> int:
         """Have replicas answer with this version, until `resume`, and come back to it after a restart.
@@ -189,7 +195,7 @@ class ModelHub:
         """
         lineage = await self._loaded()
         async with lineage.changing:
-            full = await lineage.checkpoints.at(self._publishing.version if version is None else version)
+            full = await lineage.checkpoints.at(self._shelf.version if version is None else version)
             await self._publishing.keep_at(full, who, why)
         return full.version
 
@@ -218,10 +224,10 @@ class ModelHub:
         """What a replica at `place` lacks; waits until there is something, at most `wait_s`.
 
         Returns:
-            As `Publishing.follow`, and `settings` (empty: those they started with).
+            As `Shelf.follow`, and `settings` (empty: those they started with).
         """
         await self._loaded()
-        news = await self._publishing.follow(place, trained_through_ms, wait_s)
+        news = await self._shelf.follow(place, trained_through_ms, wait_s)
         return {**news, "settings": self._settings}
 
     async def status(self) -> dict[str, Any]:
@@ -239,20 +245,36 @@ class ModelHub:
             "release": self._release,
         }
 
+    async def anchor(self, age_s: float) -> list[EditionRef] | None:
+        """The newest version that is so old, in log time, as an edition; None if there is none.
+
+        It is kept until another one is asked for.
+        """
+        full = await (await self._loaded()).anchor(round(1000 * age_s))
+        if full is None:
+            return None
+        draft = Publisher("anchor", 0).draft(full)
+        return self._shelf.lay_out(draft.head, draft.parts).refs
+
     async def positions(self) -> dict[int, tuple[int, int]]:
         """Log positions of the current version: nothing after them may be trimmed."""
         full = (await self._loaded()).full
         return dict(full.progress.positions) if full else {}
+
+    async def needed(self) -> dict[int, tuple[int, int]]:
+        """Log positions of the oldest version that may be gone back to: what comes after them had better not be."""
+        return await (await self._loaded()).needed()
 
     async def _load(self, store: StoreConfig, folder: str, n_kept: int) -> None:
         """Find what was committed; whoever asks waits, for as long as it is out of reach."""
         while True:
             try:
                 self._files = FolderFiles(folder) if folder else files_of(store)
-                self._lineage = Lineage(Checkpoints(self._files, self._schema, n_kept), self._schema)
+                self._lineage = Lineage(Checkpoints(self._files, self._schema, n_kept), self._schema, self._meetings)
                 await self._lineage.load()
                 names = await self._files.names()
                 self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
+                self._publishing = Publishing(self._shelf, self._lineage, RemoteJudge(), WallClock(), self._patience)
                 await self._publishing.load(self._files, self._schema)
                 break
             except (FeatureError, OSError) as error:
@@ -286,7 +308,30 @@ class ModelHub:
         await self._lineage.checkpoints.drop_left()
 
 
-def _put(packed: bytes) -> "ray.ObjectRef[NDArray[np.uint8]]":
+class RemoteJudge:
+    """The judge of this cluster, wherever it runs; see `learners.publishing.Judge`."""
+
+    async def weigh(self, edition: Sequence[EditionRef]) -> Verdict:
+        """Ask whether replicas may get an edition."""
+        verdict: Verdict = await self._ask("weigh", edition)
+        return verdict
+
+    async def follow(self, edition: Sequence[EditionRef]) -> None:
+        """Have it take this for what answers."""
+        await self._ask("follow", edition)
+
+    @staticmethod
+    async def _ask(method: str, edition: Sequence[EditionRef]) -> Any:
+        try:
+            judge = ray.get_actor(JUDGE_NAME)
+            return await asyncio.wait_for(getattr(judge, method).remote(list(edition)), JUDGE_S)
+        except RayTaskError as error:
+            raise error.cause from None
+        except (RayError, ValueError, TimeoutError) as error:
+            raise JudgeAway(str(error).partition("\n")[0] or f"no answer within {JUDGE_S:g} s") from None
+
+
+def _put(packed: bytes) -> EditionRef:
     """Into the object store, so that a node reads it where it lies."""
     return ray.put(np.frombuffer(packed, dtype=np.uint8))
 

@@ -1,28 +1,40 @@
 """The versions of one model: each stands on the one before, and is durable before it counts.
 
 `commit` takes a delta on top of the current version. `adopt` puts a whole version that was made elsewhere in the place
-of all.
+of all. `go_back` makes an earlier version the newest again, under a new number: whoever learns goes on from there, and
+reads the log again from where it stood. So numbers only grow, and of two versions it is clear which came later.
 
-Not known here: what replicas have of it, and what weights mean. One event loop; no two changes at once.
+Not known here: what replicas have of it, and what weights mean. One event loop; one change after the other.
 """
 
 import asyncio
 import time
+from typing import Any, NamedTuple
 
 from features.schema import Schema
 from learners import snapshots
 from learners.checkpoints import Checkpoints
-from learners.errors import ForeignSnapshot, StaleSnapshot
+from learners.errors import ForeignSnapshot, StaleSnapshot, UnknownVersion
+from learners.meetings import Ends, Meetings
 from learners.snapshots import Delta
 
 
-class Lineage:
-    """`load` first.
+class Whole(NamedTuple):
+    """A version that is written whole."""
 
-    Whoever changes it, or reads files of it, holds `changing`.
+    made_ms: int
+    """When it was the newest, in log time."""
+    positions: Ends
+
+
+class Lineage:
+    """`load` first. Whoever reads files of it holds `changing`.
+
+    Args:
+        meetings: Of learners that make the next version together.
     """
 
-    def __init__(self, checkpoints: Checkpoints, schema: Schema) -> None:
+    def __init__(self, checkpoints: Checkpoints, schema: Schema, meetings: Meetings[Any]) -> None:
         self.checkpoints = checkpoints
         self.changing = asyncio.Lock()
         self.full: Delta | None = None
@@ -30,6 +42,12 @@ class Lineage:
         self.stages: dict[str, float] = {}
         """What the newest commit took, by name."""
         self._schema = schema
+        self._meetings = meetings
+        self._newest_ms = 0
+        """Log time that was ever learned from."""
+        self._wholes: dict[int, Whole] = {}
+        """Versions that are written whole, as far as known."""
+        self._anchor = 0
 
     @property
     def version(self) -> int:
@@ -39,24 +57,34 @@ class Lineage:
     async def load(self) -> None:
         """Go on with what is durable."""
         self.full = await self.checkpoints.load()
+        self._newest_ms = self.full.progress.trained_through_ms if self.full else 0
 
-    async def commit(self, delta: Delta, packed: bytes) -> bool:
-        """Make a delta the current version; whether the whole of it was written, too.
+    async def commit(self, delta: Delta, packed: bytes) -> None:
+        """Make a delta the current version; then `compact`.
 
         Raises:
             StaleSnapshot: If it stands on another version.
         """
-        current = self.version
-        if delta.version != current + 1 or (delta.base or 0) != current:
-            raise StaleSnapshot(
-                f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
-            )
-        began_s = time.monotonic()
-        await self.checkpoints.write(packed, delta.version)
-        commit_ms = round(1000.0 * (time.monotonic() - began_s), 2)
-        self.stages = {"offer_bytes": len(packed), "commit_ms": commit_ms}
-        self.full = delta if self.full is None else snapshots.merge(self.full, delta)
-        return await self.checkpoints.compact(self.full)
+        async with self.changing:
+            current = self.version
+            if delta.version != current + 1 or (delta.base or 0) != current:
+                raise StaleSnapshot(
+                    f"offer of version {delta.version} on {delta.base}: expected {current + 1} on {current}"
+                )
+            began_s = time.monotonic()
+            await self.checkpoints.write(packed, delta.version)
+            self.stages = {"offer_bytes": len(packed), "commit_ms": round(1000.0 * (time.monotonic() - began_s), 2)}
+            self._become(delta if self.full is None else snapshots.merge(self.full, delta))
+            self._meetings.commit(delta.version)
+
+    async def compact(self) -> bool:
+        """Write the whole of the current version, if it is time to; whether it was."""
+        async with self.changing:
+            full = self.full
+            if full is None or not await self.checkpoints.compact(full, self._anchor):
+                return False
+            self._note_whole(full)
+            return True
 
     async def adopt(self, full: Delta) -> None:
         """Put a whole version in the place of all; it gets the next number.
@@ -65,9 +93,66 @@ class Lineage:
             ForeignSnapshot: If it is of another schema or network, or lacks what a learner needs.
         """
         snapshots.check_schema(full, self._schema)
-        current = self.full
-        if full.base is not None or full.private is None or (current and current.model != full.model):
-            raise ForeignSnapshot(f"a whole version with its private part, of the network {current and current.model}")
-        full.version = self.version + 1
-        await self.checkpoints.replace(full)
+        async with self.changing:
+            current = self.full
+            if full.base is not None or full.private is None or (current and current.model != full.model):
+                raise ForeignSnapshot(
+                    f"a whole version with its private part, of the network {current and current.model}"
+                )
+            full.version = self.version + 1
+            await self.checkpoints.replace(full)
+            self._become(full)
+            self._meetings.tear()
+
+    async def go_back(self, version: int) -> int:
+        """Have this version, or the last one before it that is kept, as the newest again; returns which one it was.
+
+        Those since then are dropped.
+
+        Raises:
+            UnknownVersion: If none is kept.
+        """
+        async with self.changing:
+            kept = max((number for number in await self.checkpoints.numbers() if number <= version), default=0)
+            if not kept:
+                raise UnknownVersion(f"neither version {version} is kept nor any before it")
+            full = await self.checkpoints.at(kept)
+            full.version = self.version + 1
+            await self.checkpoints.begin_again(full, kept)
+            self._become(full)
+            self._note_whole(full)
+            self._meetings.tear()
+        return kept
+
+    async def anchor(self, age_ms: int) -> Delta | None:
+        """The newest version that was written whole so long ago, in log time; None if there is none.
+
+        It is not dropped until another one is asked for.
+        """
+        async with self.changing:
+            for number in reversed(await self.checkpoints.wholes()):
+                if (await self._whole(number)).made_ms <= self._newest_ms - age_ms:
+                    self._anchor = number
+                    return await self.checkpoints.at(number)
+        return None
+
+    async def needed(self) -> Ends:
+        """Log positions behind which no version stands that could be gone back to."""
+        async with self.changing:
+            wholes = await self.checkpoints.wholes()
+            if wholes:
+                return (await self._whole(wholes[0])).positions
+        return {}
+
+    async def _whole(self, number: int) -> Whole:
+        if number not in self._wholes:
+            progress = (await self.checkpoints.at(number)).progress
+            self._wholes[number] = Whole(progress.trained_through_ms, progress.positions)
+        return self._wholes[number]
+
+    def _note_whole(self, full: Delta) -> None:
+        self._wholes[full.version] = Whole(self._newest_ms, dict(full.progress.positions))
+
+    def _become(self, full: Delta) -> None:
         self.full = full
+        self._newest_ms = max(self._newest_ms, full.progress.trained_through_ms)

@@ -40,6 +40,8 @@ class Change:
     moved: F32  # [M] squares of how far
     gone: I64  # rows of which the key is gone
     fallback: F32  # [D]
+    is_finite: bool
+    """Whether these rows, and the fallback, were."""
     n_left: int = 0
     """Rows that differ and did not fit."""
 
@@ -62,6 +64,13 @@ class Draft:
 
     head: Head
     changes: dict[str, Change]
+    after: Place
+    """What replicas had when it was drafted."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights were; rows that were not come as zeros."""
+        return bool(np.isfinite(self.head.weights).all()) and all(one.is_finite for one in self.changes.values())
 
     @property
     def parts(self) -> list[Part]:
@@ -102,7 +111,7 @@ class _Table:
 
 
 class Publisher:
-    """`note` what a commit has touched; `draft`, then `settle` if it is sent.
+    """`note` what a commit has touched; `draft`, then `settle` if it is sent. No two drafts have one number.
 
     Args:
         origin: Of the editions' numbers.
@@ -114,6 +123,7 @@ class Publisher:
         """Of the newest edition that was settled; number 0: there is none."""
         self.version = 0
         """That replicas have."""
+        self._n_drafts = 0
         self._max_bytes = max_bytes
         self._head: Head | None = None
         self._tables: dict[str, _Table] = {}
@@ -138,6 +148,7 @@ class Publisher:
             is_limited: Whether `max_bytes` applies; a version that is gone back to comes whole.
         """
         is_first = self._head is None or self._head.model != full.model
+        self._n_drafts += 1
         if is_first:
             self._tables = {name: _nothing(rows) for name, rows in full.tables.items()}
             self.note_all(full)
@@ -146,7 +157,7 @@ class Publisher:
         if budget is not None:
             _keep_most_moved(list(changes.values()), budget)
         head = Head(
-            Place(self.place.origin, self.place.number + 1),
+            Place(self.place.origin, self._n_drafts),
             None if is_first else self.place,
             full.version,
             full.fingerprint,
@@ -157,7 +168,7 @@ class Publisher:
             {name: change.fallback for name, change in changes.items()},
             {name: self._tables[name].keys[change.gone] for name, change in changes.items()},
         )
-        return Draft(head, changes)
+        return Draft(head, changes, self.place)
 
     def settle(self, draft: Draft) -> None:
         """Replicas have this now."""
@@ -223,7 +234,9 @@ def _change(table: _Table, rows: Rows) -> Change:
     table.may_differ[:] = False
     table.may_differ[gone] = table.may_differ[at] = True  # until it is settled, and found to be the same
     moved = np.einsum("nd,nd->n", step, step)
-    return Change(at, keys, scales[differs], codes[differs], moved, gone, rows.values[FALLBACK].copy())
+    fallback = rows.values[FALLBACK].copy()
+    is_finite = bool(np.isfinite(moved).all() and np.isfinite(fallback).all())
+    return Change(at, keys, scales[differs], codes[differs], moved, gone, fallback, is_finite)
 
 
 def _keep_most_moved(changes: list[Change], max_bytes: int) -> None:

@@ -1,91 +1,132 @@
-"""What replicas get: the newest version as an edition, unless they are kept at an earlier one.
+"""What becomes of versions: the newest one is drafted as an edition, judged, and handed out or held.
 
-    note ─► wanted ─► draft ─► handed out ─► follow ─► replicas
+    note ─► wanted ─► draft ─► judged ─┬─► handed out (`learners.shelf`)
+                        ▲              └─► held, with the reason; too often in a row, and it is gone back
+                        └── the next one holds what this one would have brought
 
-Replicas `follow`: they get the editions since theirs, while those are still here, else all that the others have. One
-that is pinned stays until it is resumed; versions go on to be committed beside it, and so does their history.
+*Held* is what the judge does not let pass, and everything while there is no judge. If version after version is held,
+learning begins anew from what answers; each time in a row more patiently, as it may be the log that nothing good is
+learned from. If what answers has declined, learning begins anew from the anchor; and if that happens too often,
+replicas stay there until somebody who can find out why says `resume`. See `learners.patience`.
 
-Not known here: where bytes are put so that others read them, and what weights mean. One event loop.
+A version that is pinned is handed out unasked and stays until it is resumed; others go on to be committed beside it. So
+is one that is *ordered*: trained elsewhere, and adopted.
+
+Not known here: how to commit, and what weights mean. One event loop.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from features.clock import Clock
 from features.schema import Schema
-from learners import editions, pinning, snapshots
+from learners import pinning, snapshots
 from learners.checkpoints import Files
-from learners.editions import Head, Part, Place
-from learners.errors import LearnerError
+from learners.errors import JudgeAway, LearnerError, StaleSnapshot, UnknownVersion
+from learners.patience import Patience
 from learners.pinning import PINNED, Pin
-from learners.publisher import Draft, Publisher
+from learners.publisher import Draft
+from learners.shelf import LaidOut, Shelf
 from learners.snapshots import Delta
+from learners.verdicts import PASSED, Verdict
 from learners.version_history import VersionHistory, What
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 HISTORY: Final = "history"
 """Name of the file of what became of versions."""
-N_EDITIONS: Final = 128  # about a minute of them: a replica further behind takes everything
 LEFT_S: Final = 1.0  # after which rows that did not fit are sent, if no version comes
 RETRY_S: Final = 1.0
 LEARNER: Final = "learner"
+GATE: Final = "gate"
+ANCHOR: Final = "anchor"
 
 logger = logging.getLogger(__name__)
 
 
+class Judge(Protocol[T_contra]):
+    """Who looks at editions; see `learners.judge`."""
+
+    async def weigh(self, edition: Sequence[T_contra]) -> Verdict:
+        """Say whether replicas may get it; if so, it is what answers.
+
+        Raises:
+            StaleSnapshot: If it stands on another one than what answers by the judge's account; see `follow`.
+            JudgeAway: If there is no answer.
+        """
+        ...
+
+    async def follow(self, edition: Sequence[T_contra]) -> None:
+        """Take this for what answers; raises `JudgeAway`."""
+        ...
+
+
+class Versions(Protocol):
+    """Who commits."""
+
+    @property
+    def full(self) -> Delta | None:
+        """The newest version, whole; None before the first."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Its number; 0 before the first."""
+        ...
+
+    async def go_back(self, version: int) -> int:
+        """Have this version, or the last one before it that is kept, as the newest again; returns which one it was.
+
+        Raises:
+            UnknownVersion: If none is kept.
+        """
+        ...
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A version that replicas do not get."""
+
+    version: int
+    why: str
+    since_ms: int
+    """When the first one in a row was."""
+
+
 class Publishing(Generic[T]):
-    """`load`, then `run` as a task; `note` what was committed.
+    """`load`, then `run` as a task; `note` what was committed."""
 
-    Args:
-        publisher: Knows what replicas have.
-        put: Makes bytes readable where replicas are; returns what leads to them.
-        newest: Gives the current version, whole.
-    """
-
-    def __init__(
-        self,
-        publisher: Publisher,
-        put: Callable[[bytes], T],
-        newest: Callable[[], Delta | None],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, shelf: Shelf[T], versions: Versions, judge: Judge[T], clock: Clock, patience: Patience) -> None:
+        self.pin: Pin | None = None
         self.stages: dict[str, float] = {}
         """What the newest edition took, by name."""
-        self.trained_through_ms = 0
-        """Of what replicas have."""
-        self.pin: Pin | None = None
-        self._publisher = publisher
-        self._put = put
-        self._newest = newest
+        self._shelf = shelf
+        self._versions = versions
+        self._judge = judge
         self._clock = clock
+        self._patience = patience
         self._files: Files
         self._history = VersionHistory()
         self._wanted = asyncio.Event()
         """Set while there may be something to publish."""
-        self._changed = asyncio.Event()
-        self._editions: OrderedDict[int, list[T]] = OrderedDict()
-        self._whole: tuple[int, list[T]] = 0, []
-
-    @property
-    def version(self) -> int:
-        """That replicas have; 0 before the first."""
-        return self._publisher.version
+        self._ordered = 0
+        self._held: Held | None = None
+        self._verdict = PASSED
 
     @property
     def described(self) -> dict[str, Any]:
         """For people."""
         return {
-            "live": self.version,
-            "trained_through_ms": self.trained_through_ms,
-            "state": "pinned" if self.pin else "live",
+            "live": self._shelf.version,
+            "trained_through_ms": self._shelf.trained_through_ms,
+            "state": "pinned" if self.pin else "held" if self._held else "live",
             "pinned": self.pin.described if self.pin else None,
+            "held": msgspec.structs.asdict(self._held) if self._held else None,
+            "judged": self._verdict.described,
         }
 
     @property
@@ -105,12 +146,17 @@ class Publishing(Generic[T]):
 
     def note(self, delta: Delta) -> None:
         """A delta was committed."""
-        self._publisher.note(delta)
+        self._shelf.publisher.note(delta)
         self._wanted.set()
 
-    def note_all(self, full: Delta) -> None:
-        """A version is in the place of what was."""
-        self._publisher.note_all(full)
+    def note_all(self, full: Delta, *, is_ordered: bool = False) -> None:
+        """A version is in the place of what was.
+
+        Args:
+            is_ordered: Whether replicas get it whatever the judge thinks of it.
+        """
+        self._ordered = full.version if is_ordered else self._ordered
+        self._shelf.publisher.note_all(full)
         self._wanted.set()
 
     async def run(self) -> None:
@@ -119,16 +165,13 @@ class Publishing(Generic[T]):
             await self._wanted.wait()
             self._wanted.clear()
             try:
-                self._publish()
+                await self._publish()
+            except JudgeAway as error:
+                self._note_held(self._versions.version, f"the judge is away: {error}")
+                self._want_later(RETRY_S)
             except Exception:  # a supervisor: replicas keep what they have, and the next version is tried
                 logger.exception("a version could not be published")
-                await asyncio.sleep(RETRY_S)
-
-    def advance(self, version: int, trained_through_ms: int) -> None:
-        """This version answers for the log up to here, if it is what replicas have."""
-        if self.version == version and trained_through_ms > self.trained_through_ms:
-            self.trained_through_ms = trained_through_ms
-            self.wake()
+                self._want_later(RETRY_S)
 
     async def keep_at(self, full: Delta, who: str, why: str) -> None:
         """Pin a version, durably."""
@@ -143,32 +186,10 @@ class Publishing(Generic[T]):
             return
         await self._files.delete(PINNED)
         self.pin = None
-        full = self._newest()
+        full = self._versions.full
         if full is not None:
             self.note_all(full)
             await self.tell("resumed", full.version, who, why)
-
-    async def follow(self, place: Place, trained_through_ms: int, wait_s: float) -> dict[str, Any]:
-        """What a replica at `place` lacks; waits until there is something, at most `wait_s`.
-
-        Returns:
-            `place`, `version`, `trained_through_ms`, and `editions`: what leads to each one's packed head and parts, to
-            apply in order.
-        """
-        if self._publisher.place == place and self.trained_through_ms == trained_through_ms:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
-        return {
-            "place": self._publisher.place,
-            "version": self.version,
-            "trained_through_ms": self.trained_through_ms,
-            "editions": self._since(place),
-        }
-
-    def wake(self) -> None:
-        """Have who follows look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     async def tell(self, what: What, version: int, who: str, why: str) -> None:
         """Add to the history, durably."""
@@ -176,20 +197,80 @@ class Publishing(Generic[T]):
         await self.save_history()
 
     async def save_history(self) -> None:
-        """Make durable what was only noted: that versions were published."""
+        """Make durable what was only noted: that versions were published, or held."""
         await self._files.write(HISTORY, self._history.packed)
 
-    def _publish(self) -> None:
-        full = self._newest()
+    async def _publish(self) -> None:
+        full = self._versions.full
         if full is None or self.pin is not None:
             return
         began_s = time.monotonic()
-        draft = self._publisher.draft(full)
-        self.stages["draft_ms"] = round(1000.0 * (time.monotonic() - began_s), 2)
-        self._send(draft)
-        self._history.note("published", draft.head.version, self._clock.now_ms(), LEARNER)
+        draft = self._shelf.publisher.draft(full)
+        edition = self._shelf.lay_out(draft.head, draft.parts)
+        drafted_s = time.monotonic()
+        verdict = await self._judged(draft, edition.refs)
+        self.stages |= {"draft_ms": _ms(drafted_s - began_s), "judge_ms": _ms(time.monotonic() - drafted_s)}
+        if self.pin is not None or self._shelf.publisher.place != draft.after:
+            return  # replicas have gone elsewhere meanwhile
+        self._verdict = verdict
+        if verdict.decline:
+            await self._decline(verdict)
+        elif verdict.reasons:
+            await self._hold(draft.head.version, "; ".join(verdict.reasons))
+        else:
+            self._let_pass(draft, edition)
+
+    async def _judged(self, draft: Draft, edition: list[T]) -> Verdict:
+        if not draft.is_finite:
+            return Verdict(("a weight is not finite",))
+        if draft.head.version == self._ordered:
+            await self._judge.follow(edition)
+            return PASSED
+        try:
+            return await self._judge.weigh(edition)
+        except StaleSnapshot:
+            await self._judge.follow(self._shelf.everything())
+            return await self._judge.weigh(edition)
+
+    def _let_pass(self, draft: Draft, edition: LaidOut[T]) -> None:
+        version = draft.head.version
+        self._held = None
+        self._patience.let_pass(version)
+        self._send(draft, edition)
+        self._history.note("published", version, self._clock.now_ms(), LEARNER)
         if draft.n_left:
-            asyncio.get_running_loop().call_later(LEFT_S, self._wanted.set)
+            self._want_later(LEFT_S)
+
+    async def _hold(self, version: int, why: str) -> None:
+        """Replicas keep what they have; too often, and learning begins anew from there."""
+        self._note_held(version, why)
+        if self._patience.hold(version) and self._shelf.version:
+            await self._go_back(self._shelf.version, GATE, f"{self._patience.n_held} versions in a row held; {why}")
+
+    async def _decline(self, verdict: Verdict) -> None:
+        """Learning begins anew from the anchor; too often, and replicas stay with what it was."""
+        await self._go_back(verdict.anchor, ANCHOR, verdict.decline)
+        full = self._versions.full
+        if full is not None and self._patience.decline(self._clock.now_ms()):
+            await self.keep_at(full, ANCHOR, f"it has declined again and again; {verdict.decline}")
+
+    async def _go_back(self, version: int, who: str, why: str) -> None:
+        """Have learning begin anew from a version."""
+        try:
+            kept = await self._versions.go_back(version)
+        except UnknownVersion as error:
+            logger.error("replicas stay at version %d: %s", self._shelf.version, error)
+            return
+        full = self._versions.full
+        assert full is not None
+        self._patience.go_back(full.version)
+        self.note_all(full)
+        await self.tell("went back", full.version, who, f"to {kept}: {why}")
+
+    def _note_held(self, version: int, why: str) -> None:
+        now_ms = self._clock.now_ms()
+        self._held = Held(version, why, self._held.since_ms if self._held else now_ms)
+        self._history.note("held", version, now_ms, GATE, why)
 
     def _find_pinned(self, packed: bytes, schema: Schema) -> None:
         try:
@@ -201,34 +282,19 @@ class Publishing(Generic[T]):
             self._go_to(pin)
 
     def _go_to(self, pin: Pin) -> None:
-        self.pin = pin
-        self._publisher.note_all(pin.full)
-        self._send(self._publisher.draft(pin.full, is_limited=False))
+        self.pin, self._held = pin, None
+        self._shelf.publisher.note_all(pin.full)
+        draft = self._shelf.publisher.draft(pin.full, is_limited=False)
+        self._send(draft, self._shelf.lay_out(draft.head, draft.parts))
 
-    def _send(self, draft: Draft) -> None:
-        """Hand an edition out from now on."""
-        self._publisher.settle(draft)
-        packed = _packed(draft.head, draft.parts)
-        self._editions[draft.head.place.number] = [self._put(one) for one in packed]
+    def _send(self, draft: Draft, edition: LaidOut[T]) -> None:
+        self._shelf.send(draft, edition)
         n_rows = sum(len(change.rows) for change in draft.changes.values())
-        self.stages |= {"edition_bytes": sum(map(len, packed)), "rows": n_rows, "rows_left": draft.n_left}
-        while len(self._editions) > N_EDITIONS:
-            self._editions.popitem(last=False)
-        self.trained_through_ms = draft.head.trained_through_ms
-        self.wake()
+        self.stages |= {"edition_bytes": edition.n_bytes, "rows": n_rows, "rows_left": draft.n_left}
 
-    def _since(self, place: Place) -> list[list[T]]:
-        """The editions that bring who is at `place` to the newest."""
-        newest = self._publisher.place
-        if not newest.number or place == newest:
-            return []
-        missing = range(place.number + 1, newest.number + 1)
-        if place.origin == newest.origin and all(number in self._editions for number in missing):
-            return [self._editions[number] for number in missing]
-        if self._whole[0] != newest.number:
-            self._whole = newest.number, [self._put(one) for one in _packed(*self._publisher.whole())]
-        return [self._whole[1]]
+    def _want_later(self, after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self._wanted.set)
 
 
-def _packed(head: Head, rows: list[Part]) -> list[bytes]:
-    return [editions.heads.pack(head), *map(editions.parts.pack, rows)]
+def _ms(seconds: float) -> float:
+    return round(1000.0 * seconds, 2)

@@ -80,6 +80,8 @@ class Batch(NamedTuple):
     """What came of decisions."""
     fullness: float
     """Share of a full batch, at most 1."""
+    first_ms: int
+    """Log time with which it began."""
 
 
 class Draws(NamedTuple):
@@ -314,7 +316,7 @@ class ExampleReader:
         """What is pending; nothing is, afterwards."""
         fullness = min(1.0, self._n_pending / self.config.batch_size)
         outcomes, self._outcomes = self._outcomes, []
-        return Batch(self._pending.take(), outcomes, fullness)
+        return Batch(self._pending.take(), outcomes, fullness, self._first_ms)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

@@ -5,7 +5,7 @@
     settle() or revert()        the old one is let go of, or back
 
 The network is built from what the first edition says of itself. `max_spare_bytes` bounds what new rows take beside
-those that answer; see `ServingTable`.
+those that answer; see `ServingTable`. Whoever has to be able to `revert` in any case sets no bound.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ class _Network:
 class Scorer:
     """`apply` editions, then `score`. Version 0 has learned nothing and gives every candidate the same score."""
 
-    def __init__(self, schema: Schema, max_spare_bytes: int = MAX_SPARE_BYTES) -> None:
+    def __init__(self, schema: Schema, max_spare_bytes: int | None = MAX_SPARE_BYTES) -> None:
         self._schema = schema
         self._max_spare_bytes = max_spare_bytes
         self._live = self._coming = self._built(ModelConfig(), dict.fromkeys(TABLES, 1))
@@ -53,6 +53,10 @@ class Scorer:
     def tables(self) -> dict[str, ServingTable]:
         """The embeddings, by name."""
         return self._live.tables
+
+    def weights_of(self, name: str) -> F32:
+        """A dense parameter as it is now."""
+        return self._live.model.arrays_of(name)[0]
 
     def score(self, inputs: Inputs) -> F32:
         """Scores [B, K]; padded candidates have 0."""
@@ -120,8 +124,11 @@ class Scorer:
         self._before = None
 
     def _built(self, config: ModelConfig, max_rows: dict[str, int]) -> _Network:
-        max_spare = self._max_spare_bytes // (4 * config.n_embedding)
-        tables = {name: ServingTable(config.n_embedding, max_rows[name], max_spare) for name in TABLES}
+        spare, width = self._max_spare_bytes, config.n_embedding
+        tables = {
+            name: ServingTable(width, max_rows[name], max_rows[name] if spare is None else spare // (4 * width))
+            for name in TABLES
+        }
         return _Network(RankingModel(self._schema, config, tables), tables, max_rows)
 
     def _check(self, head: Head) -> None:

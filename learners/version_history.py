@@ -1,6 +1,7 @@
 """What became of the versions, by whom and why: for people.
 
-Versions that simply follow one another are one line, so a day of them is short. The oldest lines go when there are more
+Versions that simply follow one another are one line, and so are those that are held in a row, with the newest reason;
+so a day of them is short. The oldest lines go when there are more
 than `MAX_LINES`.
 """
 
@@ -13,7 +14,9 @@ MAX_LINES: Final = 500
 
 logger = logging.getLogger(__name__)
 
-What = Literal["published", "adopted", "rolled back", "resumed"]
+What = Literal["published", "held", "went back", "adopted", "rolled back", "resumed"]
+
+IN_A_ROW: Final = ("published", "held")
 
 
 class Line(msgspec.Struct):
@@ -44,13 +47,8 @@ class VersionHistory:
     def note(self, what: What, version: int, now_ms: int, who: str, why: str = "") -> None:
         """Add a line, or go on with the last one if it says the same of the version before."""
         last = self.lines[-1] if self.lines else None
-        if (
-            last
-            and what == "published"
-            and (last.what, last.who, last.why) == (what, who, why)
-            and version >= last.last
-        ):
-            last.last, last.until_ms = version, now_ms
+        if last and what in IN_A_ROW and (last.what, last.who) == (what, who) and version >= last.last:
+            last.last, last.until_ms, last.why = version, now_ms, why
             return
         self.lines = [*self.lines[1 - MAX_LINES :], Line(what, version, version, now_ms, now_ms, who, why)]
 

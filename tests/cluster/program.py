@@ -28,6 +28,7 @@ ACTORS = {
     "learner-1": "headrace-learner-1",
     "projector": "headrace-projector",
     "hub": "headrace-hub",
+    "judge": "headrace-judge",
     "log": "headrace-log",
     "skew": "headrace-skew",
 }

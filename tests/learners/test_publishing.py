@@ -2,34 +2,89 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from features.clock import FakeClock
-from learners import publishing, snapshots
+from learners import publishing, shelf, snapshots
 from learners.editions import Place, heads, parts
+from learners.errors import JudgeAway, StaleSnapshot
 from learners.folder_files import FolderFiles
+from learners.patience import Patience
 from learners.pinning import PINNED
 from learners.publisher import Publisher
 from learners.publishing import Publishing
 from learners.scorer import Scorer
+from learners.shelf import Shelf
 from learners.snapshots import Delta
+from learners.verdicts import PASSED, Verdict
 from tests.learners.examples import SCHEMA, inputs_of
 from tests.learners.test_publisher import CONFIG, UNLIMITED, versions
+
+
+class FakeJudge:
+    """Knows where it is, as a judge does; says what it is told to."""
+
+    def __init__(self) -> None:
+        self.place = Place()
+        self.is_away = False
+        self.verdicts: dict[int, Verdict] = {}
+        """By version; those not named pass."""
+        self.asked: list[int] = []
+        self.followed: list[int] = []
+
+    async def weigh(self, edition: Sequence[bytes]) -> Verdict:
+        """As a judge."""
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise JudgeAway("gone fishing")
+        head = heads.unpack(edition[0])
+        if head.base is not None and head.base != self.place:
+            raise StaleSnapshot(str(self.place))
+        self.asked.append(head.version)
+        verdict = self.verdicts.get(head.version, PASSED)
+        if not verdict.reasons:
+            self.place = head.place
+        return verdict
+
+    async def follow(self, edition: Sequence[bytes]) -> None:
+        """As a judge."""
+        head = heads.unpack(edition[0])
+        self.followed.append(head.version)
+        self.place = head.place
 
 
 class World:
     """Versions that are committed, and who publishes them; bytes lie where they are."""
 
-    def __init__(self, folder: Path, origin: str = "here") -> None:
+    def __init__(self, folder: Path, origin: str = "here", max_held: int = 3) -> None:
         self.files = FolderFiles(str(folder))
         self.full: Delta | None = None
-        self.publishing: Publishing[bytes] = Publishing(
-            Publisher(origin, UNLIMITED), bytes, lambda: self.full, FakeClock()
-        )
+        self.judge = FakeJudge()
+        self.shelf: Shelf[bytes] = Shelf(Publisher(origin, UNLIMITED), bytes)
+        self.publishing = Publishing(self.shelf, self, self.judge, FakeClock(), Patience(max_held))
+        self._kept: dict[int, bytes] = {}
+
+    @property
+    def version(self) -> int:
+        """As a lineage."""
+        return self.full.version if self.full else 0
+
+    async def go_back(self, version: int) -> int:
+        """As a lineage."""
+        full = snapshots.unpack(self._kept[version])
+        full.version = self.version + 1
+        self.full = full
+        self._keep()
+        return version
+
+    def _keep(self) -> None:
+        assert self.full is not None
+        self._kept[self.version] = snapshots.pack(self.full)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["World"]:
@@ -42,13 +97,28 @@ class World:
     def commit(self, delta: Delta) -> None:
         """As the hub does."""
         self.full = delta if self.full is None else snapshots.merge(self.full, delta)
+        self._keep()
         self.publishing.note(delta)
 
     async def published(self, version: int) -> None:
         """Wait until replicas get this version."""
-        async with asyncio.timeout(10.0):
-            while self.publishing.version != version:
-                await asyncio.sleep(0)
+        await until(lambda: self.shelf.version == version)
+
+    async def judged(self, version: int) -> None:
+        """Wait until there is a verdict on this version."""
+        await until(lambda: self.judge.asked[-1:] == [version])
+        await asyncio.sleep(0)
+
+    def told(self) -> list[tuple[str, int, int, str]]:
+        """What became of versions."""
+        return [(line["what"], line["first"], line["last"], line["who"]) for line in self.publishing.history]
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Wait for something that others do on this loop."""
+    async with asyncio.timeout(10.0):
+        while not check():
+            await asyncio.sleep(0)
 
 
 class Replica:
@@ -60,7 +130,7 @@ class Replica:
 
     async def follow(self, world: World, through_ms: int = 0) -> dict[str, Any]:
         """One look, and what it brings."""
-        news = await world.publishing.follow(self.scorer.place, through_ms, 0.0)
+        news = await world.shelf.follow(self.scorer.place, through_ms, 0.0)
         for head, *rest in news["editions"]:
             for _ in self.scorer.apply(heads.unpack(head), map(parts.unpack, rest)):
                 pass
@@ -89,7 +159,7 @@ async def test_who_follows_each_version_and_who_comes_late_score_the_same(tmp_pa
 async def test_who_is_too_far_behind_or_of_another_origin_gets_everything_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "N_EDITIONS", 4)
+    monkeypatch.setattr(shelf, "N_EDITIONS", 4)
     behind, foreign = Replica(), Replica()
     async with World(tmp_path / "other", "elsewhere").running() as other:
         other.commit(snapshots.unpack(DELTAS[0]))
@@ -120,7 +190,7 @@ async def test_a_pinned_version_stays_whatever_is_committed_and_after_a_restart_
         await world.publishing.keep_at(first, "ada", "clicks are odd")
         world.commit(snapshots.unpack(DELTAS[3]))
         await replica.follow(world)
-        assert replica.scorer.version == world.publishing.version == 1
+        assert replica.scorer.version == world.shelf.version == 1
     again = World(tmp_path, "again")
     again.full = world.full
     async with again.running():
@@ -131,8 +201,11 @@ async def test_a_pinned_version_stays_whatever_is_committed_and_after_a_restart_
         await again.published(4)
         await replica.follow(again)
     assert replica.scorer.version == 4 and PINNED not in await again.files.names()
-    told = [(line["what"], line["first"], line["who"]) for line in again.publishing.history]
-    assert told[-3:] == [("rolled back", 1, "ada"), ("resumed", 4, "bob"), ("published", 4, "learner")]
+    assert again.told()[-3:] == [
+        ("rolled back", 1, 1, "ada"),
+        ("resumed", 4, 4, "bob"),
+        ("published", 4, 4, "learner"),
+    ]
 
 
 async def test_who_has_the_newest_waits_and_is_woken_by_what_comes(tmp_path: Path) -> None:
@@ -141,9 +214,9 @@ async def test_who_has_the_newest_waits_and_is_woken_by_what_comes(tmp_path: Pat
         world.commit(snapshots.unpack(DELTAS[0]))
         await world.published(1)
         through_ms = (await replica.follow(world))["trained_through_ms"]
-        waiting = asyncio.create_task(world.publishing.follow(replica.scorer.place, through_ms, 60.0))
+        waiting = asyncio.create_task(world.shelf.follow(replica.scorer.place, through_ms, 60.0))
         await asyncio.sleep(0)
-        world.publishing.advance(1, through_ms + 200)
+        world.shelf.advance(1, through_ms + 200)
         news = await asyncio.wait_for(waiting, 10.0)
         assert (news["trained_through_ms"], news["editions"]) == (through_ms + 200, [])
 
@@ -156,3 +229,155 @@ async def test_a_pin_that_cannot_be_read_is_passed_over_and_told(
         world.commit(snapshots.unpack(DELTAS[0]))
         await world.published(1)
     assert PINNED in caplog.text and world.publishing.described["state"] == "live"
+
+
+async def test_what_is_held_is_told_and_comes_with_the_next_that_passes(tmp_path: Path) -> None:
+    replica, other = Replica(), Replica()
+    async with World(tmp_path).running() as world:
+        world.judge.verdicts = {version: Verdict(("it is worse",)) for version in (2, 3)}
+        for number, packed in enumerate(DELTAS[:4], 1):
+            world.commit(snapshots.unpack(packed))
+            await world.judged(number)
+            if number == 3:
+                held = world.publishing.described
+                assert (held["state"], held["live"], held["held"]["version"]) == ("held", 1, 3)
+                assert held["held"]["why"] == "it is worse"
+            await replica.follow(world)
+        assert world.publishing.described["state"] == "live"
+        await other.follow(world)
+    assert (replica.n_editions, replica.scorer.version) == (2, 4)
+    inputs = inputs_of(MADE[-1][0])
+    assert (replica.scorer.score(inputs) == other.scorer.score(inputs)).all()
+    assert world.told() == [("published", 1, 1, "learner"), ("held", 2, 3, "gate"), ("published", 4, 4, "learner")]
+
+
+async def test_who_is_held_again_and_again_begins_anew_from_what_answers_and_then_more_patiently(
+    tmp_path: Path,
+) -> None:
+    async with World(tmp_path, max_held=2).running() as world:
+        world.judge.verdicts = {version: Verdict(("it is worse",)) for version in (2, 3, *range(5, 9))}
+        world.commit(snapshots.unpack(DELTAS[0]))
+        await world.published(1)
+        first = snapshots.pack(world.full) if world.full else b""
+        for packed in DELTAS[1:3]:
+            world.commit(snapshots.unpack(packed))
+            await world.judged(world.version)
+        await world.published(4)  # which is the first one again
+        assert world.full is not None
+        np.testing.assert_array_equal(world.full.weights, snapshots.unpack(first).weights)
+        for packed in DELTAS[1:5]:
+            delta = snapshots.unpack(packed)
+            delta.base, delta.version = world.version, world.version + 1
+            world.commit(delta)
+            await world.judged(delta.version)
+        await world.published(9)
+    assert [line[:3] for line in world.told()] == [
+        ("published", 1, 1),
+        ("held", 2, 3),
+        ("went back", 4, 4),
+        ("published", 4, 4),
+        ("held", 5, 8),
+        ("went back", 9, 9),
+        ("published", 9, 9),
+    ]
+
+
+async def test_what_has_declined_goes_back_to_the_anchor_and_stays_there_if_it_happens_again_and_again(
+    tmp_path: Path,
+) -> None:
+    async with World(tmp_path).running() as world:
+        worse = Verdict(decline="worse than the anchor by much", anchor=1)
+        for packed in DELTAS[:3]:
+            world.commit(snapshots.unpack(packed))
+            await world.published(world.version)
+        for _ in range(3):
+            version = world.version + 1
+            world.judge.verdicts[version] = worse
+            delta = snapshots.unpack(DELTAS[3])
+            delta.base, delta.version = version - 1, version
+            world.commit(delta)
+            await world.published(version + 1)
+        assert world.full is not None and world.publishing.pin is not None
+        assert world.publishing.pin.who == "anchor" and world.publishing.described["state"] == "pinned"
+        np.testing.assert_array_equal(world.full.weights, snapshots.unpack(DELTAS[0]).weights)
+        await world.publishing.resume("ada", "it was the learner")
+    assert [line[0] for line in world.told()].count("went back") == 3
+
+
+async def test_nothing_is_published_while_the_judge_is_away_and_one_that_comes_back_is_told_what_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RETRY_S", 0.0)
+    async with World(tmp_path).running() as world:
+        world.commit(snapshots.unpack(DELTAS[0]))
+        await world.published(1)
+        world.judge.is_away = True
+        world.commit(snapshots.unpack(DELTAS[1]))
+        await until(lambda: world.publishing.described["state"] == "held")
+        assert "gone fishing" in world.publishing.described["held"]["why"] and world.shelf.version == 1
+        world.judge.is_away, world.judge.place = False, Place()
+        await world.published(2)
+    assert world.judge.followed == [1] and world.judge.place == world.shelf.publisher.place
+
+
+async def test_a_pin_does_not_wait_for_the_judge_and_what_was_being_judged_is_dropped(tmp_path: Path) -> None:
+    async with World(tmp_path).running() as world:
+        for packed in DELTAS[:2]:
+            world.commit(snapshots.unpack(packed))
+            await world.published(world.version)
+        asking = asyncio.Event()
+        answer = asyncio.Event()
+
+        async def slow(edition: Sequence[bytes]) -> Verdict:
+            asking.set()
+            await answer.wait()
+            return PASSED
+
+        world.judge.weigh = slow  # type: ignore[method-assign]
+        world.commit(snapshots.unpack(DELTAS[2]))
+        await asking.wait()
+        await world.publishing.keep_at(snapshots.unpack(DELTAS[0]), "ada", "")
+        assert world.shelf.version == 1
+        answer.set()
+        await until(lambda: "judge_ms" in world.publishing.stages)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert world.shelf.version == 1 and world.publishing.described["state"] == "pinned"
+
+
+async def test_what_is_ordered_is_published_whatever_is_thought_of_it(tmp_path: Path) -> None:
+    async with World(tmp_path).running() as world:
+        world.commit(snapshots.unpack(DELTAS[0]))
+        await world.published(1)
+        world.judge.verdicts = {2: Verdict(("it is worse",))}
+        adopted = snapshots.unpack(DELTAS[0])
+        adopted.version = 2
+        world.full = adopted
+        world.publishing.note_all(adopted, is_ordered=True)
+        await world.published(2)
+    assert world.judge.followed == [2]
+
+
+async def test_a_weight_that_is_not_finite_is_held_and_nobody_is_asked(tmp_path: Path) -> None:
+    async with World(tmp_path).running() as world:
+        world.commit(snapshots.unpack(DELTAS[0]))
+        await world.published(1)
+        for part in ("weights", "row"):
+            broken = snapshots.unpack(DELTAS[world.version])
+            broken.base, broken.version = world.version, world.version + 1
+            broken.weights = broken.weights.copy()
+            rows = broken.tables["items"] if "items" in broken.tables else next(iter(broken.tables.values()))
+            rows.values = rows.values.copy()
+            if part == "weights":
+                broken.weights[3] = np.nan
+            else:
+                rows.values[-1, 0] = np.inf
+            world.commit(broken)
+            await until(
+                lambda version=broken.version: (
+                    world.publishing.described["held"] is not None
+                    and world.publishing.described["held"]["version"] == version
+                )
+            )
+            assert "not finite" in world.publishing.described["held"]["why"]
+    assert world.judge.asked == [1]

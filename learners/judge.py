@@ -1,0 +1,321 @@
+"""Whether a version may answer: judged by what has just happened, by somebody who does not learn.
+
+    the log ──► batches, with what truly happened ──► scored by what answers, and by the anchor
+                              │                                    │
+    an edition ──► flip, score the newest, settle or revert        └──► is what answers worse than the anchor?
+
+The *gate* looks at each edition before replicas get it. Every weight is finite and of a size that weights have. On the
+newest slates its loss is above neither that of what answers nor that of the anchor by more than is tolerated, and it is
+not surer of itself than it is right. Mostly the learner has learned from those slates before: one that learns well has
+less loss there than what answers, and one that learns the wrong thing shows it there first.
+
+The *anchor* is a version of some time ago. What answers is compared with it on every batch that neither has learned
+from, for as long as it takes: so a decline is found that no edition shows by itself (`learners.duel`).
+
+Differences are told as shares of the loss of what answers: so slates and impressions are judged by one measure.
+
+No Ray, no log. Price: the embeddings twice, as replicas have them.
+
+Legend: B slates, K candidates.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.schema import Schema
+from learners import editions
+from learners.duel import Duel, DuelConfig
+from learners.editions import Head
+from learners.losses import ListwiseLoss, PointwiseLoss
+from learners.metrics import log_losses, softmax
+from learners.parts import Part
+from learners.scorer import Scorer
+from learners.verdicts import Verdict
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+LEAST: Final = 1e-6  # a rate below this counts as this
+FEW: Final = 30  # slates: of fewer it is not known how far off their mean may be
+USUAL: Final = 10.0  # a weight up to here is never too large
+WINDOW: Final = 5000.0  # slates that the usual loss is a mean of
+SUSPICION: Final = 1e-3  # of the evidence that is an alarm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeConfig:
+    """What is tolerated; losses as shares of that of what answers."""
+
+    n_slates: int = 1024
+    """Newest slates that an edition is judged by."""
+    tolerance: float = 0.0025
+    """By which the loss of an edition may be above that of what answers."""
+    anchor_tolerance: float = 0.05
+    """By which it may be above that of the anchor."""
+    sigmas: float = 4.0
+    """Standard errors that a difference lies beyond what is tolerated before it counts."""
+    max_growth: float = 3.0
+    """Times the largest weight of what answers that a weight may be."""
+    overconfidence: float = 0.2
+    """Share of what it calls likely that may not come true, if it is more than with what answers."""
+    max_held: int = 5
+    """Versions in a row that are not let pass, before learning begins anew from what answers."""
+    anchor_age_s: float = 600.0
+    """Log time that the anchor lies behind, at least."""
+    duel: DuelConfig = field(default_factory=DuelConfig)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("n_slates", 64, 65536),
+            ("tolerance", 0.0, 10.0),
+            ("anchor_tolerance", 0.0, 10.0),
+            ("sigmas", 0.0, 100.0),
+            ("max_growth", 1.0, 1e6),
+            ("overconfidence", 0.0, 1.0),
+            ("max_held", 1, 256),
+            ("anchor_age_s", 0.0, 604800.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"judge.{name}: expected {low} to {high}, got {getattr(self, name)}")
+
+
+@dataclass(slots=True)
+class Opinion:
+    """What a model makes of some slates."""
+
+    losses: F64  # [B]
+    called: F64  # [B]
+    """Probability of what it calls likely."""
+    came: F64  # [B]
+    """How much of that came true."""
+
+
+@dataclass(slots=True)
+class Case:
+    """Slates that something is known of."""
+
+    part: Part
+    live: Opinion
+    """Of what answers."""
+    anchor: Opinion | None
+
+
+class Judge:
+    """`take` batches as they come; `begin`, `add`, then `decide` on an edition.
+
+    `place` and `version` are those of what answers.
+    """
+
+    def __init__(self, schema: Schema, config: JudgeConfig) -> None:
+        self._schema = schema
+        self._config = config
+        self._live = Scorer(schema, max_spare_bytes=None)
+        self._live_through_ms = 0
+        self._largest = USUAL
+        """Weight of what answers."""
+        self._coming: Head | None = None
+        self._coming_largest = 0.0
+        self._anchor: Scorer | None = None
+        self._anchored_ms = 0
+        """What the anchor was trained through."""
+        self._duel = Duel(config.duel)
+        self._decline = ""
+        self._usual = {ListwiseLoss: np.zeros(2), PointwiseLoss: np.zeros(2)}
+        """Loss of what answers, and number of slates, by kind."""
+        self._cases: deque[Case] = deque()
+        self._n_slates = 0
+
+    @property
+    def live(self) -> Scorer:
+        """What answers."""
+        return self._live
+
+    def take(self, parts: Iterable[Part], first_ms: int) -> None:
+        """What has happened since `first_ms`: before any version has learned from it, if that can be."""
+        parts = [part for part in parts if not (isinstance(part.loss, PointwiseLoss) and not part.loss.is_shown.any())]
+        cases = [Case(part, opinion(self._live, part), self._by_anchor(part)) for part in parts]
+        for case in cases:
+            self._note_usual(case)
+        if cases and self._anchor is not None and self._live_through_ms <= first_ms:
+            self._compare(cases)
+        self._cases += cases
+        self._n_slates += sum(len(case.live.losses) for case in cases)
+        while self._cases and self._n_slates - len(self._cases[0].live.losses) >= self._config.n_slates:
+            self._n_slates -= len(self._cases.popleft().live.losses)
+
+    def begin(self, head: Head) -> None:
+        """Start to look at an edition.
+
+        Raises:
+            StaleSnapshot, ForeignSnapshot: As `Scorer.begin`.
+        """
+        self._live.begin(head)
+        self._coming, self._coming_largest = head, _largest(head.weights)
+
+    def add(self, part: editions.Part) -> Iterator[None]:
+        """Prepare rows of it, a slice before each yield."""
+        self._coming_largest = max(self._coming_largest, 127.0 * float(part.scales.max(initial=0.0)))
+        yield from self._live.add(part)
+
+    def decide(self) -> Verdict:
+        """Say whether it may answer; if so, it is what answers, after `settle`; if not, nothing has changed."""
+        assert self._coming is not None
+        head, self._coming = self._coming, None
+        reasons = self._of_size(head)
+        figures = {"largest": self._coming_largest}
+        has_answered = self._live.version > 0
+        self._live.flip()
+        opinions = [opinion(self._live, case.part) for case in self._cases]
+        if not reasons and has_answered:
+            reasons, found = self._by_slates(opinions)
+            figures |= found
+        if reasons:
+            self._live.revert()
+        else:
+            self._become(head, opinions)
+        decline, self._decline = self._decline, ""
+        return Verdict(tuple(reasons), figures, decline, self._anchor.version if self._anchor else 0)
+
+    def follow(self) -> None:
+        """Instead of `decide`: it does answer, whatever is thought of it; another anchor is wanted."""
+        assert self._coming is not None
+        head, self._coming = self._coming, None
+        self._anchor, self._duel, self._decline = None, Duel(self._config.duel), ""
+        self._live.flip()
+        self._become(head, [opinion(self._live, case.part) for case in self._cases])
+
+    def settle(self) -> Iterator[None]:
+        """After an edition has come to answer, a slice before each yield."""
+        yield from self._live.settle()
+
+    def wants_anchor(self, now_ms: int) -> bool:
+        """Whether it is time for another one: not while there is a suspicion that what answers is worse."""
+        age_ms = 1000.0 * self._config.anchor_age_s
+        is_old = self._anchor is None or now_ms - self._anchored_ms >= 2.0 * age_ms
+        return is_old and not self._decline and self._duel.evidence < SUSPICION
+
+    def lay_anchor(self, head: Head, parts: Iterable[editions.Part]) -> Iterator[None]:
+        """Compare with this version from now on, a slice before each yield."""
+        anchor = Scorer(self._schema)
+        yield from anchor.apply(head, parts)
+        self._anchor, self._anchored_ms = anchor, head.trained_through_ms
+        self._duel, self._decline = Duel(self._config.duel), ""
+        for case in self._cases:
+            case.anchor = opinion(anchor, case.part)
+
+    def _by_anchor(self, part: Part) -> Opinion | None:
+        return None if self._anchor is None else opinion(self._anchor, part)
+
+    def _note_usual(self, case: Case) -> None:
+        loss_B = case.live.losses
+        usual = self._usual[type(case.part.loss)]
+        usual *= (1.0 - 1.0 / WINDOW) ** len(loss_B)
+        usual += (loss_B.sum(), len(loss_B))
+
+    def _usual_of(self, part: Part) -> float:
+        total, n = self._usual[type(part.loss)]
+        return max(float(total / n), LEAST)
+
+    def _compare(self, cases: Sequence[Case]) -> None:
+        """Bet on how much more what answers loses than the anchor; it is told once, and the betting begins anew."""
+        assert self._anchor is not None
+        excess_B = self._excess([case.live for case in cases], [case.anchor for case in cases], cases)
+        if self._duel.add(float(excess_B.mean())):
+            self._decline = (
+                f"loss above that of anchor {self._anchor.version} by {self._duel.mean:.3f} of itself, "
+                f"on the average over {self._duel.n_batches} batches"
+            )
+            self._duel = Duel(self._config.duel)
+
+    def _excess(self, ours: Sequence[Opinion], theirs: Sequence[Opinion | None], cases: Sequence[Case]) -> F64:
+        """By how much more ours lose, slate by slate, as a share of what is usual."""
+        return np.concatenate(
+            [
+                (our.losses - their.losses) / self._usual_of(case.part)
+                for our, their, case in zip(ours, theirs, cases, strict=True)
+                if their is not None
+            ]
+        )
+
+    def _of_size(self, head: Head) -> list[str]:
+        limit = self._config.max_growth * self._largest
+        if self._coming_largest <= limit:
+            return []
+        return [f"version {head.version} has a weight of {self._coming_largest:.3g}: expected at most {limit:.3g}"]
+
+    def _by_slates(self, opinions: Sequence[Opinion]) -> tuple[list[str], dict[str, float]]:
+        """Compare with what answers and with the anchor on the newest slates."""
+        cases, config, reasons = list(self._cases), self._config, []
+        figures = {"slates": float(self._n_slates)}
+        if self._n_slates < FEW:
+            return [], figures
+        live: list[Opinion | None] = [case.live for case in cases]
+        beside = {"what answers": (config.tolerance, live)}
+        if self._anchor is not None:
+            beside[f"anchor {self._anchor.version}"] = config.anchor_tolerance, [case.anchor for case in cases]
+        for name, (tolerance, others) in beside.items():
+            mean, sure = _lower(self._excess(opinions, others, cases), config.sigmas)
+            figures["excess" if name == "what answers" else "anchor_excess"] = mean
+            if not sure <= tolerance:
+                reasons.append(f"loss on {self._n_slates} newest slates above that of {name} by {mean:.4f} of itself")
+        surer_B, before_B = (_surer(some) for some in (opinions, [case.live for case in cases]))
+        mean, sure = _lower(surer_B, config.sigmas)
+        figures["overconfidence"] = mean
+        if sure > config.overconfidence and _lower(surer_B - before_B, config.sigmas)[1] > 0.0:
+            reasons.append(f"{mean:.2f} of what it calls likely does not come true")
+        return reasons, figures
+
+    def _become(self, head: Head, opinions: Sequence[Opinion]) -> None:
+        self._live_through_ms = head.trained_through_ms
+        self._largest = max(USUAL, self._coming_largest, self._largest if head.base is not None else 0.0)
+        for case, found in zip(self._cases, opinions, strict=True):
+            case.live = found
+
+
+def opinion(scorer: Scorer, part: Part) -> Opinion:
+    """What a model makes of slates whose truth is known."""
+    scores_BK = scorer.score(part.inputs)
+    loss = part.loss
+    if isinstance(loss, ListwiseLoss):
+        masked_BK = np.where(part.inputs.mask, scores_BK.astype(np.float64), -np.inf)
+        first = np.zeros(len(masked_BK), dtype=np.int64)
+        probability_BK = softmax(masked_BK)
+        called_B = probability_BK.max(axis=1)
+        came_BK = probability_BK == called_B[:, None]
+        return Opinion(log_losses(masked_BK, first), called_B, came_BK[:, 0] / came_BK.sum(axis=1))
+    return _of_impressions(scorer, part, loss, scores_BK)
+
+
+def _of_impressions(scorer: Scorer, part: Part, loss: PointwiseLoss, scores_BK: F32) -> Opinion:
+    shown_B = loss.is_shown
+    shown_at = scorer.weights_of("shown_at")
+    seen = PointwiseLoss(loss.share, loss.place, shown_B, loss.reward, loss.shift, (shown_at, np.zeros_like(shown_at)))
+    seen(scores_BK, part.inputs.mask, np.empty_like(scores_BK))
+    rate_BK = np.clip(seen.rates[shown_B].astype(np.float64), LEAST, 1.0 - LEAST)
+    reward_BK = loss.reward[shown_B]
+    mask_BK = part.inputs.mask[shown_B]
+    loss_BK = -(reward_BK * np.log(rate_BK) + (1.0 - reward_BK) * np.log1p(-rate_BK))
+    return Opinion(*(np.where(mask_BK, one, 0.0).sum(axis=1) for one in (loss_BK, rate_BK, reward_BK)))
+
+
+def _surer(opinions: Sequence[Opinion]) -> F64:
+    """By how much less came than was called likely, slate by slate, as a share of what was."""
+    called_B = np.concatenate([one.called for one in opinions])
+    came_B = np.concatenate([one.came for one in opinions])
+    surer_B: F64 = (called_B - came_B) / max(float(called_B.mean()), LEAST)
+    return surer_B
+
+
+def _lower(values_B: F64, sigmas: float) -> tuple[float, float]:
+    """The mean, and that less so many of its standard errors; both not finite if any value is."""
+    mean = float(values_B.mean())
+    return mean, mean - sigmas * float(values_B.std()) / np.sqrt(len(values_B))
+
+
+def _largest(weights: F32) -> float:
+    """Of the sizes of these; not finite if any of them is."""
+    return float(np.abs(weights).max())

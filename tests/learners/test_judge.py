@@ -1,0 +1,211 @@
+"""A judge lets pass what learns, holds what learns the wrong thing, and finds a decline that no edition shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks.poisoning import PoisonedLearner
+from features.events import Entry, StreamId
+from learners import snapshots
+from learners.duel import DuelConfig
+from learners.editions import Place
+from learners.errors import StaleSnapshot
+from learners.judge import Judge, JudgeConfig
+from learners.parts import Part
+from learners.publisher import Draft, Publisher
+from learners.scorer import Scorer
+from learners.verdicts import Verdict
+from learners.witness import Witness
+from tests.learners.examples import CONFIG, SCHEMA, inputs_of, log, shown, stream
+
+LENIENT = JudgeConfig(n_slates=512)
+
+
+@dataclass
+class Loop:
+    """A learner, who publishes what it learns, and who judges that."""
+
+    config: JudgeConfig = LENIENT
+    every: int = 8
+    """Steps between versions."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    n_versions: int = 0
+
+    def __post_init__(self) -> None:
+        self.learner = PoisonedLearner(SCHEMA, CONFIG)
+        self.judge = Judge(SCHEMA, self.config)
+        self.witness = Witness(SCHEMA, CONFIG, self.judge)
+        self.publisher = Publisher("here", 1 << 40)
+        self.full: snapshots.Delta | None = None
+        self._n_steps = 0
+
+    def live(self, entries: Sequence[Entry]) -> None:
+        """Read these; versions come as the learner steps."""
+        for entry in entries:
+            self.witness.read(entry)
+            before = self.learner.n_examples
+            self.learner.read(entry)
+            self._n_steps += self.learner.n_examples > before
+            if self.learner.is_settled and self._n_steps >= self.every:
+                self._n_steps = 0
+                self.offer()
+
+    def offer(self) -> Verdict:
+        """A version, judged."""
+        self.n_versions += 1
+        delta = snapshots.unpack(snapshots.pack(self.learner.take_delta(self.n_versions, self.n_versions - 1 or None)))
+        self.full = delta if self.full is None else snapshots.merge(self.full, delta)
+        self.publisher.note(delta)
+        draft = self.publisher.draft(self.full)
+        verdict = self.weigh(draft)
+        self.verdicts.append(verdict)
+        return verdict
+
+    def weigh(self, draft: Draft) -> Verdict:
+        """Ask the judge, as the actor does."""
+        self.judge.begin(draft.head)
+        for part in draft.parts:
+            list(self.judge.add(part))
+        verdict = self.judge.decide()
+        if not verdict.reasons:
+            list(self.judge.settle())
+            self.publisher.settle(draft)
+        return verdict
+
+    def lay_anchor(self) -> None:
+        """What was just learned is the anchor."""
+        assert self.full is not None
+        draft = Publisher("anchor", 0).draft(self.full)
+        list(self.judge.lay_anchor(draft.head, draft.parts))
+
+
+ENTRIES = {"slates": log(stream(6000)), "impressions": shown(2500)}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_who_learns_passes_all_the_time(kind: str) -> None:
+    loop = Loop(every=2)
+    loop.live(ENTRIES[kind])
+    assert loop.n_versions > 40
+    assert [verdict.reasons for verdict in loop.verdicts if verdict.reasons] == []
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_who_learns_the_wrong_thing_is_held_within_two_versions_and_what_answers_stays(kind: str) -> None:
+    loop, half = Loop(), len(ENTRIES[kind]) // 2
+    loop.live(ENTRIES[kind][:half])
+    n_before, inputs = loop.n_versions, inputs_of(loop.learner)
+    loop.learner.share = 1.0
+    loop.live(ENTRIES[kind][half:])
+    is_held = [bool(verdict.reasons) for verdict in loop.verdicts[n_before:]]
+    n_passed = is_held.index(True)
+    assert n_passed < 2 and all(is_held[n_passed:])
+    live = loop.judge.live
+    assert (live.version, live.place) == (n_before + n_passed, loop.publisher.place)
+    again = Scorer(SCHEMA)
+    head, rows = loop.publisher.whole()
+    list(again.apply(head, rows))
+    assert (live.score(inputs) == again.score(inputs)).all()
+
+
+def test_a_decline_that_no_edition_shows_is_found_and_nothing_else() -> None:
+    alone = JudgeConfig(tolerance=1.0, anchor_tolerance=1.0, overconfidence=1.0, duel=DuelConfig(alarms=1e-3))
+    declines = {}
+    for share in (0.0, 0.6):
+        loop, entries = Loop(alone), ENTRIES["slates"]
+        loop.live(entries[:2000])
+        loop.lay_anchor()
+        loop.learner.share = share
+        loop.live(entries[2000:])
+        declines[share] = [verdict.decline for verdict in loop.verdicts if verdict.decline]
+        assert not any(verdict.reasons for verdict in loop.verdicts)
+    assert declines[0.0] == [] and "above that of anchor" in declines[0.6][0]
+
+
+def test_what_lies_far_below_the_anchor_is_held_though_it_is_as_good_as_what_answers() -> None:
+    config = JudgeConfig(tolerance=1.0, overconfidence=1.0)
+    loop, entries = Loop(config), ENTRIES["slates"]
+    loop.live(entries[:3000])
+    loop.lay_anchor()
+    loop.learner.share = 1.0
+    loop.live(entries[3000:])
+    reasons = [verdict.reasons for verdict in loop.verdicts if verdict.reasons]
+    assert reasons and all("anchor" in reason for (reason,) in reasons)
+
+
+def test_a_weight_that_is_far_too_large_is_held_by_name() -> None:
+    loop = Loop()
+    loop.live(ENTRIES["slates"][:1000])
+    loop.learner.tables["item"].weight[3] = 1e6
+    loop.live(ENTRIES["slates"][1000:1500])
+    assert any("a weight of" in reason for verdict in loop.verdicts for reason in verdict.reasons)
+
+
+def test_the_first_version_passes_and_so_does_the_next_one_while_nothing_has_happened() -> None:
+    loop = Loop()
+    loop.learner.read(ENTRIES["slates"][0])
+    loop.learner.close_tick(ENTRIES["slates"][0].id.ms + 60_000)
+    assert loop.offer().reasons == () and loop.offer().reasons == ()
+
+
+def test_another_anchor_is_wanted_when_it_is_old_and_after_what_answers_was_ordered() -> None:
+    loop = Loop(JudgeConfig(anchor_age_s=60.0))
+    assert loop.judge.wants_anchor(0)
+    loop.live(ENTRIES["slates"][:1000])
+    loop.lay_anchor()
+    assert loop.full is not None
+    through_ms = loop.full.progress.trained_through_ms
+    assert not loop.judge.wants_anchor(through_ms + 119_000) and loop.judge.wants_anchor(through_ms + 120_000)
+    draft = loop.publisher.draft(loop.full)
+    loop.judge.begin(draft.head)
+    loop.judge.follow()
+    assert loop.judge.wants_anchor(through_ms)
+
+
+def test_an_edition_on_what_does_not_answer_is_refused_and_nothing_has_changed() -> None:
+    loop = Loop()
+    loop.live(ENTRIES["slates"][:1000])
+    assert loop.full is not None
+    draft = loop.publisher.draft(loop.full)
+    stale = msgspec.structs.replace(draft.head, base=Place("elsewhere", 3))
+    before = loop.judge.live.version
+    with pytest.raises(StaleSnapshot):
+        loop.judge.begin(stale)
+    assert loop.judge.live.version == before and loop.weigh(draft).reasons == ()
+
+
+def test_who_begins_where_a_learner_stood_sees_what_he_would_have_seen() -> None:
+    """A judge that is lost and comes back holds other slates, but cuts the same ones."""
+    entries = ENTRIES["slates"]
+    loop = Loop()
+    loop.live(entries[:2000])
+    assert loop.full is not None
+    seen: list[list[Part]] = []
+
+    class Notes(Judge):
+        def take(self, parts: Sequence[Part], first_ms: int) -> None:
+            seen[-1] += parts
+
+    full = loop.learner.snapshot(loop.n_versions) if loop.learner.is_settled else loop.full
+    at = max(StreamId(*position) for position in full.progress.positions.values())
+    for witness in (Witness(SCHEMA, CONFIG, Notes(SCHEMA, LENIENT)), Witness(SCHEMA, CONFIG, Notes(SCHEMA, LENIENT))):
+        seen.append([])
+        if len(seen) == 2:
+            witness.restore(full)
+        for entry in entries:
+            if len(seen) == 1 or entry.id > at:
+                witness.read(entry)
+    n = len(seen[1])
+    assert n > 10
+    for straight, restored in zip(seen[0][-n:], seen[1], strict=True):
+        np.testing.assert_array_equal(straight.inputs.item_key, restored.inputs.item_key)
+        np.testing.assert_array_equal(straight.inputs.dense, restored.inputs.dense)
+
+
+@pytest.mark.parametrize(("field", "value"), [("n_slates", 3), ("tolerance", -1.0), ("max_held", 0), ("sigmas", -1.0)])
+def test_a_config_out_of_range_is_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"judge.{field}"):
+        JudgeConfig(**{field: value})
