@@ -52,6 +52,10 @@ class Files(Protocol):
         """Have no file of this name."""
         ...
 
+    async def sweep(self, prefix: str) -> None:
+        """Have nothing left of what somebody died over: files whose names begin so. Nobody may be writing one."""
+        ...
+
 
 class Checkpoints:
     """The durable versions of one lineage: `load` first, then `write` and `compact` version after version.
@@ -115,8 +119,10 @@ class Checkpoints:
     async def load(self) -> Delta | None:
         """The newest version that can be put together from sound files; None if there is none.
 
-        Deltas beyond it stand on something unreadable: they are dropped, lest a later version be built on them.
+        Deltas beyond it stand on something unreadable: they are dropped, lest a later version be built on them. So is
+        what a writer that was killed has left half written.
         """
+        await self._files.sweep("v")  # no more: somebody else may be at what is `LEFT`
         loaded: Delta | None = None
         wholes = (await self.wholes())[::-1]
         self._last_full = max(wholes, default=0)

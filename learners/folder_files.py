@@ -27,8 +27,7 @@ class FolderFiles:
         Raises:
             OSError: As every method does, if the folder can't be reached.
         """
-        found = [PurePosixPath(info.path).name for info in self._fs.get_file_info(fs.FileSelector(self._folder))]
-        return [name for name in found if not name.startswith(".")]
+        return [name for name in self._found() if not name.startswith(".")]
 
     async def read(self, name: str) -> bytes:
         """A file's content.
@@ -47,6 +46,15 @@ class FolderFiles:
     async def delete(self, name: str) -> None:
         """Have no file of this name."""
         self._fs.delete_file(self._path(name))
+
+    async def sweep(self, prefix: str) -> None:
+        """Have nothing left of what somebody died over: files whose names begin so. Nobody may be writing one."""
+        for name in self._found():
+            if name.startswith(f".{prefix}"):  # as `whole_file` names what is not whole yet
+                self._fs.delete_file(self._path(name))
+
+    def _found(self) -> list[str]:
+        return [PurePosixPath(info.path).name for info in self._fs.get_file_info(fs.FileSelector(self._folder))]
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"

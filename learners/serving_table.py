@@ -5,9 +5,9 @@
     settle() or revert()        what they led to before is free again, or what they lead to now
 
 So new rows need room beside those that answer, but only as many as there are, not a second table. Where `max_spare` of
-them do not suffice, the rest waits and is written over the old rows in the flip, which then takes that much longer and
-cannot be reverted: nothing is ever scored half with one version and half with another, and memory stays what it was
-meant to be.
+them do not suffice, the rest waits as the bytes that came, a third of their size, and is written over the old rows in
+the flip, which then takes that much longer and cannot be reverted: nothing is ever scored half with one version and
+half with another, and memory stays what it was meant to be.
 
 Row 0 is the fallback, for every key that has no row.
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.compiling import compiled
 from features.index import AHEAD, I64, U64, KeyIndex, fetch_slot, place_of
-from learners.editions import Part
+from learners.editions import Part, restored
 from learners.embeddings import FALLBACK, lined_up, noise
 
 F32 = NDArray[np.float32]
@@ -80,15 +80,15 @@ class ServingTable:
         for start in range(0, len(part.keys), SLICE):
             some = slice(start, start + SLICE)
             keys, values = part.keys[some], part.values(some)
-            rows = self.lookup(keys)
+            rows, at = self.lookup(keys), np.arange(start, start + len(keys))
             if self._is_kept is not None:
                 is_same = (rows != FALLBACK) & (self.weight[rows] == values).all(axis=1)
                 self._is_kept[rows[is_same]] = True
-                keys, values, rows = keys[~is_same], values[~is_same], rows[~is_same]
+                keys, values, rows, at = keys[~is_same], values[~is_same], rows[~is_same], at[~is_same]
             n_fit = max(min(len(keys), self._max_spare - self._n_prepared), 0)
             self._write(keys[:n_fit], rows[:n_fit], values[:n_fit])
             if n_fit < len(keys):
-                self._waiting.append((keys[n_fit:], values[n_fit:]))
+                self._waiting.append((part, at[n_fit:]))
             yield
 
     def flip(self) -> None:
@@ -103,8 +103,8 @@ class ServingTable:
         self._fallback, self.weight[FALLBACK] = self.weight[FALLBACK].copy(), self._fallback
         if self._waiting:
             self._let_go()
-            for keys, values in self._waiting:
-                self._overwrite(keys, values)
+            for part, at in self._waiting:
+                self._overwrite(part.keys[at], restored(part.scales[at], part.codes[at]))
 
     def settle(self) -> Iterator[None]:
         """Let go of what the keys led to before, a slice before each yield."""
@@ -145,7 +145,7 @@ class ServingTable:
     def _clear_change(self) -> None:
         self._keys: list[U64] = []
         self._rows: list[I64] = []
-        self._waiting: list[tuple[U64, F32]] = []
+        self._waiting: list[tuple[Part, I64]] = []
         self._gone = np.zeros(0, dtype=np.uint64)
         self._changed, self._before = self._gone, NO_ROWS
         self._is_kept = None

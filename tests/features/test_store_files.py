@@ -49,15 +49,22 @@ async def test_what_is_not_there_or_not_whole_is_not_found(files: StoreFiles) ->
         await files.read("a")
 
 
-async def test_half_a_file_has_no_name(empty_server: EmbeddedServer) -> None:
+async def test_half_a_file_has_no_name_and_is_swept_away_by_the_name_it_was_to_have(
+    empty_server: EmbeddedServer,
+) -> None:
     """Whoever writes may write chunks, and no name."""
     with redis.Redis.from_url(empty_server.url) as client:
         client.acl_setuser("half", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"])
         whole, half = StoreFiles(empty_server.url), StoreFiles(empty_server.url.replace("://", "://half:x@"))
         await whole.write("a", b"old")
+        before = await _keys(whole)
         with pytest.raises(StoreRefused):
             await half.write("a", b"new")
         assert await half.read("a") == await whole.read("a") == b"old"
+        await whole.sweep("b")
+        assert len(await _keys(whole)) == len(before) + 1
+        await whole.sweep("a")
+        assert await _keys(whole) == before and await whole.read("a") == b"old"
         await whole.close()
         await half.close()
         client.acl_deluser("half")

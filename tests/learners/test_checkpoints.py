@@ -142,10 +142,12 @@ async def test_nothing_is_built_on_a_corrupt_delta(tmp_path: Path) -> None:
     assert not (tmp_path / "v0000000004.delta").exists()
 
 
-async def test_a_file_that_was_being_written_is_not_met(tmp_path: Path) -> None:
+async def test_a_file_that_was_being_written_is_not_met_nor_kept_unless_somebody_is_leaving_it(tmp_path: Path) -> None:
     full = await written(FolderFiles(str(tmp_path)), versions(2))
-    (tmp_path / ".v0000000003.delta.tmp").write_bytes(b"half a fi")
+    for name in ("v0000000003.delta", LEFT):
+        (tmp_path / f".{name}.tmp").write_bytes(b"half a fi")
     assert_same(await Checkpoints(FolderFiles(str(tmp_path)), SCHEMA).load(), full)
+    assert [path.name for path in tmp_path.glob(".*")] == [f".{LEFT}.tmp"]
 
 
 async def test_a_version_from_elsewhere_takes_the_place_of_all_before_it(files: Files) -> None:
