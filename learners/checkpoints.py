@@ -16,7 +16,7 @@ which has to be one that all nodes share, lest a hub that is started on another 
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
 from features.schema import Schema
@@ -76,11 +76,11 @@ class Checkpoints:
         """Make one packed delta (or first snapshot) durable."""
         await self._files.write(f"v{version:010d}.delta", packed)
 
-    async def compact(self, full: Delta, kept: int = 0) -> bool:
+    async def compact(self, full: Delta, kept: Collection[int] = ()) -> bool:
         """Write the whole state if it is time to, and drop what the one before it no longer needs; whether it was.
 
         Args:
-            kept: Version that is not dropped, however many there are.
+            kept: Versions that are not dropped, however many there are.
         """
         if full.version - self._last_full < FULL_EVERY:
             return False
@@ -90,7 +90,7 @@ class Checkpoints:
             if number <= before:
                 await self._files.delete(f"v{number:010d}.delta")
         wholes = await self._numbers("full")
-        for number in set(wholes) - thinned(wholes, self._n_kept) - {kept}:
+        for number in set(wholes) - thinned(wholes, self._n_kept) - set(kept):
             await self._files.delete(f"v{number:010d}.full")
         return True
 

@@ -245,12 +245,9 @@ class ModelHub:
             "release": self._release,
         }
 
-    async def anchor(self, age_s: float) -> list[EditionRef] | None:
-        """The newest version that is so old, in log time, as an edition; None if there is none.
-
-        It is kept until another one is asked for.
-        """
-        full = await (await self._loaded()).anchor(round(1000 * age_s))
+    async def anchor(self, age_s: float, other_than: int) -> list[EditionRef] | None:
+        """The newest version that is so old, in log time, as an edition; None if there is no other."""
+        full = await (await self._loaded()).anchor(round(1000 * age_s), other_than)
         if full is None:
             return None
         draft = Publisher("anchor", 0).draft(full)

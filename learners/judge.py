@@ -121,7 +121,7 @@ class Judge:
         self._coming_largest = 0.0
         self._anchor: Scorer | None = None
         self._anchored_ms = 0
-        """What the anchor was trained through."""
+        """When the anchor was laid, in log time."""
         self._duel = Duel(config.duel)
         self._decline = ""
         self._usual = {ListwiseLoss: np.zeros(2), PointwiseLoss: np.zeros(2)}
@@ -134,8 +134,12 @@ class Judge:
         """What answers."""
         return self._live
 
-    def take(self, parts: Iterable[Part], first_ms: int) -> None:
-        """What has happened since `first_ms`: before any version has learned from it, if that can be."""
+    def take(self, parts: Iterable[Part], first_ms: int) -> list[Case]:
+        """What has happened since `first_ms`: before any version has learned from it, if that can be.
+
+        Returns:
+            What the models make of it, part by part.
+        """
         parts = [part for part in parts if not (isinstance(part.loss, PointwiseLoss) and not part.loss.is_shown.any())]
         cases = [Case(part, opinion(self._live, part), self._by_anchor(part)) for part in parts]
         for case in cases:
@@ -146,6 +150,7 @@ class Judge:
         self._n_slates += sum(len(case.live.losses) for case in cases)
         while self._cases and self._n_slates - len(self._cases[0].live.losses) >= self._config.n_slates:
             self._n_slates -= len(self._cases.popleft().live.losses)
+        return cases
 
     def begin(self, head: Head) -> None:
         """Start to look at an edition.
@@ -178,7 +183,7 @@ class Judge:
         else:
             self._become(head, opinions)
         decline, self._decline = self._decline, ""
-        return Verdict(tuple(reasons), figures, decline, self._anchor.version if self._anchor else 0)
+        return Verdict(tuple(reasons), figures, decline, self.anchor)
 
     def follow(self) -> None:
         """Instead of `decide`: it does answer, whatever is thought of it; another anchor is wanted."""
@@ -192,17 +197,21 @@ class Judge:
         """After an edition has come to answer, a slice before each yield."""
         yield from self._live.settle()
 
+    @property
+    def anchor(self) -> int:
+        """Version of the anchor; 0: there is none."""
+        return 0 if self._anchor is None else self._anchor.version
+
     def wants_anchor(self, now_ms: int) -> bool:
         """Whether it is time for another one: not while there is a suspicion that what answers is worse."""
-        age_ms = 1000.0 * self._config.anchor_age_s
-        is_old = self._anchor is None or now_ms - self._anchored_ms >= 2.0 * age_ms
-        return is_old and not self._decline and self._duel.evidence < SUSPICION
+        is_due = self._anchor is None or now_ms >= self._anchored_ms + 1000.0 * self._config.anchor_age_s
+        return is_due and not self._decline and self._duel.evidence < SUSPICION
 
-    def lay_anchor(self, head: Head, parts: Iterable[editions.Part]) -> Iterator[None]:
+    def lay_anchor(self, head: Head, parts: Iterable[editions.Part], now_ms: int) -> Iterator[None]:
         """Compare with this version from now on, a slice before each yield."""
         anchor = Scorer(self._schema)
         yield from anchor.apply(head, parts)
-        self._anchor, self._anchored_ms = anchor, head.trained_through_ms
+        self._anchor, self._anchored_ms = anchor, now_ms
         self._duel, self._decline = Duel(self._config.duel), ""
         for case in self._cases:
             case.anchor = opinion(anchor, case.part)
@@ -222,11 +231,10 @@ class Judge:
 
     def _compare(self, cases: Sequence[Case]) -> None:
         """Bet on how much more what answers loses than the anchor; it is told once, and the betting begins anew."""
-        assert self._anchor is not None
         excess_B = self._excess([case.live for case in cases], [case.anchor for case in cases], cases)
         if self._duel.add(float(excess_B.mean())):
             self._decline = (
-                f"loss above that of anchor {self._anchor.version} by {self._duel.mean:.3f} of itself, "
+                f"loss above that of anchor {self.anchor} by {self._duel.mean:.3f} of itself, "
                 f"on the average over {self._duel.n_batches} batches"
             )
             self._duel = Duel(self._config.duel)
@@ -256,7 +264,7 @@ class Judge:
         live: list[Opinion | None] = [case.live for case in cases]
         beside = {"what answers": (config.tolerance, live)}
         if self._anchor is not None:
-            beside[f"anchor {self._anchor.version}"] = config.anchor_tolerance, [case.anchor for case in cases]
+            beside[f"anchor {self.anchor}"] = config.anchor_tolerance, [case.anchor for case in cases]
         for name, (tolerance, others) in beside.items():
             mean, sure = _lower(self._excess(opinions, others, cases), config.sigmas)
             figures["excess" if name == "what answers" else "anchor_excess"] = mean

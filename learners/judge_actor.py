@@ -146,11 +146,12 @@ class JudgeActor:
         while True:
             await asyncio.sleep(ANCHOR_S)
             if self._judge.wants_anchor(self._witness.reader.settled_through_ms):
-                edition = await get_hub().anchor.remote(self._config.anchor_age_s)
+                edition = await get_hub().anchor.remote(self._config.anchor_age_s, self._judge.anchor)
                 if edition is not None:
                     await self._lay_anchor(edition)
 
     async def _lay_anchor(self, edition: EditionRefs) -> None:
         head, *rows = [memoryview(await ref) for ref in edition]
-        for _ in self._judge.lay_anchor(editions.heads.unpack(head), map(editions.parts.unpack, rows)):
+        now_ms = self._witness.reader.settled_through_ms
+        for _ in self._judge.lay_anchor(editions.heads.unpack(head), map(editions.parts.unpack, rows), now_ms):
             await asyncio.sleep(0)

@@ -47,7 +47,8 @@ class Lineage:
         """Log time that was ever learned from."""
         self._wholes: dict[int, Whole] = {}
         """Versions that are written whole, as far as known."""
-        self._anchor = 0
+        self._anchor = self._growing = 0
+        """Versions that are compared with, or will be when they are old enough: they are not dropped."""
 
     @property
     def version(self) -> int:
@@ -81,9 +82,10 @@ class Lineage:
         """Write the whole of the current version, if it is time to; whether it was."""
         async with self.changing:
             full = self.full
-            if full is None or not await self.checkpoints.compact(full, self._anchor):
+            if full is None or not await self.checkpoints.compact(full, {self._anchor, self._growing}):
                 return False
             self._note_whole(full)
+            self._growing = self._growing or full.version
             return True
 
     async def adopt(self, full: Delta) -> None:
@@ -119,21 +121,24 @@ class Lineage:
             full = await self.checkpoints.at(kept)
             full.version = self.version + 1
             await self.checkpoints.begin_again(full, kept)
+            self._growing = self._growing if self._growing <= kept else 0
             self._become(full)
             self._note_whole(full)
             self._meetings.tear()
         return kept
 
-    async def anchor(self, age_ms: int) -> Delta | None:
-        """The newest version that was written whole so long ago, in log time; None if there is none.
+    async def anchor(self, age_ms: int, other_than: int = 0) -> Delta | None:
+        """The newest version that was written whole so long ago, in log time; None if there is no other.
 
-        It is not dropped until another one is asked for.
+        It is not dropped until another one is handed out, and neither is the one that will be next.
         """
         async with self.changing:
-            for number in reversed(await self.checkpoints.wholes()):
+            wholes = await self.checkpoints.wholes()
+            for number in reversed(wholes):
                 if (await self._whole(number)).made_ms <= self._newest_ms - age_ms:
                     self._anchor = number
-                    return await self.checkpoints.at(number)
+                    self._growing = self._growing if self._growing > number else wholes[-1]
+                    return None if number == other_than else await self.checkpoints.at(number)
         return None
 
     async def needed(self) -> Ends:

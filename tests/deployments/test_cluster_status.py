@@ -39,7 +39,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.nodes = [node(WORKER), node(HEAD)]
-        self.actors = [actor(f"headrace-{name}") for name in ("hub", "projector", "log", "learner")]
+        self.actors = [actor(f"headrace-{name}") for name in ("hub", "judge", "projector", "log", "learner")]
         self.serve = {"applications": {"rank": application("Ranker"), "events": application("Events")}}
         self.doors = {address: Door(version=41, age_ms=820) for address in (HEAD, WORKER)}
         self.log: Log | None = Log(3_000_000, 8_000_000, 700.0, 1.98, "/log", 12.0, [])
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_well(cluster: Cluster) -> None:
         ("rank", 2, 2),
     ]
     assert {(one.name, one.node) for one in status.actors} == {
-        (f"headrace-{name}", HEAD) for name in ("hub", "projector", "log", "learner")
+        (f"headrace-{name}", HEAD) for name in ("hub", "judge", "projector", "log", "learner")
     }
 
 

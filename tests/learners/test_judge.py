@@ -1,6 +1,6 @@
 """A judge lets pass what learns, holds what learns the wrong thing, and finds a decline that no edition shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,7 +13,7 @@ from learners import snapshots
 from learners.duel import DuelConfig
 from learners.editions import Place
 from learners.errors import StaleSnapshot
-from learners.judge import Judge, JudgeConfig
+from learners.judge import Case, Judge, JudgeConfig
 from learners.parts import Part
 from learners.publisher import Draft, Publisher
 from learners.scorer import Scorer
@@ -79,7 +79,7 @@ class Loop:
         """What was just learned is the anchor."""
         assert self.full is not None
         draft = Publisher("anchor", 0).draft(self.full)
-        list(self.judge.lay_anchor(draft.head, draft.parts))
+        list(self.judge.lay_anchor(draft.head, draft.parts, self.full.progress.trained_through_ms))
 
 
 ENTRIES = {"slates": log(stream(6000)), "impressions": shown(2500)}
@@ -158,7 +158,7 @@ def test_another_anchor_is_wanted_when_it_is_old_and_after_what_answers_was_orde
     loop.lay_anchor()
     assert loop.full is not None
     through_ms = loop.full.progress.trained_through_ms
-    assert not loop.judge.wants_anchor(through_ms + 119_000) and loop.judge.wants_anchor(through_ms + 120_000)
+    assert not loop.judge.wants_anchor(through_ms + 59_000) and loop.judge.wants_anchor(through_ms + 60_000)
     draft = loop.publisher.draft(loop.full)
     loop.judge.begin(draft.head)
     loop.judge.follow()
@@ -186,8 +186,9 @@ def test_who_begins_where_a_learner_stood_sees_what_he_would_have_seen() -> None
     seen: list[list[Part]] = []
 
     class Notes(Judge):
-        def take(self, parts: Sequence[Part], first_ms: int) -> None:
+        def take(self, parts: Iterable[Part], first_ms: int) -> list[Case]:
             seen[-1] += parts
+            return []
 
     full = loop.learner.snapshot(loop.n_versions) if loop.learner.is_settled else loop.full
     at = max(StreamId(*position) for position in full.progress.positions.values())

@@ -127,9 +127,24 @@ async def test_an_anchor_is_as_old_as_asked_for_and_stays_while_others_are_thinn
     anchor = await lineage.anchor(1)
     assert anchor is not None and anchor.version in await lineage.checkpoints.wholes()
     assert anchor.progress.trained_through_ms < lineage.full.progress.trained_through_ms
+    assert await lineage.anchor(1, other_than=anchor.version) is None
     lineage.checkpoints._n_kept = 2
     await learning.offer(9, 20)
     assert anchor.version in await lineage.checkpoints.wholes()
+
+
+async def test_however_few_are_kept_one_grows_old_enough_to_be_the_next_anchor(tmp_path: Path) -> None:
+    lineage = opened(tmp_path)
+    await lineage.load()
+    lineage.checkpoints._n_kept = 2
+    learning = Learning(lineage)
+    anchors, age_ms = [], 12 * 20 * 500
+    for _ in range(40):
+        await learning.offer(1, 20)
+        found = await lineage.anchor(age_ms, anchors[-1] if anchors else 0)
+        if found is not None:
+            anchors.append(found.version)
+    assert len(anchors) >= 2 and anchors == sorted(set(anchors))
 
 
 async def test_what_is_learned_anew_after_going_back_is_not_old_enough_for_an_anchor(tmp_path: Path) -> None:
