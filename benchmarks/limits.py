@@ -196,12 +196,12 @@ LIMITS: Final = (
         "full snapshots written by somebody else, in parts",
     ),
     Limit(
-        "item rows in projector, hub and each learner",
+        "item rows in projector, hub, judge and each learner",
         "items",
         lambda plan: plan.learning_node_bytes / (plan.machines.node_bytes * plan.machines.memory_ratio),
         lambda plan: (
-            f"{_gb(plan.item_table_bytes)} of rows in projector and learner, {_gb(plan.whole_bytes)} in the hub, "
-            f"embeddings: {_gb(plan.learning_node_bytes)} on one node"
+            f"{_gb(plan.item_table_bytes)} of rows in projector, judge and learner, {_gb(plan.whole_bytes)} in the "
+            f"hub, embeddings: {_gb(plan.learning_node_bytes)} on one node"
         ),
         "larger learning nodes; a cap and expiry for item rows, as embedding rows have",
     ),

@@ -5,8 +5,8 @@
 
 Everything follows from how the code works today and from `benchmarks.unit_costs`; nothing is measured here. Four things
 make it more than multiplication: which rows a replica must read again (few items get most of the interest, and what is
-written often is read often); every replica hears of every row that is written; every learner and the projector read the
-whole log; and every version goes to every replica.
+written often is read often); every replica hears of every row that is written; every learner, the judge and the
+projector read the whole log; and every version goes to every replica.
 
 A *busy* figure is cores: seconds of a core in each second. Where no number of processes is enough it is infinite.
 """
@@ -260,16 +260,24 @@ class Plan:
         return self.item_table_bytes + self.embedded_items * self.costs.table_row_bytes
 
     @property
+    def judge_bytes(self) -> float:
+        """Memory of the judge: embeddings of what answers and of the anchor."""
+        return self.item_table_bytes + 2.0 * self.embedded_items * self.costs.table_row_bytes
+
+    @property
     def learning_node_bytes(self) -> float:
-        """Memory of a learning node with one learner, projector and hub."""
-        return self.learner_bytes + self.item_table_bytes + self.whole_bytes
+        """Memory of a learning node with one learner, judge, projector and hub."""
+        return self.learner_bytes + self.judge_bytes + self.item_table_bytes + self.whole_bytes
 
     @property
     def n_learning_nodes(self) -> float:
-        """Nodes for learners, projector and hub: by cores, and by how many learners' memory there is room for."""
+        """Nodes for learners, judge, projector and hub: by cores, and by how many readers' memory there is room for.
+
+        The judge takes a core as a learner does.
+        """
         room = self.machines.node_bytes * self.machines.memory_ratio - self.item_table_bytes - self.whole_bytes
-        each = math.floor(min(self.machines.learning_cores - 1, room / self.learner_bytes))
-        return _enough(self.n_learners, each)
+        each = math.floor(min(self.machines.learning_cores - 1, room / self.judge_bytes))
+        return _enough(self.n_learners + 1.0, each)
 
     @property
     def projector_busy(self) -> float:
@@ -305,7 +313,7 @@ class Plan:
             "rows read": self.rows_reread_per_s * costs.store_read_row_s,
             "events": load.events_per_s * costs.store_write_event_s,
             "decisions": load.ranks_per_s * costs.store_write_decision_s,
-            "log read": (1.0 + self.n_learners) * log_s,
+            "log read": (2.0 + self.n_learners) * log_s,
             "rows written": commits + self.rows_written_per_s * costs.store_write_row_s,
             "replicas told": self.rows_written_per_s * n_replicas * costs.store_hear_row_s,
             "versions": self.committed_bytes_per_s * costs.store_byte_s,
@@ -348,7 +356,7 @@ class Plan:
             "rows read": self.rows_reread_per_s * sizes.row,
             "events": load.events_per_s * (sizes.event + COMMAND_BYTES),
             "decisions": load.ranks_per_s * decision,
-            "log read": (1.0 + self.n_learners) * (load.events_per_s * event + load.ranks_per_s * decision),
+            "log read": (2.0 + self.n_learners) * (load.events_per_s * event + load.ranks_per_s * decision),
             "rows written": self.rows_written_per_s * sizes.row,
             "replicas told": self.rows_written_per_s * n_replicas * NAME_BYTES,
             "versions": self.committed_bytes_per_s,

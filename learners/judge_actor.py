@@ -70,7 +70,7 @@ class JudgeActor:
         self._deciding = asyncio.Lock()
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._log = log_of(store, self._store)
-        self._witness = Witness(schema, learner, self._judge)
+        self._witness = self._begun()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._for_ever(each)) for each in (self._read, self._look_for_anchors)]
 
@@ -136,11 +136,14 @@ class JudgeActor:
             self._witness.close_tick(tick.end_ms)
 
     async def _restore(self) -> None:
-        self._witness = Witness(self._schema, self._learner, self._judge)
+        self._witness = self._begun()
         packed = await get_hub().committed.remote()
         if packed is not None:
             self._witness.restore(snapshots.unpack(packed))
             await remember(self._witness.reader, self._log, self._learner.join.attribution_s)
+
+    def _begun(self) -> Witness:
+        return Witness(self._schema, self._learner, self._judge, self._learner.rounds.n_learners)
 
     async def _look_for_anchors(self) -> None:
         while True:

@@ -1,5 +1,7 @@
 """Reads the log for a judge: the batches that a learner cuts, with what truly happened, and nothing learned.
 
+Where several learners divide the examples, it takes as many as one of them: so it can keep up as long as they can.
+
 No Ray, no store, no clock. Price: the item table (2.5 kB an item).
 """
 
@@ -23,8 +25,8 @@ NOBODY = np.zeros(1, dtype=np.float32)
 class Witness:
     """`read` entries in log order, `close_tick` after each tick; `judge` gets what is due."""
 
-    def __init__(self, schema: Schema, config: ReadingConfig, judge: Judge) -> None:
-        self.reader = ExampleReader(schema, config)
+    def __init__(self, schema: Schema, config: ReadingConfig, judge: Judge, n_learners: int = 1) -> None:
+        self.reader = ExampleReader(schema, config, 0, n_learners)
         self._schema = schema
         self._judge = judge
         self._lateness = Lateness()

@@ -73,12 +73,14 @@ def test_where_reading_the_log_takes_all_no_number_of_learners_is_enough():
 
 
 def test_learners_share_nodes_by_cores_and_by_memory():
-    """Three on four cores; of a large catalogue each holds every row, and so do projector and hub."""
+    """Three on four cores, the judge beside them; of a large catalogue each holds every row, and so do projector and
+    hub."""
     plan = Plan(replace(SMALL, ranks_per_s=15_000))
-    assert plan.n_learning_nodes == math.ceil(plan.n_learners / 3)
+    assert plan.n_learning_nodes == math.ceil((plan.n_learners + 1) / 3)
     large = Plan(replace(SMALL, ranks_per_s=15_000, items=3e6))
-    assert large.learning_node_bytes + large.learner_bytes > 0.8 * 32 * 2.0**30 > large.learning_node_bytes
-    assert large.n_learning_nodes == large.n_learners
+    room = 0.8 * 32 * 2.0**30 - large.item_table_bytes - large.whole_bytes
+    assert 2 * large.judge_bytes > room > large.judge_bytes
+    assert large.n_learning_nodes == large.n_learners + 1
 
 
 def test_a_catalogue_beyond_the_cache_is_read_again_and_again():
