@@ -1,6 +1,6 @@
 """How soon after an acknowledged event do the weights that answer know it, and is what they learn worth anything?
 
-    python -m benchmarks.bench_freshness [--seconds 60] [--per-s 1000] [--door http] [--json [FILE]]
+    python -m benchmarks.bench_freshness [--seconds 60] [--per-s 1000] [--door http] [--rows 0] [--json [FILE]]
 
 The application as `headrace up` runs it, under a steady stream of events and some rank requests beside it. The stream
 comes over HTTP in posts of 20 (open loop: posts leave on schedule, whether the one before has been answered or not), or
@@ -11,6 +11,9 @@ Ranks are asked every 50 ms, so a figure is up to that much too high, never too 
 
 Also shown: the progressive log loss of the model (each example scored before it is learned from) beside that of
 popularity and of a model that knows nothing, log(1 + negatives).
+
+With `--rows` the item table has so many rows before anything happens, of items that nothing happens to: they are in
+every whole version, in the hub, the judge and the replica.
 
 NOT shown: real people (the stream is simulated; tastes are easy to learn), several machines, saturation (see
 bench_serving), what a client far away would see.
@@ -29,6 +32,7 @@ from typing import Any, Final
 
 import httpx
 import msgspec
+import numpy as np
 import psutil
 
 import learners
@@ -41,6 +45,9 @@ from deployments.cluster import join
 from deployments.config import Config
 from deployments.processes import HOME_VARIABLE
 from features.embedded import EmbeddedServer
+from learners import snapshots
+from learners.folder_files import FolderFiles
+from learners.online import OnlineLearner
 
 SIZES: Final = {"http": 20, "push": 1000}  # events in a post, by door
 ASK_S: Final = 0.05
@@ -170,12 +177,25 @@ async def observe(
         return seen, from_s, await client.get("/v1/model")
 
 
-def run(seconds_s: float, per_s: float, door: str) -> dict[str, Any]:
+def fill(folder: Path, n_rows: int, config: Config) -> None:
+    """Leave a version whose item table has so many rows, for the hub to go on from."""
+    learner = OnlineLearner(config.schema, config.learner)
+    keys = np.random.default_rng(5).integers(1, 2**63, n_rows, dtype=np.uint64)
+    for _ in range(config.learner.table.admit_after):
+        learner.tables["item"].meet(keys, round(time.time()))
+    full = learner.snapshot(1)
+    assert len(full.tables["item"].rows) > n_rows
+    asyncio.run(FolderFiles(str(folder)).write("v0000000001.full", snapshots.pack(full)))
+
+
+def run(seconds_s: float, per_s: float, door: str, n_rows: int = 0) -> dict[str, Any]:
     """Start, observe, stop; returns everything that is reported."""
     known, world, config = machine.facts(), World(), Config()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
         store = stack.enter_context(EmbeddedServer())
+        if n_rows:
+            fill(scratch / "versions", n_rows, config)
         print("starting Headrace")
         system = stack.enter_context(System("headrace", redis_url=store.url, folder=scratch / "versions"))
         ray = None
@@ -198,6 +218,7 @@ def run(seconds_s: float, per_s: float, door: str) -> dict[str, Any]:
             "seconds_s": seconds_s,
             "per_s": per_s,
             "door": door,
+            "rows": n_rows,
             "post": SIZES[door],
             "world": asdict(world.config),
         },
@@ -240,6 +261,8 @@ def report(found: dict[str, Any]) -> None:
     header = ("seconds", "p50", "p95", "p99", "max")
     print(machine.table(header, [[text, *found[name].values()] for text, name in names]))
     n_failed = len(found["failures"])
+    stages = ", ".join(f"{name} {value:,g}" for name, value in sorted(model["publishing"].items()))
+    print(f"\nthe newest version: {stages}")
     print(f"\n{found['n_samples']} posts sampled, {found['n_never']} never answered for; {n_failed} requests failed")
     for failure in found["failures"][:3]:
         print(f"  {failure}")
@@ -262,8 +285,9 @@ def main() -> None:
     parser.add_argument("--per-s", type=float, default=1000.0, help="events per second")
     parser.add_argument("--json", nargs="?", const="-", help="write everything to a file, or to standard output")
     parser.add_argument("--door", choices=tuple(SIZES), default="http", help="how events come in")
+    parser.add_argument("--rows", type=int, default=0, help="rows of the item table before anything happens")
     options = parser.parse_args()
-    found = run(options.seconds, options.per_s, options.door)
+    found = run(options.seconds, options.per_s, options.door, options.rows)
     report(found)
     machine.write_json(found, options.json)
 

@@ -58,7 +58,8 @@ class Files(Protocol):
 
 
 class Checkpoints:
-    """The durable versions of one lineage: `load` first, then `write` and `compact` version after version.
+    """The durable versions of one lineage: `load` first, then `write` version after version; where it `is_due`,
+    `write_whole` and `thin`.
 
     `replace` begins another lineage.
 
@@ -76,23 +77,27 @@ class Checkpoints:
         """Make one packed delta (or first snapshot) durable."""
         await self._files.write(f"v{version:010d}.delta", packed)
 
-    async def compact(self, full: Delta, kept: Collection[int] = ()) -> bool:
-        """Write the whole state if it is time to, and drop what the one before it no longer needs; whether it was.
+    def is_due(self, version: int) -> bool:
+        """Whether it is time to write this one whole."""
+        return version - self._last_full >= FULL_EVERY
+
+    async def write_whole(self, packed: bytes, version: int) -> None:
+        """Make a packed version durable as a whole."""
+        await self._files.write(f"v{version:010d}.full", packed)
+
+    async def thin(self, version: int, kept: Collection[int] = ()) -> None:
+        """After this version was written whole: drop what the whole one before it no longer needs.
 
         Args:
             kept: Versions that are not dropped, however many there are.
         """
-        if full.version - self._last_full < FULL_EVERY:
-            return False
-        await self._files.write(f"v{full.version:010d}.full", snapshots.pack(full))
-        before, self._last_full = self._last_full, full.version
+        before, self._last_full = self._last_full, version
         for number in await self._numbers("delta"):
             if number <= before:
                 await self._files.delete(f"v{number:010d}.delta")
         wholes = await self._numbers("full")
         for number in set(wholes) - thinned(wholes, self._n_kept) - set(kept):
             await self._files.delete(f"v{number:010d}.full")
-        return True
 
     async def replace(self, full: Delta) -> None:
         """Have no version but this one, which is newer than all."""

@@ -104,7 +104,9 @@ class ModelHub:
         self._settings = b""
         loop = asyncio.get_running_loop()
         self._loading = loop.create_task(self._load(store, folder, n_kept))
-        self._tasks = [loop.create_task(self._adopt_what_is_left()), loop.create_task(self._publish())]
+        self._is_due = asyncio.Event()
+        """Set while there may be a version to write whole."""
+        self._tasks = [loop.create_task(each()) for each in (self._adopt_what_is_left, self._publish, self._compact)]
 
     async def version(self) -> int:
         """Number of the current version; 0 before the first commit."""
@@ -126,8 +128,7 @@ class ModelHub:
         lineage = await self._loaded()
         await lineage.commit(delta, packed)
         self._publishing.note(delta)
-        if await lineage.compact():
-            await self._publishing.save_history()
+        self._is_due.set()
         return delta.version
 
     async def adopt(self, packed: bytes) -> int:
@@ -286,6 +287,18 @@ class ModelHub:
     async def _publish(self) -> None:
         await self._loaded()
         await self._publishing.run()
+
+    async def _compact(self) -> None:
+        lineage = await self._loaded()
+        while True:
+            await self._is_due.wait()
+            self._is_due.clear()
+            try:
+                if await lineage.compact():
+                    await self._publishing.save_history()
+            except (FeatureError, OSError) as error:
+                logger.warning("the versions are not written whole: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _adopt_what_is_left(self) -> None:
         while True:

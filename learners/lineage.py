@@ -4,6 +4,8 @@
 of all. `go_back` makes an earlier version the newest again, under a new number: whoever learns goes on from there, and
 reads the log again from where it stood. So numbers only grow, and of two versions it is clear which came later.
 
+Now and then a version is written whole (`compact`); that takes a while where tables are large, and commits go on.
+
 Not known here: what replicas have of it, and what weights mean. One event loop; one change after the other.
 """
 
@@ -37,6 +39,8 @@ class Lineage:
     def __init__(self, checkpoints: Checkpoints, schema: Schema, meetings: Meetings[Any]) -> None:
         self.checkpoints = checkpoints
         self.changing = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        """Held by whoever writes a whole version; before `changing`, if both are."""
         self.full: Delta | None = None
         """The current version, whole; None before the first."""
         self.stages: dict[str, float] = {}
@@ -79,13 +83,17 @@ class Lineage:
             self._meetings.commit(delta.version)
 
     async def compact(self) -> bool:
-        """Write the whole of the current version, if it is time to; whether it was."""
-        async with self.changing:
+        """Write the whole of the current version, if it is time to; whether it was. Others may follow it meanwhile."""
+        async with self._writing:
             full = self.full
-            if full is None or not await self.checkpoints.compact(full, {self._anchor, self._growing}):
+            if full is None or not self.checkpoints.is_due(full.version):
                 return False
+            version, packed = full.version, snapshots.pack(full)
             self._note_whole(full)
-            self._growing = self._growing or full.version
+            await self.checkpoints.write_whole(packed, version)
+            async with self.changing:
+                await self.checkpoints.thin(version, {self._anchor, self._growing})
+            self._growing = self._growing or version
             return True
 
     async def adopt(self, full: Delta) -> None:
@@ -95,7 +103,7 @@ class Lineage:
             ForeignSnapshot: If it is of another schema or network, or lacks what a learner needs.
         """
         snapshots.check_schema(full, self._schema)
-        async with self.changing:
+        async with self._writing, self.changing:
             current = self.full
             if full.base is not None or full.private is None or (current and current.model != full.model):
                 raise ForeignSnapshot(
@@ -114,7 +122,7 @@ class Lineage:
         Raises:
             UnknownVersion: If none is kept.
         """
-        async with self.changing:
+        async with self._writing, self.changing:
             kept = max((number for number in await self.checkpoints.numbers() if number <= version), default=0)
             if not kept:
                 raise UnknownVersion(f"neither version {version} is kept nor any before it")

@@ -96,7 +96,9 @@ async def write_on(files: Files, n_rows: int) -> AsyncIterator[int]:
         delta = delta_of(full.version + 1 if full else 1, n_rows)
         await subject.write(snapshots.pack(delta), delta.version)
         full = delta if full is None else snapshots.merge(full, delta)
-        await subject.compact(full)
+        if subject.is_due(full.version):
+            await subject.write_whole(snapshots.pack(full), full.version)
+            await subject.thin(full.version)
         yield full.version
 
 
