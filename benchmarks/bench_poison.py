@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -184,7 +185,7 @@ class Loop:
     async def _published(self, version: int) -> None:
         """Wait for what becomes of a version."""
         while version not in (self.shelf.version, (self.publishing.described["held"] or {}).get("version")):
-            if self.lineage.version != version:
+            if self.lineage.version != version or self.publishing.pin is not None:
                 return
             await asyncio.sleep(0)
 
@@ -198,7 +199,8 @@ class Loop:
 
     async def _look_for_anchor(self, now_ms: int) -> None:
         if self.judge.wants_anchor(now_ms):
-            full = await self.lineage.anchor(round(1000 * self.judging.anchor_age_s), self.judge.anchor)
+            age_ms = round(1000 * self.judging.anchor_age_s)
+            full = await self.lineage.anchor(age_ms, self.shelf.version, self.judge.anchor)
             if full is not None:
                 draft = Publisher("anchor", 0).draft(full)
                 list(self.judge.lay_anchor(draft.head, draft.parts, now_ms))
@@ -245,6 +247,7 @@ def summary(loop: Loop, losses: Any, undisturbed: Any, poisoned: range) -> dict[
         "worst_beside_anchor": float(np.nanmax(_rolling(beside), initial=-np.inf)),
         "after": float(excess[poisoned.stop + (len(excess) - poisoned.stop) // 2 :].mean()),
         "versions": loop.lineage.version,
+        "is_pinned": loop.publishing.pin is not None,
     }
 
 
@@ -263,6 +266,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             asyncio.run(loop.live(entries, poisoned))
         losses[name] = np.array(loop.judge.losses)
         summaries[name] = summary(loop, losses[name], losses[NOBODY], poisoned)
+        print(f"{name}: {loop.lineage.version} versions, {time.monotonic() - began_s:.0f} s", file=sys.stderr)
     return {
         "what": "what people get while a learner learns the wrong thing",
         "machine": machine.facts(),

@@ -248,7 +248,7 @@ class ModelHub:
 
     async def anchor(self, age_s: float, other_than: int) -> list[EditionRef] | None:
         """The newest version that is so old, in log time, as an edition; None if there is no other."""
-        full = await (await self._loaded()).anchor(round(1000 * age_s), other_than)
+        full = await (await self._loaded()).anchor(round(1000 * age_s), self._shelf.version, other_than)
         if full is None:
             return None
         draft = Publisher("anchor", 0).draft(full)

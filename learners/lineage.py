@@ -135,14 +135,17 @@ class Lineage:
             self._meetings.tear()
         return kept
 
-    async def anchor(self, age_ms: int, other_than: int = 0) -> Delta | None:
+    async def anchor(self, age_ms: int, published: int, other_than: int = 0) -> Delta | None:
         """The newest version that was written whole so long ago, in log time; None if there is no other.
 
         It is not dropped until another one is handed out, and neither is the one that will be next.
+
+        Args:
+            published: What answers; one that is newer has not been found good.
         """
         async with self.changing:
             wholes = await self.checkpoints.wholes()
-            for number in reversed(wholes):
+            for number in (number for number in reversed(wholes) if number <= published):
                 if (await self._whole(number)).made_ms <= self._newest_ms - age_ms:
                     self._anchor = number
                     self._growing = self._growing if self._growing > number else wholes[-1]

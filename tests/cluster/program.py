@@ -84,6 +84,11 @@ class Commands:
         self._ray.get(self._ray.get_actor(ACTORS["hub"]).configure.remote(settings))
         return "configured"
 
+    def poison(self, is_poisoned: bool) -> str:
+        """Replace the learner by one that learns the wrong thing, or back."""
+        importlib.import_module("tests.cluster.poison").replace_learner(self._run.config, is_poisoned=is_poisoned)
+        return "replaced"
+
     def redeploy(self, values: dict[str, Any]) -> str:
         """Deploy anew with some settings changed, which makes another release."""
         config = config_from_dict({**values, "store": {"url": self._run.config.store.url}})

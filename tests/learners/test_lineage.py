@@ -122,12 +122,14 @@ async def test_an_anchor_is_as_old_as_asked_for_and_stays_while_others_are_thinn
     await lineage.load()
     learning = Learning(lineage)
     await learning.offer(7)
-    assert await lineage.anchor(10**9) is None
+    assert await lineage.anchor(10**9, 7) is None
     assert lineage.full is not None
-    anchor = await lineage.anchor(1)
+    held = await lineage.anchor(1, 3)
+    assert held is not None and held.version <= 3
+    anchor = await lineage.anchor(1, 7)
     assert anchor is not None and anchor.version in await lineage.checkpoints.wholes()
     assert anchor.progress.trained_through_ms < lineage.full.progress.trained_through_ms
-    assert await lineage.anchor(1, other_than=anchor.version) is None
+    assert await lineage.anchor(1, 7, other_than=anchor.version) is None
     lineage.checkpoints._n_kept = 2
     await learning.offer(9, 20)
     assert anchor.version in await lineage.checkpoints.wholes()
@@ -141,7 +143,7 @@ async def test_however_few_are_kept_one_grows_old_enough_to_be_the_next_anchor(t
     anchors, age_ms = [], 12 * 20 * 500
     for _ in range(40):
         await learning.offer(1, 20)
-        found = await lineage.anchor(age_ms, anchors[-1] if anchors else 0)
+        found = await lineage.anchor(age_ms, lineage.version, anchors[-1] if anchors else 0)
         if found is not None:
             anchors.append(found.version)
     assert len(anchors) >= 2 and anchors == sorted(set(anchors))
@@ -157,7 +159,7 @@ async def test_what_is_learned_anew_after_going_back_is_not_old_enough_for_an_an
     await lineage.go_back(4)
     await learning.go_on()
     await learning.offer(6)
-    anchor = await lineage.anchor(age_ms)
+    anchor = await lineage.anchor(age_ms, lineage.version)
     assert anchor is None or anchor.version <= 4
 
 
