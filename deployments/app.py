@@ -73,12 +73,13 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
             machine, which has no roles.
     """
     release = release_of(config)
-    group = importlib.import_module("learners.group")
+    group, metrics = importlib.import_module("learners.group"), importlib.import_module("deployments.metrics")
     settings = group.GroupConfig(
         folder=config.folder,
         offer_s=config.offer_s,
         edition_bytes=config.edition_bytes,
         keep_versions=config.keep_versions,
+        export=metrics.export,
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},
     )

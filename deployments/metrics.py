@@ -16,6 +16,11 @@ GAUGES: Final = {
     "headrace_model_age_ms": "Log time now minus the log time up to which the answering weights were trained, ms",
     "headrace_weight_prepare_ms": "Time from the arrival of the newest weights until they could answer, ms",
     "headrace_weight_swap_ms": "Time in which nothing was answered while the newest weights took their place, ms",
+    "headrace_commit_ms": "Time in which the newest version was made durable, ms",
+    "headrace_draft_ms": "Time in which the newest edition was drafted, ms",
+    "headrace_judge_ms": "Time in which the newest edition was judged, ms",
+    "headrace_rows_left": "Embedding rows that did not fit into the newest edition",
+    "headrace_is_held": "Whether the newest version is held: 0 or 1",
     "headrace_rank_queue_depth": "Rank requests waiting for the next micro-batch",
     "headrace_cached_items": "Item rows in the replica's cache",
     "headrace_log_bytes": "Memory that the log takes in the store, bytes",
@@ -31,6 +36,11 @@ COUNTERS: Final = {
     "headrace_rank_second_reads_total": "Micro-batches that needed a second read for recent items",
     "headrace_weight_swaps_total": "Weight swaps",
     "headrace_weight_bytes_total": "Bytes of the weights that a replica has taken",
+    "headrace_offered_bytes_total": "Bytes of what learners offered",
+    "headrace_edition_bytes_total": "Bytes of what was handed out to replicas, each once",
+    "headrace_published_total": "Editions handed out",
+    "headrace_held_total": "Verdicts by which a version was held",
+    "headrace_went_back_total": "Times that learning began anew from an earlier version",
     "headrace_decisions_logged_total": "Decisions appended to the log",
     "headrace_decisions_lost_total": "Decisions that could not be logged",
     "headrace_log_archived_entries_total": "Log entries written to the archive",
@@ -42,6 +52,11 @@ COUNTERS: Final = {
     "headrace_events_duplicate_total": "Events recognised as duplicates over HTTP",
     "headrace_events_rejected_total": "Events rejected over HTTP",
 }
+
+
+async def export(read: Callable[[], Mapping[str, float]]) -> None:
+    """Hand values to Ray for ever; see `Exporter`."""
+    await Exporter(read).run()
 
 
 class Exporter:

@@ -19,7 +19,7 @@ from features.connect import StoreConfig
 from features.schema import Schema
 from learners.actor import Learner, learner_name
 from learners.checkpoints import N_KEPT
-from learners.hub import HUB_NAME, JUDGE_NAME, ModelHub
+from learners.hub import HUB_NAME, JUDGE_NAME, HubConfig, ModelHub
 from learners.judge import JudgeConfig
 from learners.judge_actor import JudgeActor
 from learners.online import LearnerConfig
@@ -43,6 +43,8 @@ class GroupConfig:
     """Of embedding rows in what replicas get at once."""
     keep_versions: int = N_KEPT
     """Whole versions that are kept durably, at most."""
+    export: Any = None
+    """Hands the hub's metrics out; see `HubConfig`."""
     release: str = ""
     """What the actors are made of; running ones of another release are replaced."""
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -64,12 +66,14 @@ def start_group(
 ) -> Group:
     """Start what is not running yet, and replace what is of another release."""
     _end_learners_from(learner.rounds.n_learners)
-    hub = started(
-        *(ModelHub, HUB_NAME, config, store, schema, config.folder),
+    publishing = HubConfig(
+        folder=config.folder,
         edition_bytes=config.edition_bytes,
         n_kept=config.keep_versions,
         max_held=judge.max_held,
+        export=config.export,
     )
+    hub = started(ModelHub, HUB_NAME, config, store, schema, publishing)
     judging = started(JudgeActor, JUDGE_NAME, config, store, schema, learner, judge)
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
     learners = [

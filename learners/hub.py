@@ -26,7 +26,8 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -66,44 +67,48 @@ EditionRef: TypeAlias = "ray.ObjectRef[NDArray[np.uint8]]"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubConfig:
+    """How versions are kept and published."""
+
+    folder: str = ""
+    """Folder or bucket URL of durable commits; empty: in the store."""
+    edition_bytes: int = EDITION_BYTES
+    """Of the rows of an edition; see `Publisher`."""
+    n_kept: int = N_KEPT
+    """Whole versions, at most; see `Checkpoints`."""
+    max_held: int
+    """Versions in a row that are held before it is gone back to what answers."""
+    export: Callable[[Callable[[], Mapping[str, float]]], Coroutine[Any, Any, None]] | None = None
+    """Hands metrics out for ever; None: nobody does."""
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class ModelHub:
     """Commits, remembers and hands out versions.
 
     Args:
         schema: Versions of another schema are refused.
-        folder: Folder or bucket URL of durable commits; empty: in the store.
         niceness: Added to the process's own; less than the learner's, which waits for it.
-        edition_bytes: Of the rows of an edition; see `Publisher`.
-        n_kept: Whole versions, at most; see `Checkpoints`.
-        max_held: Versions in a row that are held before it is gone back to what answers.
         release: What it is made of; told in `status`.
     """
 
     def __init__(
-        self,
-        store: StoreConfig,
-        schema: Schema,
-        folder: str,
-        niceness: int = 5,
-        *,
-        edition_bytes: int = EDITION_BYTES,
-        n_kept: int = N_KEPT,
-        max_held: int,
-        release: str = "",
+        self, store: StoreConfig, schema: Schema, config: HubConfig, niceness: int = 5, release: str = ""
     ) -> None:
+        self._config = config
         self._release = release
         self._schema = schema
         step_back(niceness, entirely=store.clock == "wall")
         self._files: Files
         self._lineage: Lineage
         self._publishing: Publishing[EditionRef]
-        self._shelf = Shelf(Publisher(uuid.uuid4().hex, edition_bytes), _put)
-        self._patience = Patience(max_held)
+        self._shelf = Shelf(Publisher(uuid.uuid4().hex, config.edition_bytes), _put)
+        self._patience = Patience(config.max_held)
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
         loop = asyncio.get_running_loop()
-        self._loading = loop.create_task(self._load(store, folder, n_kept))
+        self._loading = loop.create_task(self._load(store))
         self._is_due = asyncio.Event()
         """Set while there may be a version to write whole."""
         self._tasks = [loop.create_task(each()) for each in (self._adopt_what_is_left, self._publish, self._compact)]
@@ -263,12 +268,14 @@ class ModelHub:
         """Log positions of the oldest version that may be gone back to: what comes after them had better not be."""
         return await (await self._loaded()).needed()
 
-    async def _load(self, store: StoreConfig, folder: str, n_kept: int) -> None:
+    async def _load(self, store: StoreConfig) -> None:
         """Find what was committed; whoever asks waits, for as long as it is out of reach."""
         while True:
             try:
-                self._files = FolderFiles(folder) if folder else files_of(store)
-                self._lineage = Lineage(Checkpoints(self._files, self._schema, n_kept), self._schema, self._meetings)
+                self._files = FolderFiles(self._config.folder) if self._config.folder else files_of(store)
+                self._lineage = Lineage(
+                    Checkpoints(self._files, self._schema, self._config.n_kept), self._schema, self._meetings
+                )
                 await self._lineage.load()
                 names = await self._files.names()
                 self._settings = await self._files.read(SETTINGS) if SETTINGS in names else b""
@@ -286,7 +293,25 @@ class ModelHub:
 
     async def _publish(self) -> None:
         await self._loaded()
+        if self._config.export is not None:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._config.export(self._values)))
         await self._publishing.run()
+
+    def _values(self) -> dict[str, float]:
+        """Metrics, by name."""
+        lineage, publishing = self._lineage, self._publishing
+        stages = {**lineage.stages, **publishing.stages}
+        return {
+            **{
+                f"headrace_{name}": stages.get(name, 0.0) for name in ("commit_ms", "draft_ms", "judge_ms", "rows_left")
+            },
+            "headrace_is_held": float(publishing.is_held),
+            "headrace_offered_bytes_total": lineage.n_bytes,
+            "headrace_edition_bytes_total": publishing.n_bytes,
+            "headrace_published_total": publishing.n_published,
+            "headrace_held_total": publishing.n_held,
+            "headrace_went_back_total": publishing.n_back,
+        }
 
     async def _compact(self) -> None:
         lineage = await self._loaded()

@@ -45,6 +45,8 @@ class Lineage:
         """The current version, whole; None before the first."""
         self.stages: dict[str, float] = {}
         """What the newest commit took, by name."""
+        self.n_bytes = 0
+        """Of all that was committed."""
         self._schema = schema
         self._meetings = meetings
         self._newest_ms = 0
@@ -80,6 +82,7 @@ class Lineage:
             await self.checkpoints.write(packed, delta.version)
             self.stages = {"offer_bytes": len(packed), "commit_ms": round(1000.0 * (time.monotonic() - began_s), 2)}
             self._become(delta if self.full is None else snapshots.merge(self.full, delta))
+            self.n_bytes += len(packed)
             self._meetings.commit(delta.version)
 
     async def compact(self) -> bool:

@@ -104,6 +104,8 @@ class Publishing(Generic[T]):
         self.pin: Pin | None = None
         self.stages: dict[str, float] = {}
         """What the newest edition took, by name."""
+        self.n_published = self.n_held = self.n_back = self.n_bytes = 0
+        """Editions handed out, verdicts that held one, times it was gone back, and bytes of editions."""
         self._shelf = shelf
         self._versions = versions
         self._judge = judge
@@ -128,6 +130,11 @@ class Publishing(Generic[T]):
             "held": msgspec.structs.asdict(self._held) if self._held else None,
             "judged": self._verdict.described,
         }
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the newest version did not pass."""
+        return self._held is not None
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -263,12 +270,14 @@ class Publishing(Generic[T]):
             return
         full = self._versions.full
         assert full is not None
+        self.n_back += 1
         self._patience.go_back(full.version)
         self.note_all(full)
         await self.tell("went back", full.version, who, f"to {kept}: {why}")
 
     def _note_held(self, version: int, why: str) -> None:
         now_ms = self._clock.now_ms()
+        self.n_held += 1
         self._held = Held(version, why, self._held.since_ms if self._held else now_ms)
         self._history.note("held", version, now_ms, GATE, why)
 
@@ -289,6 +298,8 @@ class Publishing(Generic[T]):
 
     def _send(self, draft: Draft, edition: LaidOut[T]) -> None:
         self._shelf.send(draft, edition)
+        self.n_published += 1
+        self.n_bytes += edition.n_bytes
         n_rows = sum(len(change.rows) for change in draft.changes.values())
         self.stages |= {"edition_bytes": edition.n_bytes, "rows": n_rows, "rows_left": draft.n_left}
 
