@@ -100,12 +100,10 @@ class NegativeSampler:
             rows_B: Items of positives.
             last_ms_B: When they were acted on before; 0: never.
         """
-        n, keep = len(rows_B), 1.0 - 1.0 / MEMORY
-        weights = keep ** np.arange(n - 1, -1, -1)
-        self.met = self.met * keep**n + np.bincount(_strata(last_ms_B, now_ms_B), weights, N_STRATA)
+        note_met(self.met, _strata(last_ms_B, now_ms_B))
         self._cover(table, int(now_ms_B[-1]))
         self._move(np.unique(rows_B[self._stratum[rows_B] != 0]), 0)
-        self._n_since += n
+        self._n_since += len(rows_B)
 
     def refresh(self, table: ItemTable, now_ms: int) -> None:
         """Look through the strata whose time has come, as of an instant."""
@@ -207,6 +205,15 @@ def shown(weight_N: NDArray[np.float64], n_shown: float) -> NDArray[np.float64]:
         time += missing / (weight_N * left_N).sum()
     found: NDArray[np.float64] = 1.0 - np.exp(-time * weight_N)
     return found
+
+
+@compiled()
+def note_met(met: Any, stratum_B: Any) -> None:
+    """Note positives one by one: to the last bit it does not matter in how many calls they come."""
+    for b in range(len(stratum_B)):
+        for number in range(N_STRATA):
+            met[number] *= 1.0 - 1.0 / MEMORY
+        met[stratum_B[b]] += 1.0
 
 
 @compiled()

@@ -1,5 +1,7 @@
 """Negatives cover every stratum, and are the same for the same table and number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -149,15 +151,19 @@ def test_a_draw_depends_on_seed_and_number_only() -> None:
     assert any((draw(sampler_of(table, seed=4), n)[0] != straight[n][0]).any() for n in range(5))
 
 
-def test_meeting_positives_in_one_call_or_in_several_is_the_same() -> None:
-    ages_ms = np.array([0, 40, 90, 1500, 20, 3000]) * HOUR_MS // 60
-    last_ms, now_ms, rows = NOW_MS - ages_ms, np.full(6, NOW_MS), np.arange(1, 7)
+@given(st.lists(st.sampled_from([0, 40, 90, 1500, 20, 3000]), min_size=1, max_size=40), st.data())
+def test_meeting_positives_in_one_call_or_in_several_is_the_same_to_the_last_bit(
+    ages_min: list[int], data: st.DataObject
+) -> None:
+    n = len(ages_min)
+    last_ms, now_ms, rows = NOW_MS - np.array(ages_min) * HOUR_MS // 60, np.full(n, NOW_MS), np.arange(n) % 6 + 1
     table = table_of({f"i{n}": 1.0 for n in range(6)})
     together, apart = sampler_of(table), sampler_of(table)
     together.meet(table, rows, last_ms, now_ms)
-    for n in range(6):
-        apart.meet(table, rows[n : n + 1], last_ms[n : n + 1], now_ms[n : n + 1])
-    np.testing.assert_allclose(together.met, apart.met, rtol=1e-12)
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1)))) if n > 1 else []
+    for start, end in pairwise([0, *cuts, n]):
+        apart.meet(table, rows[start:end], last_ms[start:end], now_ms[start:end])
+    assert together.met.tolist() == apart.met.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), min_size=1, max_size=60))
