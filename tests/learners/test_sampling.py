@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from features.history import NOTHING
 from features.item_table import UNKNOWN, ItemTable
 from learners.sampling import NegativeSampler, SamplingConfig, pick, shown, slots_of
+from learners.snapshots import Strata, merge_strata
 from tests.learners.examples import SCHEMA, T0_MS, click
 
 HOUR_MS = 3_600_000
@@ -186,6 +187,40 @@ def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list
     fresh.refresh(table, now_ms)
     for one, other in zip(kept.draw(0, 300), fresh.draw(0, 300), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=2, max_size=80), st.data())
+@settings(max_examples=40)
+def test_whoever_goes_on_from_strata_draws_what_would_have_been_drawn(
+    steps: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Of large strata most steps look through none."""
+    table, kept, now_ms = table_of(AGES_H), NegativeSampler(SCHEMA, CONFIG, 3), NOW_MS
+    kept.refresh(table, now_ms)
+    strata, n_before = kept.strata(), data.draw(st.integers(1, len(steps) - 1))
+    kept.take_strata()
+    for n, (item, gap_h) in enumerate(steps):
+        if n == n_before:
+            other = NegativeSampler(SCHEMA, CONFIG, 3)
+            other.met = kept.met.copy()
+            other.load(merge_strata(strata, kept.take_strata()))
+        samplers = [kept] if n < n_before else [kept, other]
+        now_ms += gap_h * HOUR_MS // 8
+        row = table.row(f"i{item}")
+        last_ms = int(table.last_ms[row])
+        table.fold_events([(click("u", f"i{item}", now_ms), NOTHING)])
+        for sampler in samplers:
+            sampler.meet(table, np.array([row]), np.array([last_ms]), np.array([now_ms]))
+            sampler.refresh(table, now_ms)
+        for left, right in zip(*(sampler.draw(0, 60) for sampler in (kept, samplers[-1])), strict=True):
+            np.testing.assert_array_equal(left, right)
+    for left, right in zip(*(asdict_of(sampler.strata()) for sampler in samplers), strict=True):
+        assert left == right
+
+
+def asdict_of(strata: Strata) -> list[object]:
+    looks = {number: (look.rows.tolist(), look.cumulative.tolist()) for number, look in strata.looks.items()}
+    return [strata.stratum.tolist(), strata.n_since, looks]
 
 
 def test_stand_in_keys_are_never_absent_and_hardly_ever_equal() -> None:
