@@ -18,7 +18,7 @@ from learners import snapshots
 from learners.snapshots import Delta
 from tests.chaos import laws
 from tests.chaos.faults import DEPLOYMENTS, KINDS, RISKIEST, Fault, Incident, Targets, plan
-from tests.chaos.load import CANDIDATES, Load
+from tests.chaos.load import ITEMS, N_CANDIDATES, Load
 from tests.cluster.conftest import Application, eventually, tell
 
 __all__ = ["tell"]  # a fixture of the other tests with an application
@@ -40,8 +40,8 @@ class Aftermath:
     took_s: float
     load: Load
     incidents: list[Incident]
-    model: dict[str, Any]
     history: list[dict[str, Any]]
+    """What became of versions, as it was told after each fault: a hub that is killed forgets the newest lines."""
     full: Delta
     """The last version."""
     entries: list[Entry]
@@ -62,6 +62,7 @@ class Ordeal:
         self.config = config_from_dict(values)
         self.application = Application(folder, **values)
         self._targets = Targets(self.application, server)
+        self._history: list[dict[str, Any]] = []
 
     def endure(self, seed: int, faults: list[Fault]) -> Aftermath:
         """One fault after the other, under load all the time."""
@@ -75,8 +76,7 @@ class Ordeal:
             time.monotonic() - began_s,
             load,
             incidents,
-            self.application.get("/v1/model"),
-            self.application.get("/v1/model/versions")["history"],
+            self._history,
             full,
             asyncio.run(laws.read_all(self.config.store, self.config.schema)),
             self.config,
@@ -90,8 +90,13 @@ class Ordeal:
         version = eventually(lambda: self._model().get("version"), f"the hub again: {fault.name}", WHOLE_S)
         eventually(self._is_whole_since(version), lambda: f"whole again: {fault.name}; {self._model()}", WHOLE_S)
         whole_s = time.monotonic()
+        self._note_history()
         print(f"{struck_s - began_s:6.1f} s: {fault.name}; whole {whole_s - ended_s:.1f} s later", flush=True)
         return Incident(fault, struck_s, ended_s, whole_s)
+
+    def _note_history(self) -> None:
+        told = self.application.get("/v1/model/versions")["history"]
+        self._history += [line for line in told if line not in self._history]
 
     def _is_replaced(self, deployment: str, before: dict[str, dict[str, int]]) -> bool:
         running = self._serving().get(deployment, {})
@@ -112,7 +117,7 @@ class Ordeal:
         return is_whole
 
     def _answers_whole(self) -> bool:
-        http, body = self.application.http, {"user": "u", "candidates": CANDIDATES}
+        http, body = self.application.http, {"user": "u", "candidates": ITEMS[:N_CANDIDATES]}
         ranked, health = http.post("/v1/rank", json=body), http.get("/v1/health")
         return ranked.status_code == health.status_code == 200 and ranked.json()["degraded"] == []
 
@@ -131,6 +136,7 @@ class Ordeal:
         """The version that has learned everything."""
         self.application.post("/v1/events", {"events": [{"type": "click", "user": "u", "item": "i0", "id": LAST}]})
         eventually(lambda: self._model().get("events", 0) > n_sent, lambda: f"{n_sent}: {self._model()}", LEARNED_S)
+        self._note_history()
         path = Path(self.application.call("save_version", str(self.application.folder / "version")))
         return snapshots.unpack(path.read_bytes())
 

@@ -5,11 +5,7 @@ No application is needed to decide any of it.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any, Final
-
-import msgspec
-import numpy as np
 
 from features.connect import StoreConfig, connect
 from features.events import EVENT, Entry, Positions, decode_event
@@ -69,29 +65,6 @@ def reread(entries: Iterable[Entry], full: Delta, schema: Schema, config: Learne
                 learner.read(entry)
         learner.close_tick(full.progress.trained_through_ms)
     return learner.snapshot(full.version)
-
-
-def differences(one: Any, other: Any, path: str = "$") -> list[str]:
-    """Where two versions differ, be it in a bit."""
-    if isinstance(one, msgspec.Struct) or is_dataclass(one):
-        names = one.__struct_fields__ if isinstance(one, msgspec.Struct) else [field.name for field in fields(one)]
-        pairs = [(f"{path}.{name}", getattr(one, name), getattr(other, name)) for name in names]
-    elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        pairs = [(f"{path}[{key!r}]", one[key], other[key]) for key in one]
-    elif isinstance(one, np.ndarray):
-        is_same = one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-        return [] if is_same else [f"{path}: {_how_far(one, other)}"]
-    else:
-        is_same = msgspec.msgpack.encode(one) == msgspec.msgpack.encode(other)  # NaN is NaN
-        return [] if is_same else [f"{path}: {one!r:.200} and {other!r:.200}"]
-    return [difference for name, left, right in pairs for difference in differences(left, right, name)]
-
-
-def _how_far(one: Any, other: Any) -> str:
-    if one.shape != other.shape:
-        return f"shapes {one.shape} and {other.shape}"
-    n_differing = int((one != other).sum())
-    return f"{n_differing} of {one.size} differ, by up to {np.abs(one.astype(float) - other.astype(float)).max():g}"
 
 
 def went_astray(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ EVENTS_PER_S: Final = 300.0
 N_RANKERS: Final = 16
 N_SENDERS: Final = 6
 PER_POST: Final = 5
-N_TAKEN: Final = 16  # candidates that people act on
-CANDIDATES: Final = [f"i{number}" for number in range(100)]
+N_CANDIDATES: Final = 100
+ITEMS: Final = [f"i{number}" for number in range(1000)]
 LIMIT: Final = 10
 N_USERS: Final = 300
 SHARE_OF_DECISIONS: Final = 0.4
@@ -101,7 +101,7 @@ class Load:
         """One request after the other; when one took long, those that were due meanwhile at once."""
         due_s = time.monotonic() + number / RANKS_PER_S
         while not self._is_over.wait(due_s - time.monotonic()):
-            body = {"user": _user(rng), "candidates": CANDIDATES, "limit": LIMIT, "deadline_ms": DEADLINE_MS}
+            body = {"user": _user(rng), "candidates": candidates(rng), "limit": LIMIT, "deadline_ms": DEADLINE_MS}
             told = self._post(http, "/v1/rank", body, self.ranks)
             if "items" in told:
                 self._decisions.append({"user": body["user"], **told})
@@ -121,13 +121,13 @@ class Load:
             due_s = max(due_s + pause_s, time.monotonic())
 
     def _event(self, name: str, rng: np.random.Generator) -> dict[str, Any]:
-        """A click on one of the items that people act on, now and then as the answer to a ranking."""
-        event = {"type": "click", "id": name, "user": _user(rng), "item": CANDIDATES[int(rng.integers(N_TAKEN))]}
+        """A click, now and then on what a ranking has shown; half of the others on a tenth of the items."""
+        n_items = len(ITEMS) // (10 if rng.random() < 0.5 else 1)
+        event = {"type": "click", "id": name, "user": _user(rng), "item": ITEMS[int(rng.integers(n_items))]}
         if self._decisions and rng.random() < SHARE_OF_DECISIONS:
             told = self._decisions[int(rng.integers(len(self._decisions)))]
-            shown = [item["id"] for item in told["items"] if item["id"] in CANDIDATES[:N_TAKEN]]
-            if shown:
-                event |= {"user": told["user"], "item": str(rng.choice(shown)), "decision": told["decision"]}
+            shown = told["items"][int(rng.integers(len(told["items"])))]["id"]
+            event |= {"user": told["user"], "item": shown, "decision": told["decision"]}
         return event
 
     def _left(self, events: list[dict[str, Any]], receipt: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,6 +152,11 @@ class Load:
             outcome = repr(error)
         answers.append(Answer(sent_s, time.monotonic(), outcome, tuple(told.get("degraded", ()))))
         return told
+
+
+def candidates(rng: np.random.Generator) -> list[str]:
+    """Some of the items."""
+    return [ITEMS[n] for n in rng.choice(len(ITEMS), N_CANDIDATES, replace=False).tolist()]
 
 
 def _user(rng: np.random.Generator) -> str:
