@@ -295,7 +295,7 @@ class OnlineLearner:
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
         fresh._lateness.state = private.lateness
-        fresh._served = ServedMean(fresh.model, private.mean_since, private.lift)
+        fresh._served = ServedMean(fresh.model, private.mean_since, private.lift, private.lifted)
         fresh.n_examples, fresh.n_skipped = progress.n_examples, private.n_skipped
         fresh._n_before = fresh._counts()
         if fresh._round is not None:
@@ -390,6 +390,7 @@ class OnlineLearner:
                     draws.n_drawn,
                     packed,
                     strata,
+                    self._served.lifted,
                 )
             ),
         )

@@ -98,7 +98,7 @@ class Private(msgspec.Struct, array_like=True):
     """Step with which the mean that serves began."""
     lateness: list[float]
     lift: float
-    """Of the bias of what serves."""
+    """Of the bias of what serves, by now; see `lifted`."""
     met: list[float]
     """Of the sampler."""
     n_drawn: int
@@ -107,6 +107,8 @@ class Private(msgspec.Struct, array_like=True):
     """Packed item rows; ids in the order of their rows."""
     strata: Strata | None = None
     """None of several learners, and in what an earlier release wrote: then all are looked through anew."""
+    lifted: float | None = None
+    """How much of `lift` is in the bias yet: a step may have found more. None, by an earlier release: all of it."""
 
 
 class Delta(msgspec.Struct, array_like=True):

@@ -91,6 +91,24 @@ def test_among_many_items_a_learner_restored_at_any_time_goes_on_bit_for_bit() -
     assert same(learner.snapshot(), straight.snapshot())
 
 
+def test_restored_at_whatever_step_a_learner_goes_on_bit_for_bit_with_decisions() -> None:
+    """Also right after one that has looked at what serves, and found that its bias is to be lifted."""
+    entries = shown(500)
+    straight = learned(entries)
+    learner, n_restored = OnlineLearner(SCHEMA, CONFIG), 0
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        n_steps = learner.snapshot().private.n_steps if learner.is_settled else 0
+        if n_steps and n_steps % 16 == 0:
+            full, n_restored = snapshots.pack(learner.snapshot(4)), n_restored + 1
+            learner = OnlineLearner(SCHEMA, CONFIG)
+            learner.restore(snapshots.unpack(full))
+            learner.remember(entries[: number + 1])
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    assert n_restored > 0
+    assert same(learner.snapshot(), straight.snapshot())
+
+
 def test_killed_between_deltas_and_reread_from_committed_positions(straight: OnlineLearner) -> None:
     """A learner offers a delta now and then; it dies twice, and a new one goes on from what was committed."""
     committed: Delta | None = None
