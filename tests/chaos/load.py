@@ -121,9 +121,9 @@ class Load:
             due_s = max(due_s + pause_s, time.monotonic())
 
     def _event(self, name: str, rng: np.random.Generator) -> dict[str, Any]:
-        """A click, now and then on what a ranking has shown; half of the others on a tenth of the items."""
-        n_items = len(ITEMS) // (10 if rng.random() < 0.5 else 1)
-        event = {"type": "click", "id": name, "user": _user(rng), "item": ITEMS[int(rng.integers(n_items))]}
+        """A click, now and then on what a ranking has shown; the lower an item's number, the more often."""
+        item = ITEMS[int(len(ITEMS) * rng.random() ** 3)]
+        event = {"type": "click", "id": name, "user": _user(rng), "item": item}
         if self._decisions and rng.random() < SHARE_OF_DECISIONS:
             told = self._decisions[int(rng.integers(len(self._decisions)))]
             shown = told["items"][int(rng.integers(len(told["items"])))]["id"]
