@@ -118,7 +118,7 @@ class Load:
                 events = self._left(events, self._post(http, "/v1/events", {"events": events}, self.posts))
                 if events:
                     self._is_given_up.wait(AGAIN_S)
-            due_s = max(due_s + pause_s, time.monotonic())
+            due_s += pause_s  # what people did while posts were refused is sent when they are taken
 
     def _event(self, name: str, rng: np.random.Generator) -> dict[str, Any]:
         """A click, now and then on what a ranking has shown; the lower an item's number, the more often."""
