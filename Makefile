@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster check bench format clean
+.PHONY: demo test test-cluster chaos check bench format clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -14,11 +14,15 @@ demo: $(VENV)/installed
 # Those that start Ray one after the other, since each takes the machine; then the others, side by side. Either may have
 # none of what ARGS names (exit status 5).
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "(cluster or chaos) and not lab" $(ARGS) || test $$? -eq 5
-	$(BIN)/python -m pytest -m "not (cluster or chaos or lab)" -n auto --maxprocesses 8 $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m "(cluster or chaos) and not (lab or storm)" $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m "not (cluster or chaos or lab or storm)" -n auto --maxprocesses 8 $(ARGS) || test $$? -eq 5
 
 test-cluster: $(VENV)/installed
 	$(BIN)/python -m pytest -m lab -rs $(ARGS)
+
+# The seed of the faults is printed; HEADRACE_CHAOS_SEED has the same again, HEADRACE_CHAOS_FAULTS says how many.
+chaos: $(VENV)/installed
+	$(BIN)/python -m pytest -m storm -rP $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

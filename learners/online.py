@@ -42,7 +42,7 @@ from learners.reading import Batch, Draws, ExampleReader, ReadingConfig
 from learners.rounds import Round, RoundConfig, lay_table
 from learners.served import ServedMean
 from learners.shares import Share
-from learners.snapshots import Delta, Private, Progress, Rows, Upkeep
+from learners.snapshots import Delta, Private, Progress, Rows, Strata, Upkeep
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -262,7 +262,7 @@ class OnlineLearner:
         """
         self.reader.fold()
         tables = {name: _rows(table, np.arange(len(table)), table.keeping()) for name, table in self.tables.items()}
-        return self._delta(version, None, tables, range(1, len(self.table) + 1))
+        return self._delta(version, None, tables, range(1, len(self.table) + 1), self.reader.strata())
 
     def take_delta(self, version: int, base: int | None) -> Delta:
         """What changed since the last take; without a base, everything.
@@ -272,8 +272,8 @@ class OnlineLearner:
         """
         self.reader.fold()
         tables = {name: _rows(table, table.take_touched(), table.take_keeping()) for name, table in self.tables.items()}
-        items = self.table.take_touched().tolist()
-        return self.snapshot(version) if base is None else self._delta(version, base, tables, items)
+        items, strata = self.table.take_touched().tolist(), self.reader.take_strata()
+        return self.snapshot(version) if base is None else self._delta(version, base, tables, items, strata)
 
     def restore(self, full: Delta) -> None:
         """Become the learner that took this full snapshot.
@@ -295,7 +295,7 @@ class OnlineLearner:
         fresh._adam.load(mean, square, private.n_steps)
         fresh._progressive.state, fresh._drift.state = private.progressive, private.drift
         fresh._lateness.state = private.lateness
-        fresh._served = ServedMean(fresh.model, private.mean_since, private.lift)
+        fresh._served = ServedMean(fresh.model, private.mean_since, private.lift, private.lifted)
         fresh.n_examples, fresh.n_skipped = progress.n_examples, private.n_skipped
         fresh._n_before = fresh._counts()
         if fresh._round is not None:
@@ -354,7 +354,9 @@ class OnlineLearner:
                     self._served.compare(part)
         return logloss
 
-    def _delta(self, version: int, base: int | None, tables: dict[str, Rows], items: Sequence[int]) -> Delta:
+    def _delta(
+        self, version: int, base: int | None, tables: dict[str, Rows], items: Sequence[int], strata: Strata | None
+    ) -> Delta:
         adam, draws = self._adam, self.reader.draws
         packed = dict(zip(map(self.table.ids.__getitem__, items), self.table.pack_all(items), strict=True))
         trained, mean, square = (tensor.numpy().copy() for tensor in (self._trained.flat, adam.mean, adam.square))
@@ -387,6 +389,8 @@ class OnlineLearner:
                     draws.met,
                     draws.n_drawn,
                     packed,
+                    strata,
+                    self._served.lifted,
                 )
             ),
         )

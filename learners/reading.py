@@ -45,7 +45,7 @@ from learners.losses import Gradient
 from learners.parts import Part, impressions, positives
 from learners.pending import PendingBatch
 from learners.sampling import NegativeSampler, SamplingConfig
-from learners.snapshots import Delta
+from learners.snapshots import Delta, Strata
 
 VISIT_MS: Final = 1_800_000  # a pause longer than half an hour ends a visit, as in web analytics
 
@@ -153,6 +153,14 @@ class ExampleReader:
     def draws(self, draws: Draws) -> None:
         self._pending.n_drawn, self._sampler.met = draws.n_drawn, np.array(draws.met)
 
+    def strata(self) -> Strata | None:
+        """What it draws negatives from, beside the item table: everything; None of several, who have not the same."""
+        return self._sampler.strata() if self._n_learners == 1 else None
+
+    def take_strata(self) -> Strata | None:
+        """What of that changed since the last take."""
+        return self._sampler.take_strata() if self._n_learners == 1 else None
+
     def read(self, entry: Entry) -> Iterator[Batch]:
         """Take in the next entry of the log.
 
@@ -242,6 +250,8 @@ class ExampleReader:
         fresh = ExampleReader(self.schema, self.config, self._seat, self._n_learners)
         fresh.table.load(list(private.items), list(private.items.values()))
         fresh.draws = Draws(private.n_drawn, private.met)
+        if private.strata is not None and self._n_learners == 1:
+            fresh._sampler.load(private.strata)
         fresh.positions = {partition: StreamId(*at) for partition, at in progress.positions.items()}
         fresh._tick_end_ms, fresh._n_read = progress.trained_through_ms, progress.n_events
         self.__dict__.update(fresh.__dict__)

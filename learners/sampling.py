@@ -37,6 +37,7 @@ from features.compiling import compiled
 from features.index import AHEAD, fetch_row
 from features.item_table import UNKNOWN, ItemTable
 from features.schema import Group, Schema
+from learners.snapshots import Look, Strata
 
 HOUR_MS: Final = 3_600_000
 BLOCK: Final = 256  # draws made at once: a generator costs more than its numbers
@@ -68,8 +69,8 @@ class SamplingConfig:
 class NegativeSampler:
     """`refresh` from the table before each batch; `draw` for its events, and `meet` what they happened to.
 
-    `met` is how many positives each stratum had lately. With the table it is all that draws depend on, but for when a
-    large stratum was last looked through: whoever goes on from a saved `met` looks through all of them at once.
+    `met` is how many positives each stratum had lately. Draws depend on it, on the table, and on what was found when
+    each stratum was last looked through: `strata`, with which another one goes on as if it were this one.
     """
 
     def __init__(self, schema: Schema, config: SamplingConfig, seed: int) -> None:
@@ -82,6 +83,10 @@ class NegativeSampler:
         self._columns = (lately, in_all, in_all)
         self._stratum = np.zeros(0, dtype=np.int8)
         """Of every row, as far as noticed."""
+        self._is_moved = np.zeros(0, dtype=bool)
+        """Rows since `take_strata`."""
+        self._is_looked_through = np.zeros(N_STRATA, dtype=bool)
+        """Strata since then."""
         self._members = [np.zeros(0, dtype=np.int64) for _ in range(N_STRATA)]
         """Rows by stratum; some may have left it."""
         self._cumulative = [np.ones(1) for _ in range(N_STRATA)]
@@ -100,12 +105,10 @@ class NegativeSampler:
             rows_B: Items of positives.
             last_ms_B: When they were acted on before; 0: never.
         """
-        n, keep = len(rows_B), 1.0 - 1.0 / MEMORY
-        weights = keep ** np.arange(n - 1, -1, -1)
-        self.met = self.met * keep**n + np.bincount(_strata(last_ms_B, now_ms_B), weights, N_STRATA)
+        note_met(self.met, _strata(last_ms_B, now_ms_B))
         self._cover(table, int(now_ms_B[-1]))
         self._move(np.unique(rows_B[self._stratum[rows_B] != 0]), 0)
-        self._n_since += n
+        self._n_since += len(rows_B)
 
     def refresh(self, table: ItemTable, now_ms: int) -> None:
         """Look through the strata whose time has come, as of an instant."""
@@ -118,6 +121,26 @@ class NegativeSampler:
                 self._n_since[number] = 0
         slots = np.repeat(np.arange(N_STRATA), n_slots)
         self._slots = _stand_ins(np.array([len(rows) for rows in self._rows]))[slots]
+
+    def strata(self) -> Strata:
+        """Everything, for another one to `load`."""
+        return self._strata_of(np.zeros(0, dtype=np.int64), self._stratum, np.arange(N_STRATA))
+
+    def take_strata(self) -> Strata:
+        """What changed since the last take."""
+        rows = np.flatnonzero(self._is_moved)
+        taken = self._strata_of(rows, self._stratum[rows], np.flatnonzero(self._is_looked_through))
+        self._is_moved[:], self._is_looked_through[:] = False, False
+        return taken
+
+    def load(self, strata: Strata) -> None:
+        """Go on from there."""
+        self._stratum = strata.stratum.copy()
+        self._is_moved = np.zeros(len(self._stratum), dtype=bool)
+        self._members = [np.flatnonzero(self._stratum == number) for number in range(N_STRATA)]
+        self._n_since = np.array(strata.n_since)
+        for number, look in strata.looks.items():
+            self._rows[number], self._cumulative[number] = look.rows.astype(np.int64), look.cumulative.copy()
 
     def draw(self, first: int, n: int) -> tuple[I64, U64]:
         """Rows [n, negatives] of `n` slates from number `first` on, and for each a random key that stands in where the
@@ -136,6 +159,10 @@ class NegativeSampler:
         shape = (BLOCK, self._n_negatives)
         return rng.random(shape), rng.integers(1, 2**64, shape, dtype=np.uint64)
 
+    def _strata_of(self, rows: I64, stratum: NDArray[np.int8], looked_through: I64) -> Strata:
+        looks = {n: Look(self._rows[n].astype(np.uint32), self._cumulative[n].copy()) for n in looked_through.tolist()}
+        return Strata(rows.astype(np.uint32), stratum.copy(), self._n_since.tolist(), looks)
+
     def _cover(self, table: ItemTable, now_ms: int) -> None:
         """Note rows that are new."""
         fresh = np.arange(len(self._stratum), len(table) + 1)
@@ -143,14 +170,17 @@ class NegativeSampler:
             return
         stratum = _strata(table.last_ms[fresh], now_ms)
         self._stratum = np.append(self._stratum, np.full(len(fresh), -1, dtype=np.int8))
+        self._is_moved = np.append(self._is_moved, np.ones(len(fresh), dtype=bool))
         for number in range(N_STRATA):
             self._move(fresh[stratum == number], number)
 
     def _move(self, rows: I64, number: int) -> None:
         self._stratum[rows] = number
+        self._is_moved[rows] = True
         self._members[number] = np.append(self._members[number], rows)
 
     def _look_through(self, number: int, table: ItemTable, now_ms: int, n_shown: float) -> None:
+        self._is_looked_through[number] = True
         if not self._members[number].any():  # nothing, or the fallback (row 0), which never leaves
             self._rows[number], self._cumulative[number] = self._members[number][:1], np.ones(1)
             return
@@ -207,6 +237,15 @@ def shown(weight_N: NDArray[np.float64], n_shown: float) -> NDArray[np.float64]:
         time += missing / (weight_N * left_N).sum()
     found: NDArray[np.float64] = 1.0 - np.exp(-time * weight_N)
     return found
+
+
+@compiled()
+def note_met(met: Any, stratum_B: Any) -> None:
+    """Note positives one by one: to the last bit it does not matter in how many calls they come."""
+    for b in range(len(stratum_B)):
+        for number in range(N_STRATA):
+            met[number] *= 1.0 - 1.0 / MEMORY
+        met[stratum_B[b]] += 1.0
 
 
 @compiled()

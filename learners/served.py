@@ -32,15 +32,15 @@ class ServedMean:
     Args:
         model: Whose dense weights these are.
         since: Step with which the mean began.
-        lift: What its bias has been lifted by.
+        lift: What is to be added to its bias, by now.
+        lifted: What has been; None: all of it.
     """
 
-    def __init__(self, model: RankingModel, since: int = 0, lift: float = 0.0) -> None:
+    def __init__(self, model: RankingModel, since: int = 0, lift: float = 0.0, lifted: float | None = None) -> None:
         self.since = since
         self.lift = lift
-        """What is to be added to the bias, by now."""
+        self.lifted = lift if lifted is None else lifted
         self._model = model
-        self._lifted = lift
 
     def pace(self, n_before: int, n_steps: float) -> float:
         """How far it moves towards what is trained.
@@ -60,8 +60,8 @@ class ServedMean:
     def keep_lifted(self, pace: float) -> None:
         """After it has moved: its bias is as much higher as it should be."""
         bias, _ = self._model.arrays_of("bias")
-        bias += np.float32(pace * self._lifted + self.lift - self._lifted)
-        self._lifted = self.lift
+        bias += np.float32(pace * self.lifted + self.lift - self.lifted)
+        self.lifted = self.lift
 
     def is_due(self, n_steps: int) -> bool:
         """Whether it is time to compare."""

@@ -64,6 +64,25 @@ class Rows(msgspec.Struct, array_like=True):
     """None in what is public."""
 
 
+class Look(msgspec.Struct, array_like=True):
+    """What was found when a stratum of items was looked through; see `learners.sampling`."""
+
+    rows: U32
+    cumulative: NDArray[np.float64]
+
+
+class Strata(msgspec.Struct, array_like=True):
+    """What of a sampler goes on, beside what its strata met."""
+
+    rows: U32
+    """Of the items whose stratum follows; none if these are all."""
+    stratum: NDArray[np.int8]
+    n_since: list[float]
+    """Positives since each was looked through."""
+    looks: dict[int, Look]
+    """By stratum."""
+
+
 class Private(msgspec.Struct, array_like=True):
     """What only a learner needs in order to go on."""
 
@@ -79,13 +98,17 @@ class Private(msgspec.Struct, array_like=True):
     """Step with which the mean that serves began."""
     lateness: list[float]
     lift: float
-    """Of the bias of what serves."""
+    """Of the bias of what serves, by now; see `lifted`."""
     met: list[float]
     """Of the sampler."""
     n_drawn: int
     """Slates that negatives were drawn for."""
     items: dict[str, bytes]
     """Packed item rows; ids in the order of their rows."""
+    strata: Strata | None = None
+    """None of several learners, and in what an earlier release wrote: then all are looked through anew."""
+    lifted: float | None = None
+    """How much of `lift` is in the bias yet: a step may have found more. None, by an earlier release: all of it."""
 
 
 class Delta(msgspec.Struct, array_like=True):
@@ -162,7 +185,17 @@ def _merge_private(full: Private | None, delta: Private | None) -> Private | Non
     if full is None or delta is None:
         return None
     full.items.update(delta.items)
-    return msgspec.structs.replace(delta, items=full.items)
+    return msgspec.structs.replace(delta, items=full.items, strata=merge_strata(full.strata, delta.strata))
+
+
+def merge_strata(full: Strata | None, part: Strata | None) -> Strata | None:
+    """All of them after what was taken; use `full` no more."""
+    if full is None or part is None:
+        return None
+    at = part.rows.astype(np.int64)
+    n_rows = max(len(full.stratum), int(at[-1]) + 1 if len(at) else 0)
+    stratum = _laid(full.stratum, part=part.stratum, n_rows=n_rows, at=at)
+    return Strata(full.rows, stratum, part.n_since, full.looks | part.looks)
 
 
 def _merge_rows(full: Rows, part: Rows) -> Rows:

@@ -49,6 +49,10 @@ class Commands:
         if self._follower.ident:
             self._follower.join(30.0)
 
+    @property
+    def _controller(self) -> Any:
+        return self._ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+
     def push(self, events: list[dict[str, Any]]) -> Any:
         """`learners.push` from a Ray task, as a pipeline would."""
         return self._ray.get(_push_task(self._ray).remote(events))
@@ -68,6 +72,18 @@ class Commands:
         pid = self.pid(actor)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def controller_pid(self) -> int:
+        """Process id of Serve's controller."""
+        return int(self._ray.get(self._controller.get_pid.remote()))
+
+    def serving(self) -> dict[str, dict[str, int]]:
+        """What runs by the account of Serve's controller: by deployment, each replica and its port."""
+        replicas = self._ray.get(self._controller._all_running_replicas.remote())
+        return {
+            deployment.name: {replica.actor_name: replica.backend_http_port for replica in running}
+            for deployment, running in replicas.items()
+        }
 
     def hub(self, method: str) -> Any:
         """Call a method of the hub that takes nothing."""

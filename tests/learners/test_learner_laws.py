@@ -2,9 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,6 +22,7 @@ from learners.errors import ForeignSnapshot
 from learners.online import OnlineLearner
 from learners.pinning import public
 from learners.snapshots import Delta
+from tests.learners.comparing import same
 from tests.learners.examples import (
     CONFIG,
     SCHEMA,
@@ -39,29 +38,6 @@ from tests.learners.examples import (
 )
 
 ENTRIES = log(stream(900))
-
-
-def same(one: Delta, other: Delta) -> bool:
-    """Bit for bit; prints where they differ."""
-    if snapshots.pack(one) == snapshots.pack(other):
-        return True
-    print(*differences(one, other, "delta"), sep="\n")
-    return False
-
-
-def differences(one: Any, other: Any, where: str) -> Iterator[str]:
-    """The smallest parts that differ, by name."""
-    if isinstance(one, msgspec.Struct) and isinstance(other, msgspec.Struct):
-        one, other = msgspec.structs.asdict(one), msgspec.structs.asdict(other)
-    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
-        for name in one:
-            yield from differences(one[name], other[name], f"{where}.{name}")
-    elif isinstance(one, np.ndarray) and one.shape == other.shape:
-        at = np.flatnonzero((one != other).ravel())
-        if len(at):
-            yield f"{where}: {len(at)} of {one.size}, first [{at[0]}]: {one.ravel()[at[0]]} and {other.ravel()[at[0]]}"
-    elif one is not other and one != other:
-        yield f"{where}: {one!r:.80} and {other!r:.80}"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +68,45 @@ def test_a_restored_learner_goes_on_bit_for_bit(straight: OnlineLearner) -> None
     restored.restore(snapshots.unpack(packed))
     assert snapshots.pack(restored.snapshot(4)) == packed
     assert same(learned(ENTRIES[number + 1 :], restored).snapshot(), straight.snapshot())
+
+
+def test_among_many_items_a_learner_restored_at_any_time_goes_on_bit_for_bit() -> None:
+    """Strata are so large that most batches look through none of them."""
+    config = replace(CONFIG, batch_span_s=1.0)
+    entries = log(stream(500, n_items=400))
+    straight = learned(entries, OnlineLearner(SCHEMA, config))
+    learner, committed, n_restored = OnlineLearner(SCHEMA, config), None, 0
+    for entry in entries:
+        learner.close_tick(entry.id.ms)
+        if learner.is_settled and learner.positions:
+            version = committed.version if committed else 0
+            delta = snapshots.unpack(snapshots.pack(learner.take_delta(version + 1, version or None)))
+            committed = snapshots.merge(committed, delta) if committed else delta
+            if committed.version % 7 == 0:
+                learner, n_restored = OnlineLearner(SCHEMA, config), n_restored + 1
+                learner.restore(snapshots.unpack(snapshots.pack(committed)))
+        learner.read(entry)
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    assert n_restored > 5
+    assert same(learner.snapshot(), straight.snapshot())
+
+
+def test_restored_at_whatever_step_a_learner_goes_on_bit_for_bit_with_decisions() -> None:
+    """Also right after one that has looked at what serves, and found that its bias is to be lifted."""
+    entries = shown(500)
+    straight = learned(entries)
+    learner, n_restored = OnlineLearner(SCHEMA, CONFIG), 0
+    for number, entry in enumerate(entries):
+        learner.read(entry)
+        n_steps = learner.snapshot().private.n_steps if learner.is_settled else 0
+        if n_steps and n_steps % 16 == 0:
+            full, n_restored = snapshots.pack(learner.snapshot(4)), n_restored + 1
+            learner = OnlineLearner(SCHEMA, CONFIG)
+            learner.restore(snapshots.unpack(full))
+            learner.remember(entries[: number + 1])
+    learner.close_tick(entries[-1].id.ms + 3_600_000)
+    assert n_restored > 0
+    assert same(learner.snapshot(), straight.snapshot())
 
 
 def test_killed_between_deltas_and_reread_from_committed_positions(straight: OnlineLearner) -> None:

@@ -1,5 +1,7 @@
 """Negatives cover every stratum, and are the same for the same table and number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from features.history import NOTHING
 from features.item_table import UNKNOWN, ItemTable
 from learners.sampling import NegativeSampler, SamplingConfig, pick, shown, slots_of
+from learners.snapshots import Strata, merge_strata
 from tests.learners.examples import SCHEMA, T0_MS, click
 
 HOUR_MS = 3_600_000
@@ -149,15 +152,19 @@ def test_a_draw_depends_on_seed_and_number_only() -> None:
     assert any((draw(sampler_of(table, seed=4), n)[0] != straight[n][0]).any() for n in range(5))
 
 
-def test_meeting_positives_in_one_call_or_in_several_is_the_same() -> None:
-    ages_ms = np.array([0, 40, 90, 1500, 20, 3000]) * HOUR_MS // 60
-    last_ms, now_ms, rows = NOW_MS - ages_ms, np.full(6, NOW_MS), np.arange(1, 7)
+@given(st.lists(st.sampled_from([0, 40, 90, 1500, 20, 3000]), min_size=1, max_size=40), st.data())
+def test_meeting_positives_in_one_call_or_in_several_is_the_same_to_the_last_bit(
+    ages_min: list[int], data: st.DataObject
+) -> None:
+    n = len(ages_min)
+    last_ms, now_ms, rows = NOW_MS - np.array(ages_min) * HOUR_MS // 60, np.full(n, NOW_MS), np.arange(n) % 6 + 1
     table = table_of({f"i{n}": 1.0 for n in range(6)})
     together, apart = sampler_of(table), sampler_of(table)
     together.meet(table, rows, last_ms, now_ms)
-    for n in range(6):
-        apart.meet(table, rows[n : n + 1], last_ms[n : n + 1], now_ms[n : n + 1])
-    np.testing.assert_allclose(together.met, apart.met, rtol=1e-12)
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1)))) if n > 1 else []
+    for start, end in pairwise([0, *cuts, n]):
+        apart.meet(table, rows[start:end], last_ms[start:end], now_ms[start:end])
+    assert together.met.tolist() == apart.met.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), min_size=1, max_size=60))
@@ -180,6 +187,40 @@ def test_strata_kept_as_the_stream_goes_by_are_those_of_a_fresh_look(steps: list
     fresh.refresh(table, now_ms)
     for one, other in zip(kept.draw(0, 300), fresh.draw(0, 300), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=2, max_size=80), st.data())
+@settings(max_examples=40)
+def test_whoever_goes_on_from_strata_draws_what_would_have_been_drawn(
+    steps: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Of large strata most steps look through none."""
+    table, kept, now_ms = table_of(AGES_H), NegativeSampler(SCHEMA, CONFIG, 3), NOW_MS
+    kept.refresh(table, now_ms)
+    strata, n_before = kept.strata(), data.draw(st.integers(1, len(steps) - 1))
+    kept.take_strata()
+    for n, (item, gap_h) in enumerate(steps):
+        if n == n_before:
+            other = NegativeSampler(SCHEMA, CONFIG, 3)
+            other.met = kept.met.copy()
+            other.load(merge_strata(strata, kept.take_strata()))
+        samplers = [kept] if n < n_before else [kept, other]
+        now_ms += gap_h * HOUR_MS // 8
+        row = table.row(f"i{item}")
+        last_ms = int(table.last_ms[row])
+        table.fold_events([(click("u", f"i{item}", now_ms), NOTHING)])
+        for sampler in samplers:
+            sampler.meet(table, np.array([row]), np.array([last_ms]), np.array([now_ms]))
+            sampler.refresh(table, now_ms)
+        for left, right in zip(*(sampler.draw(0, 60) for sampler in (kept, samplers[-1])), strict=True):
+            np.testing.assert_array_equal(left, right)
+    for left, right in zip(*(asdict_of(sampler.strata()) for sampler in samplers), strict=True):
+        assert left == right
+
+
+def asdict_of(strata: Strata) -> list[object]:
+    looks = {number: (look.rows.tolist(), look.cumulative.tolist()) for number, look in strata.looks.items()}
+    return [strata.stratum.tolist(), strata.n_since, looks]
 
 
 def test_stand_in_keys_are_never_absent_and_hardly_ever_equal() -> None:
