@@ -68,9 +68,5 @@ def reread(entries: Iterable[Entry], full: Delta, schema: Schema, config: Learne
 
 
 def went_astray(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of the history that no fault explains: anything but versions published, or held for want of a judge."""
-    return [
-        line
-        for line in history
-        if line["what"] not in BLAMELESS or (line["what"] == "held" and not line["why"].startswith("the judge is away"))
-    ]
+    """Lines of the history that no fault explains: anything but versions published, or held for a while."""
+    return [line for line in history if line["what"] not in BLAMELESS]
