@@ -6,8 +6,9 @@
 
 The *gate* looks at each edition before replicas get it. Every weight is finite and of a size that weights have. On the
 newest slates its loss is above neither that of what answers nor that of the anchor by more than is tolerated, and it is
-not surer of itself than it is right. Mostly the learner has learned from those slates before: one that learns well has
-less loss there than what answers, and one that learns the wrong thing shows it there first.
+not surer of itself than it is right. Of those that it has learned from next to nothing is tolerated: who learns well
+has less loss there than what answers, and who learns the wrong thing shows it there first. Of the others, most of them
+while a learner catches up, as much as beside the anchor: what was learned from an hour ago may be no better now.
 
 The *anchor* is a version of some time ago. What answers is compared with it on every batch that neither has learned
 from, for as long as it takes: so a decline is found that no edition shows by itself (`learners.duel`).
@@ -53,9 +54,9 @@ class JudgeConfig:
     n_slates: int = 1024
     """Newest slates that an edition is judged by."""
     tolerance: float = 0.0025
-    """By which the loss of an edition may be above that of what answers."""
+    """By which the loss of an edition may be above that of what answers, on slates that it has learned from."""
     anchor_tolerance: float = 0.05
-    """By which it may be above that of the anchor."""
+    """By which it may be above that of the anchor, and of what answers on any slates."""
     sigmas: float = 4.0
     """Standard errors that a difference lies beyond what is tolerated before it counts."""
     max_growth: float = 3.0
@@ -99,6 +100,8 @@ class Case:
     """Slates that something is known of."""
 
     part: Part
+    first_ms: int
+    """Since when they happened, in log time."""
     live: Opinion
     """Of what answers."""
     anchor: Opinion | None
@@ -141,7 +144,7 @@ class Judge:
             What the models make of it, part by part.
         """
         parts = [part for part in parts if not (isinstance(part.loss, PointwiseLoss) and not part.loss.is_shown.any())]
-        cases = [Case(part, opinion(self._live, part), self._by_anchor(part)) for part in parts]
+        cases = [Case(part, first_ms, opinion(self._live, part), self._by_anchor(part)) for part in parts]
         for case in cases:
             self._note_usual(case)
         if cases and self._anchor is not None and self._live_through_ms <= first_ms:
@@ -176,7 +179,7 @@ class Judge:
         self._live.flip()
         opinions = [opinion(self._live, case.part) for case in self._cases]
         if not reasons and has_answered:
-            reasons, found = self._by_slates(opinions)
+            reasons, found = self._by_slates(opinions, head.trained_through_ms)
             figures |= found
         if reasons:
             self._live.revert()
@@ -240,12 +243,15 @@ class Judge:
             self._duel = Duel(self._config.duel)
 
     def _excess(self, ours: Sequence[Opinion], theirs: Sequence[Opinion | None], cases: Sequence[Case]) -> F64:
-        """By how much more ours lose, slate by slate, as a share of what is usual."""
+        """By how much more ours lose than theirs, slate by slate, as a share of what is usual; where there are any."""
         return np.concatenate(
             [
-                (our.losses - their.losses) / self._usual_of(case.part)
-                for our, their, case in zip(ours, theirs, cases, strict=True)
-                if their is not None
+                np.zeros(0),
+                *(
+                    (our.losses - their.losses) / self._usual_of(case.part)
+                    for our, their, case in zip(ours, theirs, cases, strict=True)
+                    if their is not None
+                ),
             ]
         )
 
@@ -255,26 +261,34 @@ class Judge:
             return []
         return [f"version {head.version} has a weight of {self._coming_largest:.3g}: expected at most {limit:.3g}"]
 
-    def _by_slates(self, opinions: Sequence[Opinion]) -> tuple[list[str], dict[str, float]]:
-        """Compare with what answers and with the anchor on the newest slates."""
+    def _by_slates(self, opinions: Sequence[Opinion], through_ms: int) -> tuple[list[str], dict[str, float]]:
+        """Compare with what answers and with the anchor on the newest slates.
+
+        Args:
+            through_ms: All log time before this was learned from.
+        """
         cases, config, reasons = list(self._cases), self._config, []
         figures = {"slates": float(self._n_slates)}
-        if self._n_slates < FEW:
-            return [], figures
-        live: list[Opinion | None] = [case.live for case in cases]
-        beside = {"what answers": (config.tolerance, live)}
-        if self._anchor is not None:
-            beside[f"anchor {self.anchor}"] = config.anchor_tolerance, [case.anchor for case in cases]
-        for name, (tolerance, others) in beside.items():
-            mean, sure = _lower(self._excess(opinions, others, cases), config.sigmas)
-            figures["excess" if name == "what answers" else "anchor_excess"] = mean
-            if not sure <= tolerance:
-                reasons.append(f"loss on {self._n_slates} newest slates above that of {name} by {mean:.4f} of itself")
-        surer_B, before_B = (_surer(some) for some in (opinions, [case.live for case in cases]))
-        mean, sure = _lower(surer_B, config.sigmas)
-        figures["overconfidence"] = mean
-        if sure > config.overconfidence and _lower(surer_B - before_B, config.sigmas)[1] > 0.0:
-            reasons.append(f"{mean:.2f} of what it calls likely does not come true")
+        learned = [case.live if case.first_ms < through_ms else None for case in cases]
+        for figure, whose, tolerance, others in (
+            ("excess", "what answers, of those learned from,", config.tolerance, learned),
+            ("excess_on_all", "what answers", config.anchor_tolerance, [case.live for case in cases]),
+            ("anchor_excess", f"anchor {self.anchor}", config.anchor_tolerance, [case.anchor for case in cases]),
+        ):
+            excess_B = self._excess(opinions, others, cases)
+            if len(excess_B) >= FEW:
+                mean, sure = _lower(excess_B, config.sigmas)
+                figures[figure] = mean
+                if not sure <= tolerance:
+                    reasons.append(
+                        f"loss on {len(excess_B)} newest slates above that of {whose} by {mean:.4f} of itself"
+                    )
+        if self._n_slates >= FEW:
+            surer_B, before_B = (_surer(some) for some in (opinions, [case.live for case in cases]))
+            mean, sure = _lower(surer_B, config.sigmas)
+            figures["overconfidence"] = mean
+            if sure > config.overconfidence and _lower(surer_B - before_B, config.sigmas)[1] > 0.0:
+                reasons.append(f"{mean:.2f} of what it calls likely does not come true")
         return reasons, figures
 
     def _become(self, head: Head, opinions: Sequence[Opinion]) -> None:

@@ -22,6 +22,7 @@ from learners.witness import Witness
 from tests.learners.examples import CONFIG, SCHEMA, inputs_of, log, shown, stream
 
 LENIENT = JudgeConfig(n_slates=512)
+USUAL = JudgeConfig()
 
 
 @dataclass
@@ -42,10 +43,15 @@ class Loop:
         self.full: snapshots.Delta | None = None
         self._n_steps = 0
 
-    def live(self, entries: Sequence[Entry]) -> None:
-        """Read these; versions come as the learner steps."""
+    def live(self, entries: Sequence[Entry], *, is_news: bool = True) -> None:
+        """Read these; versions come as the learner steps.
+
+        Args:
+            is_news: Whether the judge has not read them before.
+        """
         for entry in entries:
-            self.witness.read(entry)
+            if is_news:
+                self.witness.read(entry)
             before = self.learner.n_examples
             self.learner.read(entry)
             self._n_steps += self.learner.n_examples > before
@@ -133,7 +139,26 @@ def test_what_lies_far_below_the_anchor_is_held_though_it_is_as_good_as_what_ans
     loop.learner.share = 1.0
     loop.live(entries[3000:])
     reasons = [verdict.reasons for verdict in loop.verdicts if verdict.reasons]
-    assert reasons and all("anchor" in reason for (reason,) in reasons)
+    assert reasons and all("anchor" in found[-1] for found in reasons)
+
+
+def test_who_catches_up_on_an_hour_that_was_unlike_now_passes() -> None:
+    """What is learned from it makes nothing better now; beside an honest tolerance that is no reason to hold it."""
+    half, n_odd = 3000, 400
+    events = stream(6000)
+    for number in range(half, half + n_odd):
+        event = events[number]
+        events[number] = msgspec.structs.replace(event, item=f"i{(7 * int(event.item[1:]) + 3) % 40}")
+    entries = log(events)
+    n_held = {}
+    for tolerance in (USUAL.tolerance, USUAL.anchor_tolerance):
+        loop = Loop(JudgeConfig(n_slates=512, anchor_tolerance=tolerance), every=2)
+        loop.live(entries[:half])
+        for entry in entries[half:]:  # while the learner is away
+            loop.witness.read(entry)
+        loop.live(entries[half:], is_news=False)
+        n_held[tolerance] = sum(bool(verdict.reasons) for verdict in loop.verdicts)
+    assert n_held[USUAL.anchor_tolerance] == 0 < n_held[USUAL.tolerance]
 
 
 def test_a_weight_that_is_far_too_large_is_held_by_name() -> None:
