@@ -108,10 +108,7 @@ class Case:
 
 
 class Judge:
-    """`take` batches as they come; `begin`, `add`, then `decide` on an edition.
-
-    `place` and `version` are those of what answers.
-    """
+    """`take` batches as they come; `begin`, `add`, then `decide` on an edition."""
 
     def __init__(self, schema: Schema, config: JudgeConfig) -> None:
         self._schema = schema
@@ -170,7 +167,10 @@ class Judge:
         yield from self._live.add(part)
 
     def decide(self) -> Verdict:
-        """Say whether it may answer; if so, it is what answers, after `settle`; if not, nothing has changed."""
+        """Say whether it may answer; if so, it is what answers, after `settle`; if not, nothing has changed.
+
+        It may not while what answers has declined: it stands on that.
+        """
         assert self._coming is not None
         head, self._coming = self._coming, None
         reasons = self._of_size(head)
@@ -181,11 +181,11 @@ class Judge:
         if not reasons and has_answered:
             reasons, found = self._by_slates(opinions, head.trained_through_ms)
             figures |= found
-        if reasons:
+        decline, self._decline = self._decline, ""
+        if reasons or decline:
             self._live.revert()
         else:
             self._become(head, opinions)
-        decline, self._decline = self._decline, ""
         return Verdict(tuple(reasons), figures, decline, self.anchor)
 
     def follow(self) -> None:

@@ -230,14 +230,18 @@ class Publishing(Generic[T]):
     async def _judged(self, draft: Draft, edition: list[T]) -> Verdict:
         if not draft.is_finite:
             return Verdict(("a weight is not finite",))
-        if draft.head.version == self._ordered:
-            await self._judge.follow(edition)
-            return PASSED
+        is_ordered = self._shelf.version < self._ordered <= draft.head.version
         try:
-            return await self._judge.weigh(edition)
+            return await self._ask(edition, is_ordered=is_ordered)
         except StaleSnapshot:
             await self._judge.follow(self._shelf.everything())
+            return await self._ask(edition, is_ordered=is_ordered)
+
+    async def _ask(self, edition: list[T], *, is_ordered: bool) -> Verdict:
+        if not is_ordered:
             return await self._judge.weigh(edition)
+        await self._judge.follow(edition)
+        return PASSED
 
     def _let_pass(self, draft: Draft, edition: LaidOut[T]) -> None:
         version = draft.head.version

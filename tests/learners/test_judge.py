@@ -76,7 +76,7 @@ class Loop:
         for part in draft.parts:
             list(self.judge.add(part))
         verdict = self.judge.decide()
-        if not verdict.reasons:
+        if not verdict.reasons and not verdict.decline:
             list(self.judge.settle())
             self.publisher.settle(draft)
         return verdict
@@ -128,6 +128,7 @@ def test_a_decline_that_no_edition_shows_is_found_and_nothing_else() -> None:
         loop.live(entries[2000:])
         declines[share] = [verdict.decline for verdict in loop.verdicts if verdict.decline]
         assert not any(verdict.reasons for verdict in loop.verdicts)
+        assert loop.judge.anchor and loop.judge.live.place == loop.publisher.place
     assert declines[0.0] == [] and "above that of anchor" in declines[0.6][0]
 
 

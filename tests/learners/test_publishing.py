@@ -47,13 +47,15 @@ class FakeJudge:
             raise StaleSnapshot(str(self.place))
         self.asked.append(head.version)
         verdict = self.verdicts.get(head.version, PASSED)
-        if not verdict.reasons:
+        if not verdict.reasons and not verdict.decline:
             self.place = head.place
         return verdict
 
     async def follow(self, edition: Sequence[bytes]) -> None:
         """As a judge."""
         head = heads.unpack(edition[0])
+        if head.base is not None and head.base != self.place:
+            raise StaleSnapshot(str(self.place))
         self.followed.append(head.version)
         self.place = head.place
 
@@ -352,10 +354,30 @@ async def test_what_is_ordered_is_published_whatever_is_thought_of_it(tmp_path: 
         world.judge.verdicts = {2: Verdict(("it is worse",))}
         adopted = snapshots.unpack(DELTAS[0])
         adopted.version = 2
+        world.judge.place = Place("of another life", 7)
         world.full = adopted
         world.publishing.note_all(adopted, is_ordered=True)
         await world.published(2)
-    assert world.judge.followed == [2]
+    assert world.judge.followed == [1, 2] and world.judge.asked == [1]
+
+
+async def test_what_was_ordered_while_the_judge_was_away_is_published_though_more_was_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RETRY_S", 0.0)
+    async with World(tmp_path).running() as world:
+        world.commit(snapshots.unpack(DELTAS[0]))
+        await world.published(1)
+        world.judge.verdicts = {3: Verdict(("it is worse",))}
+        adopted = snapshots.unpack(DELTAS[0])
+        adopted.version = 2
+        world.full = adopted
+        world.publishing.note_all(adopted, is_ordered=True)
+        delta = snapshots.unpack(DELTAS[1])
+        delta.base, delta.version = 2, 3
+        world.commit(delta)
+        await world.published(3)
+    assert world.judge.followed == [3]
 
 
 async def test_a_weight_that_is_not_finite_is_held_and_nobody_is_asked(tmp_path: Path) -> None:
