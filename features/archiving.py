@@ -104,8 +104,8 @@ class Archiver:
         Raises:
             LogGap, BadFile: As `open`.
         """
-        await asyncio.to_thread(self._files.look)
         stored = (await self._bulk.readers()).get(READER)
+        await asyncio.to_thread(self._files.look)  # after that: another archiver moves it once its file is there
         if stored is None:
             await self._check_same_log()
         else:

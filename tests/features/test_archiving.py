@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,22 @@ async def test_a_file_that_is_written_too_late_harms_nobody(both: Both, files: L
     assert archived(files) == await by_partition(both)
     await loser.open()
     assert await loser.advance(0.0) == 0
+    assert archived(files) == await by_partition(both)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_begins_while_another_writes_sees_no_gap(both: Both, files: LogFiles, when: str) -> None:
+    """The other's file appears and the position moves as the one that begins looks for both; he may have to again."""
+    await applied(both.store, *(click(ts_ms=T0_MS + n) for n in range(3)))
+    other = await opened(both, files)
+    await other.advance(0.0)
+    meddled = Meddled(both.bulk)
+    getattr(meddled, when)["readers"] = other.flush
+    begins = Archiver(both.store, meddled, LogFiles(files.url), EVER)  # type: ignore[arg-type]
+    with nullcontext() if when == "before" else pytest.raises(ReaderMoved):
+        await begins.open()
+    await begins.open()
+    assert begins.reached == {HOME: (await both.store.heads())[HOME]}
     assert archived(files) == await by_partition(both)
 
 
