@@ -37,7 +37,7 @@ BATCH: Final = 500
 REQUIRED: Final = ("ts_ms", "type", "user", "item")
 QUERY_COLUMNS: Final = ("query_id", "ts_ms", "user", "candidates")
 LOG_COLUMNS: Final = frozenset(field.name for field in LOG_FIELDS)
-RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value"})
+RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value", "source"})
 
 
 @dataclass(slots=True)

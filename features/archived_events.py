@@ -28,6 +28,7 @@ COLUMNS: Final = pa.schema(
         ("id", pa.string()),
         ("decision", pa.string()),
         ("value", pa.float64()),
+        ("source", pa.string()),
         ("context", pa.binary()),
     ]
 )
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def archived_events(files: LogFiles) -> pa.Table:
-    """`ts_ms, type, user, item, id, decision, value, context` of every event, in the order of the log.
+    """`ts_ms, type, user, item, id, decision, value, source, context` of every event, in the order of the log.
 
     Raises:
         BadFile, LogGap: If a segment is damaged or missing.
@@ -66,7 +67,7 @@ def _table(entries: list[Entry], url: str) -> pa.Table:
         except msgspec.DecodeError as error:
             logger.error("%s: entry %s is passed over: %s", url, entry.id, error)
             continue
-        said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value)
+        said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value, event.source)
         rows.append((*entry.id, entry.partition, *said, encode_body(event.context)))
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, COLUMNS, strict=True)]

@@ -4,8 +4,8 @@ A history is a Parquet file, a folder of them (looked through to the bottom, in 
 a bucket's folder; or several of these. What a footer tells is judged for all of them before any row is read: so a
 folder with one file of another kind in it is refused at once, with its name and column.
 
-Columns are those of a replay file: `ts_ms, type, user, item`, optionally `id, decision, value`; every other column is
-context.
+Columns are those of a replay file: `ts_ms, type, user, item`, optionally `id, decision, value, source`; every other
+column is context.
 """
 
 import re
@@ -22,7 +22,7 @@ from pyarrow import fs
 from features.errors import BadFile
 
 REQUIRED: Final = ("ts_ms", "type", "user", "item")
-RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value"})
+RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value", "source"})
 SUFFIX: Final = ".parquet"
 
 
@@ -179,6 +179,7 @@ def _check_type(file: EventFile, field: pa.Field) -> None:
         "item": ("strings or integers", is_text or kinds.is_integer(plain)),
         "id": ("strings or integers", is_text or kinds.is_integer(plain)),
         "decision": ("strings", is_text),
+        "source": ("strings", is_text),
         "value": ("numbers", is_number),
     }.get(name, ("strings, numbers or booleans", is_text or is_number or kinds.is_boolean(plain)))
     if not fits and not (kinds.is_null(plain) and name not in REQUIRED):

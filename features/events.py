@@ -40,6 +40,8 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     decision: str | None = None
     value: float = 1.0
     context: dict[str, Scalar] = {}
+    source: str | None = None
+    """Who tells: an app, a pipeline."""
 
 
 class Attributes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -59,6 +61,7 @@ class LoggedEvent(msgspec.Struct, array_like=True, frozen=True):
     context: dict[str, Scalar]
     id: str | None
     decision: str | None
+    source: str | None = None
 
 
 class LoggedAttributes(msgspec.Struct, array_like=True, frozen=True):
@@ -246,12 +249,16 @@ def check_event(event: Event, schema: Schema, now_ms: int, *, any_time: bool = F
     check_id(event.item, "$.item")
     if event.id is not None:
         check_id(event.id, "$.id")
+    if event.source is not None:
+        check_id(event.source, "$.source")
     if not 0 <= event.value <= VALUE_MAX:
         raise InvalidInput(f"Expected a number from 0 to {VALUE_MAX:g}, got {event.value}", "$.value")
     check_context(event.context, "$.context")
     ts_ms = now_ms if event.ts_ms is None else event.ts_ms
     check_time(ts_ms, now_ms, any_time=any_time)
-    return LoggedEvent(event.type, event.user, event.item, ts_ms, event.value, event.context, event.id, event.decision)
+    return LoggedEvent(
+        event.type, event.user, event.item, ts_ms, event.value, event.context, event.id, event.decision, event.source
+    )
 
 
 def check_time(ts_ms: int, now_ms: int, *, any_time: bool) -> None:

@@ -1,7 +1,7 @@
 """A segment of the log as a Parquet file: entries of one partition, in log order, all of those after one position up to
 another.
 
-    log_ms log_seq kind body state | ts_ms type user item id decision value | a column per declared context field
+    log_ms log_seq kind body state | ts_ms type user item id decision value source | a column per declared context field
     exactly what the log had       | what the body says, for people and other tools
 
 The columns at the right are null where an entry has no such thing, or its body can't be read. A column has one type in
@@ -58,6 +58,7 @@ FACT_FIELDS: Final = (
     pa.field("id", pa.string()),
     pa.field("decision", pa.string()),
     pa.field("value", pa.float64()),
+    pa.field("source", pa.string()),
 )
 RISING: Final = ("log_ms", "log_seq", "ts_ms")
 UNIQUE: Final = frozenset({*RISING, "body", "state", "id"})  # a dictionary of these would hold every value once more
@@ -233,19 +234,19 @@ def _facts(entry: Entry, fields: Sequence[str]) -> tuple[Any, ...]:
 def _said(entry: Entry) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if entry.kind == EVENT:
         event = decode_event(entry.body)
-        said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value)
+        said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value, event.source)
         return said, event.context
     if entry.kind == DECISION:
         decision = decode_decision(entry.body)
-        return (decision.ts_ms, None, decision.user, None, None, decision.decision, None), decision.context
+        return (decision.ts_ms, None, decision.user, None, None, decision.decision, None, None), decision.context
     if entry.kind in {ITEM, USER}:
         stated = decode_attributes(entry.body)
         is_item = entry.kind == ITEM
         names = (None, stated.entity) if is_item else (stated.entity, None)
-        return (stated.ts_ms, None, *names, None, None, None), {}
+        return (stated.ts_ms, None, *names, None, None, None, None), {}
     if entry.kind == ERASURE:
         erased = decode_erasure(entry.body)
-        return (erased.ts_ms, None, erased.user, None, None, None, None), {}
+        return (erased.ts_ms, None, erased.user, None, None, None, None, None), {}
     return (None,) * len(FACT_FIELDS), {}
 
 

@@ -21,8 +21,8 @@ def push(events: pa.Table | Sequence[dict[str, Any]]) -> dict[str, Any]:
     events with an `id` count once all the same.
 
     Args:
-        events: A table or rows with `type, user, item` and optionally `id, ts_ms, value, decision, context`; every
-            other column is context.
+        events: A table or rows with `type, user, item` and optionally `id, ts_ms, value, decision, context, source`;
+            every other column is context.
     Returns:
         `accepted`, `duplicates`, `rejected` (by row number) and `log_ms`.
     Raises:

@@ -65,7 +65,7 @@ def evaluate(
     """Score every query with what was known strictly before it.
 
     Args:
-        events: `ts_ms, type, user, item`, optional `id, decision, value`; other columns are context. Any order.
+        events: `ts_ms, type, user, item`, optional `id, decision, value, source`; other columns are context. Any order.
         queries: `query_id, ts_ms, user, candidates`, optional `session`.
         on_progress: Called with the number of events and attribute rows done, and a note.
         items, users: Attributes, as `features.attribute_table` takes them; None: nothing is known of them.

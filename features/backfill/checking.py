@@ -130,7 +130,7 @@ def _doubted(table: pa.Table, schema: Schema) -> NDArray[np.bool_]:
             doubted |= column.is_null().to_numpy(zero_copy_only=False)
         if name == "type":
             doubted |= ~_truth(pc.is_in(_text(column), pa.array(schema.event_types)))
-        elif name in ("user", "item", "id"):
+        elif name in ("user", "item", "id", "source"):
             doubted |= _by_value(column, _is_no_id)
         elif name == "ts_ms":
             doubted |= ~_truth(pc.and_(pc.greater(column, 0), pc.less(column, EPOCH_MAX_MS)))

@@ -35,7 +35,7 @@ def test_context_is_of_the_types_that_were_sent(files: LogFiles) -> None:
     files.write([logged(n, 0, context=context) for n, context in enumerate(contexts)], START, SCHEMA)
     table = archived_events(files)
     assert [with_context(row)["context"] for row in table.to_pylist()] == contexts
-    assert table.column_names == ["ts_ms", "type", "user", "item", "id", "decision", "value", "context"]
+    assert table.column_names == ["ts_ms", "type", "user", "item", "id", "decision", "value", "source", "context"]
     assert with_context({"ts_ms": 1, "context": {"a": 1}}) == {"ts_ms": 1, "context": {"a": 1}}
 
 

@@ -43,7 +43,8 @@ def test_what_is_left_out_has_its_default() -> None:
 
 
 def test_everything_that_is_sent_is_kept() -> None:
-    fields = {"id": "e1", "ts_ms": T0_MS - 5, "decision": "d", "value": 2.5, "context": {"n": 1, "s": "x", "b": None}}
+    fields = {"id": "e1", "ts_ms": T0_MS - 5, "decision": "d", "value": 2.5, "context": {"n": 1, "s": "x"}}
+    fields["source"] = "web"
     event = checked(**fields)
     assert {name: getattr(event, name) for name in fields} == fields
 
@@ -55,6 +56,7 @@ def test_everything_that_is_sent_is_kept() -> None:
         ({"user": None}, "$.user"),
         ({"item": ["a"]}, "$.item"),
         ({"id": 7}, "$.id"),
+        ({"source": 7}, "$.source"),
         ({"ts_ms": "now"}, "$.ts_ms"),
         ({"ts_ms": 1.5}, "$.ts_ms"),
         ({"value": "1"}, "$.value"),
@@ -90,6 +92,7 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
         ({"item": ""}, "$.item"),
         ({"item": "ä" * 129}, "$.item"),
         ({"id": ""}, "$.id"),
+        ({"source": ""}, "$.source"),
         ({"value": -0.1}, "$.value"),
         ({"value": 1e13}, "$.value"),
         ({"ts_ms": T0_MS - AGE_MAX_MS - 1}, "$.ts_ms"),
@@ -165,8 +168,12 @@ def test_a_position_reads_back(position: StreamId) -> None:
 
 @given(st.text(min_size=1, max_size=9), st.floats(0, 1e12), st.dictionaries(st.text(max_size=3), st.booleans()))
 def test_a_logged_event_reads_back(user: str, value: float, context: dict[str, Any]) -> None:
-    event = LoggedEvent("click", user, "a", T0_MS, value, context, None, "d")
+    event = LoggedEvent("click", user, "a", T0_MS, value, context, None, "d", "web")
     assert decode_event(encode_body(event)) == event
+
+
+def test_an_event_of_before_sources_names_none() -> None:
+    assert decode_event(msgspec.msgpack.encode(["click", "u1", "a", T0_MS, 1.0, {}, None, None])).source is None
 
 
 def test_a_decision_of_before_it_was_said_counts_as_made_with_all_features() -> None:

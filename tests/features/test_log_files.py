@@ -57,7 +57,8 @@ def test_a_segment_is_where_its_name_says(files: LogFiles, tmp_path: Path) -> No
 
 
 def test_entries_of_all_kinds_are_read_bit_for_bit_and_facts_stand_beside(files: LogFiles) -> None:
-    sent = event("u1", "a", id="e1", decision="d1", value=2.5, context={"device": "tv", "state": "NY", "other": 1})
+    facts = {"id": "e1", "decision": "d1", "value": 2.5, "source": "web"}
+    sent = event("u1", "a", **facts, context={"device": "tv", "state": "NY", "other": 1})
     bodies = [
         (EVENT, body_of(sent)),
         (DECISION, body_of(decision("u2"))),
@@ -72,17 +73,16 @@ def test_entries_of_all_kinds_are_read_bit_for_bit_and_facts_stand_beside(files:
     segment = files.write(written, START, CONTEXT)
     assert anew(files).read(7, START, 100) == written
     table = pq.read_table(segment.path, partitioning=None, page_checksum_verification=True)
-    columns = ["ts_ms", "type", "user", "item", "id", "decision", "value", "device", "context.state", "size"]
+    columns = ["ts_ms", "type", "user", "item", "id", "decision", "value", "source", "device", "context.state", "size"]
     assert table.column_names == ["log_ms", "log_seq", "kind", "body", "state", *columns]
-    facts = [tuple(row.values()) for row in table.select(columns).to_pylist()]
-    assert facts == [
-        (T0_MS, "click", "u1", "a", "e1", "d1", 2.5, "tv", "NY", None),
-        (T0_MS, None, "u2", None, None, "d1", None, None, None, None),
-        (T0_MS, None, None, "i3", None, None, None, None, None, None),
-        (T0_MS, None, "u4", None, None, None, None, None, None, None),
-        (T0_MS, None, "u5", None, None, None, None, None, None, None),
-        *[(None,) * 10] * 2,
-        (None, None, None, "i3", *(None,) * 6),
+    assert [tuple(row.values()) for row in table.select(columns).to_pylist()] == [
+        (T0_MS, "click", "u1", "a", "e1", "d1", 2.5, "web", "tv", "NY", None),
+        (T0_MS, None, "u2", None, None, "d1", *(None,) * 5),
+        (T0_MS, None, None, "i3", *(None,) * 7),
+        (T0_MS, None, "u4", *(None,) * 8),
+        (T0_MS, None, "u5", *(None,) * 8),
+        *[(None,) * 11] * 2,
+        (None, None, None, "i3", *(None,) * 7),
     ]
 
 
