@@ -1,8 +1,8 @@
 """What goes over the wire and into the log, and its validation: once, at the edge, one event at a time.
 
-`Event` is what a caller sends; `Entry` is what the log holds. An entry is one of five kinds, and everything the
-system knows is a fold over them: an event, a decision (a ranking that was shown), the attributes of an item,
-those of a user, the erasure of a person.
+`Event` is what a caller sends; `Entry` is what the log holds. An entry is one of six kinds, and everything the
+system knows is a fold over five of them: an event, a decision (a ranking that was shown), the attributes of an item,
+those of a user, the erasure of a person. The sixth is an event in quarantine: it is kept, and changes nothing.
 
 The module does not know where the log is kept, nor what features are made of an event.
 """
@@ -24,7 +24,7 @@ EPOCH_MAX_MS: Final = 4_102_444_800_000  # the year 2100: catches seconds and mi
 CONTEXT_MAX: Final = 64
 WHOLE: Final = range(-(2**63), 2**64)  # integers that the log can hold
 
-EVENT, DECISION, ITEM, USER, ERASURE = b"e", b"d", b"i", b"u", b"x"
+EVENT, DECISION, ITEM, USER, ERASURE, QUARANTINED = b"e", b"d", b"i", b"u", b"x", b"q"
 
 Scalar = str | int | float | bool | None
 

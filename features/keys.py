@@ -93,6 +93,10 @@ class Keys:
         """Hash of reader -> positions that it has read to."""
         return f"{self.prefix}:readers"
 
+    def quarantine(self) -> str:
+        """Hash of source -> why what it sends does not count."""
+        return f"{self.prefix}:quarantine"
+
     def trimming(self) -> str:
         """Positions up to which entries may be gone from the logs."""
         return f"{self.prefix}:trimming"

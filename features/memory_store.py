@@ -18,6 +18,7 @@ from features.keys import Keys
 from features.log_limit import LogLimit
 from features.schema import Schema
 from features.seen import Seen
+from features.sources import Quarantine
 from features.state import apply_update, with_attributes
 from features.store import Applied, Read, Record, RowListener
 
@@ -56,6 +57,7 @@ class MemoryStore:
         self._trimmed: Positions = {}
         self._trimming: Positions = {}
         self._readers: dict[str, Positions] = {}
+        self._quarantined: dict[str, Quarantine] = {}
         self._holder = ""
         self._limit = LogLimit(0, self.log_bytes)
         self._has_appended = asyncio.Event()
@@ -251,6 +253,21 @@ class MemoryStore:
     async def readers(self) -> dict[str, Positions]:
         """How far everybody who was noted has read."""
         return {name: dict(positions) for name, positions in self._readers.items()}
+
+    async def quarantine(self, source: str, quarantine: Quarantine) -> bool:
+        """Have what a source sends kept, and nothing else; False if that is so already."""
+        if source in self._quarantined:
+            return False
+        self._quarantined[source] = quarantine
+        return True
+
+    async def release(self, source: str) -> bool:
+        """Have what a source sends count again; False if it does."""
+        return self._quarantined.pop(source, None) is not None
+
+    async def quarantined(self) -> dict[str, Quarantine]:
+        """The sources in quarantine."""
+        return dict(self._quarantined)
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -1,4 +1,5 @@
-"""A `BulkStore` in Redis: what replaces states and rows as a whole, and who reads the log.
+"""A `BulkStore` in Redis: what replaces states and rows as a whole, and who reads the log, whose events do not
+count.
 
 Beside `RedisStore`, on connections of its own: nobody waits for what is done here.
 """
@@ -12,10 +13,12 @@ from redis.crc import key_slot
 from features.events import Positions, StreamId
 from features.keys import Keys
 from features.redis_servers import Addressed, RedisServers
+from features.sources import Quarantine
 from features.store import all_of
 
 SCAN_COUNT: Final = 1000  # keys looked at by one SCAN, half a millisecond of the server
 _decode = msgspec.json.Decoder(dict[int, StreamId]).decode
+_decode_quarantine = msgspec.json.Decoder(Quarantine).decode
 
 
 class RedisBulk:
@@ -110,6 +113,19 @@ class RedisBulk:
         """How far everybody who was noted has read."""
         flat = await self._call("HGETALL", self.keys.readers())
         return {name.decode(): _decode(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def quarantine(self, source: str, quarantine: Quarantine) -> bool:
+        """Have what a source sends kept, and nothing else; False if that is so already."""
+        return bool(await self._call("HSETNX", self.keys.quarantine(), source, msgspec.json.encode(quarantine)))
+
+    async def release(self, source: str) -> bool:
+        """Have what a source sends count again; False if it does."""
+        return bool(await self._call("HDEL", self.keys.quarantine(), source))
+
+    async def quarantined(self) -> dict[str, Quarantine]:
+        """The sources in quarantine."""
+        flat = await self._call("HGETALL", self.keys.quarantine())
+        return {name.decode(): _decode_quarantine(told) for name, told in zip(flat[::2], flat[1::2], strict=True)}
 
     async def settings(self) -> dict[str, str]:
         """What was fixed when the store was created, and its latest schema; empty for one that nobody has opened."""

@@ -31,6 +31,7 @@ from features.events import (
 )
 from features.keys import Keys, digest
 from features.schema import Schema
+from features.sources import Quarantine
 from features.state import Update, update_for
 
 T = TypeVar("T")
@@ -165,7 +166,8 @@ class FeatureStore(Protocol):
 
 
 class BulkStore(Protocol):
-    """What replaces states and rows as a whole, beside a store that goes on living. Raises as `FeatureStore` does.
+    """What concerns all of a store that goes on living: to replace states and rows as a whole, who reads the log, and
+    whose events do not count. Raises as `FeatureStore` does.
 
     States of users follow from a position of their log, and are refused when that has moved. Rows are held: until they
     are released nobody else writes any, and who folds the log into them begins again where `release_rows` says.
@@ -244,6 +246,18 @@ class BulkStore(Protocol):
 
     async def readers(self) -> dict[str, Positions]:
         """How far everybody who was noted has read."""
+        ...
+
+    async def quarantine(self, source: str, quarantine: Quarantine) -> bool:
+        """Have what a source sends kept, and nothing else, from within a second on; False if that is so already."""
+        ...
+
+    async def release(self, source: str) -> bool:
+        """Have what a source sends count again; False if it does."""
+        ...
+
+    async def quarantined(self) -> dict[str, Quarantine]:
+        """The sources in quarantine."""
         ...
 
 

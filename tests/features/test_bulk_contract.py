@@ -5,6 +5,7 @@ import pytest
 from features.errors import LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import START, StreamId
 from features.projection import Projection
+from features.sources import Quarantine
 from features.store import BulkStore, all_of
 from tests.features.examples import KEYS, SCHEMA, T0_MS, Both, Store, applied, click, log_of, state_of
 
@@ -143,6 +144,18 @@ async def test_readers_are_remembered_until_they_are_forgotten(both: Both) -> No
     await bulk.forget_reader("archive")
     await bulk.forget_reader("nobody")
     assert await bulk.readers() == {"backfill": {}}
+
+
+async def test_a_source_is_in_quarantine_until_it_is_released(both: Both) -> None:
+    bulk, first = both.bulk, Quarantine("ann", "its clock", 5)
+    assert await bulk.quarantined() == {}
+    assert await bulk.quarantine("läden", first)
+    assert not await bulk.quarantine("läden", Quarantine("bob", "another reason", 6))
+    assert await bulk.quarantine("web", Quarantine("bob", "", 7))
+    assert await bulk.quarantined() == {"läden": first, "web": Quarantine("bob", "", 7)}
+    assert await bulk.release("web")
+    assert not await bulk.release("web")
+    assert await bulk.quarantined() == {"läden": first}
 
 
 async def test_a_reader_goes_on_from_where_it_is_thought_to_be(both: Both) -> None:
