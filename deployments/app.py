@@ -80,6 +80,7 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
         edition_bytes=config.edition_bytes,
         keep_versions=config.keep_versions,
         export=metrics.export,
+        sources=config.sources,
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},
     )
@@ -90,7 +91,9 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
     replica = config.replica
     ranker = _deployment("Ranker", config, config.n_rankers, n_nodes, release).bind(replica)
-    events = _deployment("Events", config, config.n_events, n_nodes, release).bind(replica.store, replica.schema)
+    events = _deployment("Events", config, config.n_events, n_nodes, release).bind(
+        replica.store, replica.schema, config.sources
+    )
     serve.run_many(
         [
             serve.RunTarget(ranker, name="rank", route_prefix="/v1/rank"),

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_cluster(commands)
     _add_versions(commands)
+    _add_sources(commands)
     _add_history(commands)
     _add_items(commands)
     _add_backfill(commands)
@@ -134,6 +135,29 @@ def _add_versions(commands: Any) -> None:
         command.add_argument("--url", default="http://127.0.0.1:8000")
     for command in (rollback, resume):
         command.add_argument("--reason", default="", help="why, for the history")
+
+
+def _add_sources(commands: Any) -> None:
+    """Whose events count."""
+    sources = _command(
+        commands, "sources", _lazily("cli_sources", "run_sources"),
+        "Show what each source of events sends, and which are in quarantine, by whom and why.", "headrace sources",
+    )  # fmt: skip
+    sources.add_argument("--json", action="store_true")
+    quarantine = _command(
+        commands, "quarantine", _lazily("cli_sources", "run_quarantine"),
+        "Have what a source sends kept in the log, and change nothing, until `headrace release`.",
+        'headrace quarantine kiosk --reason "sends every click twice"',
+    )  # fmt: skip
+    release = _command(
+        commands, "release", _lazily("cli_sources", "run_release"),
+        "Have what a source sends count again, from now on.", "headrace release kiosk",
+    )  # fmt: skip
+    for command in (sources, quarantine, release):
+        command.add_argument("--url", default="http://127.0.0.1:8000")
+    for command in (quarantine, release):
+        command.add_argument("source", help="as its events name it")
+    quarantine.add_argument("--reason", default="", help="why, for whoever looks")
 
 
 def _add_history(commands: Any) -> None:

@@ -91,7 +91,7 @@ def run_down(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Show the run, the model and the log of events; exit status 1 if it does not answer."""
+    """Show the run, the model, the log and the sources of events; exit status 1 if it does not answer."""
     record = processes.read_record(options.port)
     status: dict[str, Any] = {"running": record is not None and not processes.is_stale(record), "port": options.port}
     options.url = f"http://127.0.0.1:{options.port}"
@@ -101,6 +101,7 @@ def run_status(options: argparse.Namespace) -> int:
             status["model"] = client.get("/v1/model")
             status["running"] = True
             status["events"] = client.get("/v1/log")
+            status["sources"] = client.get("/v1/sources")["problems"]
     except (HeadraceError, httpx.TransportError) as error:
         status["health"] = str(error)
     if record is not None:

@@ -22,12 +22,15 @@ def run_status(options: argparse.Namespace) -> int:
     addresses = serving_addresses(nodes)
     doors, log = front_doors.look(addresses), front_doors.look_at_log(addresses)
     status = compose(nodes, actors, serve, doors, log, being_set_up)
+    status = msgspec.structs.replace(status, sources=front_doors.look_at_sources(addresses))
     if options.json:
         print(msgspec.json.encode(status).decode())
     else:
         show(status, Console())
     for problem in status.problems:
         console.print(problem, style="red", markup=False, highlight=False)
+    for source in status.sources:
+        console.print(source, style="yellow", markup=False, highlight=False)
     return 0 if status.is_well else 1
 
 

@@ -1,17 +1,14 @@
 """`headrace versions|rollback|resume`: which version answers, and back to one that did before."""
 
 import argparse
-import getpass
 import json
-import os
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from deployments.client import Headrace
-from deployments.terminal import console
+from deployments.terminal import console, user_name, utc
 from learners.checkpoints import spans
 
 
@@ -29,7 +26,7 @@ def run_versions(options: argparse.Namespace) -> int:
 def run_rollback(options: argparse.Namespace) -> int:
     """Have replicas answer with an earlier version, or stay at the one that answers."""
     with Headrace(options.url, timeout_s=60.0) as client:
-        version = client.rollback(options.version, who=_who(), reason=options.reason)
+        version = client.rollback(options.version, who=user_name(), reason=options.reason)
     console.print(f"version {version} answers, until: headrace resume", markup=False)
     return 0
 
@@ -37,7 +34,7 @@ def run_rollback(options: argparse.Namespace) -> int:
 def run_resume(options: argparse.Namespace) -> int:
     """Have replicas follow the newest version again."""
     with Headrace(options.url, timeout_s=60.0) as client:
-        version = client.resume(who=_who(), reason=options.reason)
+        version = client.resume(who=user_name(), reason=options.reason)
     console.print(f"versions are published again, from {version} on", markup=False)
     return 0
 
@@ -49,20 +46,8 @@ def show(told: dict[str, Any], to: Console) -> None:
         table.add_column(column)
     for line in told["history"]:
         numbers = str(line["first"]) if line["first"] == line["last"] else f"{line['first']}-{line['last']}"
-        until = _clock(line["until_ms"])[11:] if line["until_ms"] != line["since_ms"] else ""
-        table.add_row(numbers, line["what"], _clock(line["since_ms"]), until, line["who"], line["why"])
+        until = utc(line["until_ms"])[11:] if line["until_ms"] != line["since_ms"] else ""
+        table.add_row(numbers, line["what"], utc(line["since_ms"]), until, line["who"], line["why"])
     to.print(table)
     pinned = f", and stays; {told['current']} is learned meanwhile" if told["pinned"] else ""
     to.print(f"{told['live']} answers{pinned}; kept: {spans(told['kept'])}", markup=False, highlight=False)
-
-
-def _who() -> str:
-    """Whoever types; in a container that may be a number without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
-def _clock(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

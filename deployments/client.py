@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-HEADERS: Final = {"content-type": "application/json"}
+HEADERS: Final = {b"content-type": b"application/json"}
 
 
 class HeadraceError(Exception):
@@ -71,10 +71,13 @@ class Headrace:
     """A connection pool to one Headrace.
 
     Every method raises `HeadraceError` for an answer other than success, and `httpx.TransportError` if there is none.
+
+    Args:
+        source: Who sends: the source of events that name none.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=HEADERS)
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0, source: str | None = None) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=_headers(source))
 
     def rank(
         self,
@@ -137,8 +140,18 @@ class Headrace:
         """Have replicas follow the newest version again; returns that."""
         return int(_read(self._http.post("/v1/model/resume", json={"who": who, "reason": reason}))["version"])
 
+    def quarantine(self, source: str, *, who: str = "operator", reason: str = "") -> dict[str, Any]:
+        """Have what a source sends kept, and nothing else, until `release`; returns why it is in quarantine."""
+        body = {"source": source, "who": who, "reason": reason}
+        found: dict[str, Any] = _read(self._http.post("/v1/sources/quarantine", json=body))["quarantine"]
+        return found
+
+    def release(self, source: str) -> None:
+        """Have what a source sends count again."""
+        _read(self._http.post("/v1/sources/release", json={"source": source}))
+
     def get(self, path: str) -> dict[str, Any]:
-        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model`, `/v1/model/versions` or `/v1/health`."""
+        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model`, `/v1/model/versions`, `/v1/sources` or `/v1/health`."""
         body: dict[str, Any] = _read(self._http.get(path))
         return body
 
@@ -158,8 +171,8 @@ class Headrace:
 class AsyncHeadrace:
     """`Headrace` for asyncio."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=HEADERS)
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0, source: str | None = None) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=_headers(source))
 
     async def rank(
         self,
@@ -213,6 +226,16 @@ class AsyncHeadrace:
         """As `Headrace.resume`."""
         return int(_read(await self._http.post("/v1/model/resume", json={"who": who, "reason": reason}))["version"])
 
+    async def quarantine(self, source: str, *, who: str = "operator", reason: str = "") -> dict[str, Any]:
+        """As `Headrace.quarantine`."""
+        body = {"source": source, "who": who, "reason": reason}
+        found: dict[str, Any] = _read(await self._http.post("/v1/sources/quarantine", json=body))["quarantine"]
+        return found
+
+    async def release(self, source: str) -> None:
+        """As `Headrace.release`."""
+        _read(await self._http.post("/v1/sources/release", json={"source": source}))
+
     async def get(self, path: str) -> dict[str, Any]:
         """As `Headrace.get`."""
         body: dict[str, Any] = _read(await self._http.get(path))
@@ -229,6 +252,10 @@ class AsyncHeadrace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _headers(source: str | None) -> dict[bytes, bytes]:
+    return HEADERS if source is None else {**HEADERS, b"headrace-source": source.encode()}
 
 
 def _items_body(items: Mapping[str, Mapping[str, Any]]) -> bytes:

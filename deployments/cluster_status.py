@@ -60,6 +60,8 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     actors: list[Actor]
     log: Log | None
     """None if nobody knows."""
+    sources: list[str] = []
+    """What is to be known of sources of events. All is well without them."""
 
 
 def serving_addresses(nodes: Iterable[Mapping[str, Any]]) -> list[str]:

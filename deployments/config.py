@@ -4,6 +4,7 @@
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
     [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
     [judge]    learners.judge.JudgeConfig       [autoscale] deployments.autoscaling.AutoscaleConfig
+    [sources]  features.sources.SourceRules
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -25,6 +26,7 @@ from features.connect import StoreConfig
 from features.errors import SchemaError
 from features.event_files import without_account
 from features.schema import Schema, schema_from_dict
+from features.sources import SourceRules
 from learners.checkpoints import N_KEPT
 from learners.judge import JudgeConfig
 from learners.online import LearnerConfig
@@ -68,6 +70,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    sources: SourceRules = field(default_factory=SourceRules)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
@@ -162,6 +165,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         "policy": PolicyConfig,
         "learner": LearnerConfig,
         "judge": JudgeConfig,
+        "sources": SourceRules,
         "cluster": ClusterConfig,
         "autoscale": AutoscaleConfig,
     }

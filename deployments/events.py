@@ -1,7 +1,8 @@
 """The Events application: everything but ranking.
 
-Events, items, users and versions of the model. `EventsEndpoint` is the whole of it without Ray, `Events` its replica.
-An acknowledgement is sent after the write; posts that arrive while a pipeline is under way share the next one.
+Events and their sources, items, users and versions of the model. `EventsEndpoint` is the whole of it without Ray,
+`Events` its replica. An acknowledgement is sent after the write; posts that arrive while a pipeline is under way share
+the next one.
 """
 
 import asyncio
@@ -26,11 +27,12 @@ from deployments.errors import (
 from deployments.http import JSON_TYPE, App, Request, Response, json_response, wire_headers
 from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
-from deployments.metrics import Exporter
+from deployments.metrics import Exporter, TaggedExporter, source_values
 from deployments.openapi import openapi
+from deployments.source_routes import SourceRoutes
 from deployments.versions import Ask, VersionRoutes, ask_hub
 from features.clock import WallClock
-from features.connect import StoreConfig, connect
+from features.connect import StoreConfig, bulk_of, connect
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
@@ -42,12 +44,16 @@ from features.events import (
 )
 from features.intake import Intake, Receipt, attributes_record
 from features.item_table import ItemTable
+from features.quarantine import QuarantineKeeper
 from features.schema import Entity, Schema
+from features.source_watch import SourceWatch
+from features.sources import SourceRules
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 
 MAX_EVENTS: Final = 1000
 ASK_S: Final = 2.0
+SOURCE_HEADER: Final = "headrace-source"  # who sends a post: the source of its events that name none
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,6 +101,7 @@ class EventsEndpoint:
     """The routes, around a store.
 
     Args:
+        quarantine: Knows whose events do not count; somebody runs it.
         ask_hub: Asks the hub; see `deployments.versions`.
         log_status: Asks the keeper of the log.
         now_ms: Log time.
@@ -104,6 +111,7 @@ class EventsEndpoint:
     def __init__(
         self,
         store: FeatureStore,
+        quarantine: QuarantineKeeper,
         ask_hub: Ask,
         log_status: Callable[[], Awaitable[dict[str, Any]]],
         now_ms: Callable[[], int],
@@ -114,8 +122,9 @@ class EventsEndpoint:
         self._log_status = log_status
         self._now_ms = now_ms
         self._shared = SharedPipeline(store)
-        self._intake = Intake(self._shared, None if is_event_clock else WallClock())
-        self.n_accepted = self.n_duplicates = self.n_rejected = 0
+        self._watch = quarantine.watch
+        self._intake = Intake(self._shared, None if is_event_clock else WallClock(), quarantine)
+        self.n_accepted = self.n_duplicates = self.n_quarantined = self.n_rejected = 0
         self.app = App()
         for method, path, handler in (
             ("POST", "/v1/events", self.post_events),
@@ -129,14 +138,22 @@ class EventsEndpoint:
             ("GET", "/v1/health", self.get_health),
             ("GET", "/v1/openapi.json", self.get_openapi),
             *VersionRoutes(ask_hub, now_ms).routes,
+            *SourceRoutes(quarantine, now_ms).routes,
         ):
             self.app.add(method, path, handler)
 
     async def post_events(self, request: Request) -> Response:
         """Accept events; each is judged by itself."""
-        receipt = await self._intake.accept(_raw_list(request, Envelope, "events"))
+        source = _source_of(request)
+        try:
+            events = _raw_list(request, Envelope, "events")
+        except MalformedError:
+            self._watch.refuse(source)
+            raise
+        receipt = await self._intake.accept(events, source)
         self.n_accepted += receipt.accepted
         self.n_duplicates += receipt.duplicates
+        self.n_quarantined += receipt.quarantined
         self.n_rejected += len(receipt.rejected)
         return _receipt_response(receipt, "events")
 
@@ -219,6 +236,23 @@ class EventsEndpoint:
             raise _as_api_error(error) from None
 
 
+def _source_of(request: Request) -> str | None:
+    """Who sends a post, if it says so.
+
+    Raises:
+        MalformedError: If that is no name.
+    """
+    raw = request.headers.get(SOURCE_HEADER.encode())
+    if raw is None:
+        return None
+    try:
+        source = raw.decode()
+        check_id(source, "$")
+    except (UnicodeDecodeError, InvalidInput) as error:
+        raise MalformedError(f"header {SOURCE_HEADER}: {error}") from None
+    return source
+
+
 def _raw_list(request: Request, envelope: type[Any], name: str) -> list[Any]:
     """The raw elements of an envelope or of NDJSON lines.
 
@@ -293,13 +327,17 @@ async def log_status() -> dict[str, Any]:
 class Events:
     """One replica."""
 
-    def __init__(self, where: StoreConfig, schema: Schema) -> None:
+    def __init__(self, where: StoreConfig, schema: Schema, rules: SourceRules) -> None:
         is_event_clock = where.clock == "event"
         store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
-        self._endpoint = EventsEndpoint(store, ask_hub, log_status, clock.now_ms, is_event_clock=is_event_clock)
+        quarantine = QuarantineKeeper(bulk_of(where), SourceWatch(rules, schema.context), clock.now_ms)
+        self._endpoint = EventsEndpoint(
+            store, quarantine, ask_hub, log_status, clock.now_ms, is_event_clock=is_event_clock
+        )
+        exporters = Exporter(self._values), TaggedExporter(lambda: source_values(quarantine.status()))
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(clock.run()), loop.create_task(Exporter(self._values).run())]
+        self._tasks = [loop.create_task(each.run()) for each in (clock, quarantine, *exporters)]
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""
@@ -309,5 +347,6 @@ class Events:
         return {
             "headrace_events_accepted_total": self._endpoint.n_accepted,
             "headrace_events_duplicate_total": self._endpoint.n_duplicates,
+            "headrace_events_quarantined_total": self._endpoint.n_quarantined,
             "headrace_events_rejected_total": self._endpoint.n_rejected,
         }

@@ -52,6 +52,15 @@ def look_at_log(addresses: Iterable[str]) -> Log | None:
     return None
 
 
+def look_at_sources(addresses: Iterable[str]) -> list[str]:
+    """Ask the front doors of these nodes what is wrong with which source of events; each knows what came to it."""
+    found: dict[str, None] = {}
+    for address in sorted(addresses):
+        with suppress(HeadraceError, httpx.TransportError), _client(address) as client:
+            found |= dict.fromkeys(client.get("/v1/sources")["problems"])
+    return list(found)
+
+
 def try_rank(addresses: Iterable[str]) -> dict[str, Door]:
     """Ask the front doors of these nodes, all at once, for a ranking and for health."""
     return _ask_all(addresses, _rank)

@@ -5,7 +5,7 @@ Nothing is recorded on the request path: components count in plain integers, and
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
@@ -51,7 +51,20 @@ COUNTERS: Final = {
     "headrace_events_accepted_total": "Events accepted over HTTP",
     "headrace_events_duplicate_total": "Events recognised as duplicates over HTTP",
     "headrace_events_rejected_total": "Events rejected over HTTP",
+    "headrace_events_quarantined_total": "Events taken into quarantine over HTTP",
 }
+BY_SOURCE: Final = {
+    "headrace_source_accepted_total": "Events of a source that were accepted",
+    "headrace_source_quarantined_total": "Events of a source that were taken into quarantine",
+    "headrace_source_invalid_total": "Events of a source that were invalid",
+    "headrace_source_invalid_ratio": "Share of a source's newest events that are invalid",
+    "headrace_source_lag_s": "Age of the youngest of a source's newest events as it arrived, s",
+    "headrace_source_same_ratio": "Largest share of one value of a field among a source's newest events",
+    "headrace_source_is_quarantined": "Whether a source is in quarantine: 0 or 1",
+}
+"""With tags: `source` (empty: events that name none), `field`."""
+Tagged = tuple[str, tuple[tuple[str, str], ...]]
+"""Name of a metric, and its tags."""
 
 
 async def export(read: Callable[[], Mapping[str, float]]) -> None:
@@ -87,3 +100,56 @@ class Exporter:
             if values[name] > self._told.get(name, 0.0):
                 counter.inc(values[name] - self._told.get(name, 0.0))
                 self._told[name] = values[name]
+
+
+class TaggedExporter:
+    """The same for values with tags, which may come to be. Run `run` as a task.
+
+    Args:
+        read: Returns every value; those of `…_total` are running totals.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[Tagged, float]]) -> None:
+        self._read = read
+        self._metrics: dict[str, Gauge | Counter] = {}
+        self._told: dict[Tagged, float] = {}
+
+    async def run(self) -> None:
+        """Export for ever."""
+        while True:
+            self.export()
+            await asyncio.sleep(EXPORT_S)
+
+    def export(self) -> None:
+        """Export once."""
+        for (name, tags), value in self._read().items():
+            metric = self._metrics.get(name)
+            if metric is None:
+                kind = Counter if name.endswith("_total") else Gauge
+                keys = tuple(key for key, _ in tags)
+                metric = self._metrics[name] = kind(name, BY_SOURCE[name], tag_keys=keys)
+            if isinstance(metric, Gauge):
+                metric.set(value, dict(tags))
+            elif value > self._told.get((name, tags), 0.0):
+                metric.inc(value - self._told.get((name, tags), 0.0), dict(tags))
+                self._told[name, tags] = value
+
+
+def source_values(sources: Mapping[str, Mapping[str, Any]]) -> dict[Tagged, float]:
+    """Metrics of sources.
+
+    Args:
+        sources: As `QuarantineKeeper.status`.
+    """
+    values: dict[Tagged, float] = {}
+    for source, told in sources.items():
+        tags = (("source", source),)
+        for name in ("accepted", "quarantined", "invalid"):
+            values[f"headrace_source_{name}_total", tags] = told[name]
+        values["headrace_source_invalid_ratio", tags] = told["invalid_ratio"]
+        values["headrace_source_is_quarantined", tags] = float(told["quarantine"] is not None)
+        if told["lag_s"] is not None:
+            values["headrace_source_lag_s", tags] = told["lag_s"]
+        for field, ratio in told["same"].items():
+            values["headrace_source_same_ratio", (*tags, ("field", field))] = ratio
+    return values

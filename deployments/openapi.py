@@ -28,7 +28,9 @@ def openapi() -> dict[str, Any]:
         "info": {"title": "Headrace", "version": "1"},
         "paths": {
             "/v1/rank": {"post": _rank()},
-            "/v1/events": {"post": _operation("Send events", "Events", {202: "Receipt"})},
+            "/v1/events": {
+                "post": _operation("Send events", "Events", {202: "Receipt"}) | {"parameters": [_SOURCE_OF]}
+            },
             "/v1/items": {"post": _operation("Set attributes of items", "Items", {202: "Receipt"})},
             "/v1/items/{id}": _by_id(
                 put=_operation("Set an item's attributes", "Attributes", {202: "Written"}),
@@ -47,6 +49,13 @@ def openapi() -> dict[str, Any]:
                 "post": _operation("Answer with a version that is kept, until resumed", "Rollback", {200: "Pinned"})
             },
             "/v1/model/resume": {"post": _operation("Follow the newest version again", "Resume", {200: "Resumed"})},
+            "/v1/sources": {"get": _operation("Show what each source has sent", None, {200: "Sources"})},
+            "/v1/sources/quarantine": {
+                "post": _operation("Keep what a source sends, and nothing else", "Quarantine", {200: "Quarantined"})
+            },
+            "/v1/sources/release": {
+                "post": _operation("Have what a source sends count again", "Release", {200: "Quarantined"})
+            },
             "/v1/log": {"get": _operation("Show how full the log is, and how far it is archived", None, {200: "Log"})},
             "/v1/health": {"get": _operation("Show whether the store answers", None, {200: "Health"})},
             "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
@@ -75,6 +84,25 @@ _ERROR: Final = _object({"code": _TEXT, "message": _TEXT}, {"path": _TEXT, "retr
 _MODEL: Final = {"version": _WHOLE, "trained_through_ms": _WHOLE, "age_ms": _WHOLE}
 _PIN: Final = {"oneOf": [_object({"version": _WHOLE, "who": _TEXT, "why": _TEXT, "at_ms": _WHOLE}), {"type": "null"}]}
 _HELD: Final = {"oneOf": [_object({"version": _WHOLE, "why": _TEXT, "since_ms": _WHOLE}), {"type": "null"}]}
+_SOURCE_OF: Final = {
+    "name": "headrace-source",
+    "in": "header",
+    "required": False,
+    "description": "Source of the events that name none",
+    "schema": _TEXT,
+}
+_QUARANTINE: Final = {"oneOf": [_object({"who": _TEXT, "why": _TEXT, "since_ms": _WHOLE}), {"type": "null"}]}
+_SOURCE: Final = _object(
+    {
+        "accepted": _WHOLE,
+        "quarantined": _WHOLE,
+        "invalid": _WHOLE,
+        "invalid_ratio": _NUMBER,
+        "lag_s": {"type": ["number", "null"]},
+        "same": _MAP,
+        "quarantine": _QUARANTINE,
+    }
+)
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": _MAP,
     "Error": _object({"error": _ERROR}),
@@ -86,6 +114,7 @@ _ANSWERS: Final[dict[str, Any]] = {
         {
             "accepted": _WHOLE,
             "duplicates": _WHOLE,
+            "quarantined": _WHOLE,
             "rejected": _list(_object({"index": _WHOLE, "error": _ERROR})),
             "log_ms": {"type": ["integer", "null"]},
         }
@@ -141,6 +170,10 @@ _ANSWERS: Final[dict[str, Any]] = {
     "Pinned": _object({"version": _WHOLE, "state": {"enum": ["pinned"]}}),
     "Resume": _object({}, {"reason": _TEXT, "who": _TEXT}),
     "Resumed": _object({"version": _WHOLE}),
+    "Quarantine": _object({"source": _TEXT}, {"reason": _TEXT, "who": _TEXT}),
+    "Release": _object({"source": _TEXT}),
+    "Quarantined": _object({"source": _TEXT, "quarantine": _QUARANTINE}),
+    "Sources": _object({"sources": {"type": "object", "additionalProperties": _SOURCE}, "problems": _list(_TEXT)}),
     "Log": _object(
         {
             "bytes": _WHOLE,

@@ -1,7 +1,10 @@
 """What commands show people: text on standard error, so that standard output stays for programs."""
 
+import getpass
+import os
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
@@ -17,6 +20,19 @@ from rich.progress import (
 
 console: Final = Console(stderr=True)
 INTERRUPTED: Final = 130  # what a shell says of a command that Ctrl-C ended
+
+
+def user_name() -> str:
+    """Whoever types; in a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def utc(ms: int) -> str:
+    """An instant, for people."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def progress(*, is_in_bytes: bool = False) -> Progress:

@@ -71,17 +71,23 @@ class VersionRoutes:
 
     async def roll_back(self, request: Request) -> Response:
         """Have replicas answer with a version that is kept, until they are told to go on."""
-        body = _decode(request, Rollback)
+        body = decode(request, Rollback)
         version = await self._ask("rollback", body.version, body.who, body.reason, wait_s=CHANGE_S)
         return json_response({"version": version, "state": "pinned"})
 
     async def resume(self, request: Request) -> Response:
         """Have replicas follow the newest version again."""
-        body = _decode(request, Resume)
+        body = decode(request, Resume)
         return json_response({"version": await self._ask("resume", body.who, body.reason, wait_s=CHANGE_S)})
 
 
-def _decode(request: Request, kind: type[Any]) -> Any:
+def decode(request: Request, kind: type[Any]) -> Any:
+    """The body of a request; what says who and why is of no more than `MAX_TEXT` characters.
+
+    Raises:
+        InvalidError: Naming the field that is wrong.
+        MalformedError: If it is no JSON.
+    """
     try:
         body = msgspec.json.decode(request.body or b"{}", type=kind)
     except msgspec.ValidationError as error:
@@ -90,7 +96,7 @@ def _decode(request: Request, kind: type[Any]) -> Any:
     except msgspec.DecodeError as error:
         raise MalformedError(f"body is not JSON: {error}") from None
     for name in ("who", "reason"):
-        if len(getattr(body, name)) > MAX_TEXT:
+        if len(getattr(body, name, "")) > MAX_TEXT:
             raise InvalidError(f"Expected at most {MAX_TEXT} characters", path=f"$.{name}")
     return body
 

@@ -28,6 +28,7 @@ from features.events import (
     ERASURE,
     EVENT,
     ITEM,
+    QUARANTINED,
     USER,
     Entry,
     StreamId,
@@ -232,7 +233,7 @@ def _facts(entry: Entry, fields: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _said(entry: Entry) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if entry.kind == EVENT:
+    if entry.kind in {EVENT, QUARANTINED}:
         event = decode_event(entry.body)
         said = (event.ts_ms, event.type, event.user, event.item, event.id, event.decision, event.value, event.source)
         return said, event.context

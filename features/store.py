@@ -19,6 +19,7 @@ from features.events import (
     ERASURE,
     EVENT,
     ITEM,
+    QUARANTINED,
     USER,
     Entry,
     LoggedAttributes,
@@ -273,6 +274,13 @@ def all_of(results: Iterable[T | FeatureError]) -> list[T]:
             raise result
         whole.append(result)
     return whole
+
+
+def quarantined_record(event: LoggedEvent, keys: Keys) -> Record:
+    """The record of a checked event in quarantine: no state changes, and the same event may come again and count."""
+    return Record(
+        kind=QUARANTINED, partition=keys.user_partition(event.user), body=encode_body(event), ts_ms=event.ts_ms
+    )
 
 
 def event_record(event: LoggedEvent, schema: Schema, keys: Keys) -> Record:

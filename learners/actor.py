@@ -22,13 +22,16 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from features.clock import WallClock
-from features.connect import StoreConfig, connect
+from features.connect import StoreConfig, bulk_of, connect
 from features.deep_log import log_of
 from features.errors import LogGap
 from features.events import START, Entry, StreamId
 from features.intake import Intake
 from features.priority import step_back
+from features.quarantine import QuarantineKeeper
 from features.schema import Schema
+from features.source_watch import SourceWatch
+from features.sources import SourceRules
 from features.ticks import READ_COUNT, Log, Tick, TickReader
 from learners import snapshots
 from learners.hub import get_hub
@@ -54,6 +57,7 @@ class Learner:
     Args:
         seat: Which one of `config.rounds.n_learners` it is.
         offer_s: Seconds between offered versions.
+        sources: Rules for what is pushed.
         niceness: Added to the process's own; see `step_back`.
         release: What it is made of; told in `status`.
     """
@@ -64,6 +68,7 @@ class Learner:
         schema: Schema,
         config: LearnerConfig,
         offer_s: float = 1.0,
+        sources: SourceRules | None = None,
         niceness: int = 10,
         seat: int = 0,
         release: str = "",
@@ -78,10 +83,14 @@ class Learner:
         self._offer_s = offer_s
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._log = log_of(store, self._store)
-        self._intake = Intake(connect(store, schema), None if store.clock == "event" else WallClock())
+        clock = WallClock()
+        watch = SourceWatch(sources or SourceRules(), schema.context)
+        self._quarantine = QuarantineKeeper(bulk_of(store), watch, clock.now_ms)
+        self._intake = Intake(connect(store, schema), None if store.clock == "event" else clock, self._quarantine)
         self._version = 0
         self._lag: dict[str, Any] = {}
-        self._loop = asyncio.get_running_loop().create_task(self._live())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(endless) for endless in (self._live(), self._quarantine.run())]
 
     async def push(self, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Accept rows as events; returns when they are durable, with the same receipt as `POST /v1/events`."""

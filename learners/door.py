@@ -24,17 +24,18 @@ def push(events: pa.Table | Sequence[dict[str, Any]]) -> dict[str, Any]:
         events: A table or rows with `type, user, item` and optionally `id, ts_ms, value, decision, context, source`;
             every other column is context.
     Returns:
-        `accepted`, `duplicates`, `rejected` (by row number) and `log_ms`.
+        `accepted`, `duplicates`, `quarantined`, `rejected` (by row number) and `log_ms`.
     Raises:
         ValueError: If no learner runs in this cluster.
         ActorUnavailableError, ActorDiedError: If it does not come back within 30 s.
     """
     rows: Sequence[dict[str, Any]] = events.to_pylist() if isinstance(events, pa.Table) else events
-    total: dict[str, Any] = {"accepted": 0, "duplicates": 0, "rejected": [], "log_ms": None}
+    total: dict[str, Any] = {"accepted": 0, "duplicates": 0, "quarantined": 0, "rejected": [], "log_ms": None}
     for start in range(0, len(rows), BATCH):
         receipt = _send(rows[start : start + BATCH])
         total["accepted"] += receipt["accepted"]
         total["duplicates"] += receipt["duplicates"]
+        total["quarantined"] += receipt["quarantined"]
         total["rejected"] += [{**row, "index": row["index"] + start} for row in receipt["rejected"]]
         total["log_ms"] = max(total["log_ms"] or 0, receipt["log_ms"] or 0) or None
     return total

@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from features.connect import StoreConfig
 from features.schema import Schema
+from features.sources import SourceRules
 from learners.actor import Learner, learner_name
 from learners.checkpoints import N_KEPT
 from learners.hub import HUB_NAME, JUDGE_NAME, HubConfig, ModelHub
@@ -45,6 +46,8 @@ class GroupConfig:
     """Whole versions that are kept durably, at most."""
     export: Any = None
     """Hands the hub's metrics out; see `HubConfig`."""
+    sources: SourceRules = field(default_factory=SourceRules)
+    """Of what pipelines push."""
     release: str = ""
     """What the actors are made of; running ones of another release are replaced."""
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -77,7 +80,7 @@ def start_group(
     judging = started(JudgeActor, JUDGE_NAME, config, store, schema, learner, judge)
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
     learners = [
-        started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, seat=seat)
+        started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, config.sources, seat=seat)
         for seat in range(learner.rounds.n_learners)
     ]
     ray.get([actor.status.remote() for actor in (hub, judging, projector, *learners)])

@@ -16,7 +16,10 @@ from deployments.events import EventsEndpoint
 from deployments.http import MAX_BODY_BYTES, Message, Receive, Scope, Send, read_body
 from features.events import ITEM, decode_attributes
 from features.memory_store import MemoryStore
+from features.quarantine import QuarantineKeeper
 from features.schema import Schema
+from features.source_watch import SourceWatch
+from features.sources import SourceRules
 from tests.waiting import eventually
 
 Item = dict[str, Any]
@@ -40,7 +43,8 @@ class Door:
         self.posts: list[list[str]] = []
         """Ids of the items of each post."""
         self.sizes_bytes: list[int] = []
-        self._app = EventsEndpoint(self.store, _no_model, _no_model, lambda: 1, is_event_clock=False).app
+        quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
+        self._app = EventsEndpoint(self.store, quarantine, _no_model, _no_model, lambda: 1, is_event_clock=False).app
 
     @property
     def taken(self) -> list[str]:

@@ -1,0 +1,85 @@
+"""Sources of events over HTTP: what each has sent, which are in quarantine, and in and out of it by hand.
+
+What is told of a source is what this replica got from it; the list of quarantine is everybody's.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from deployments.errors import ApiError, InvalidError, NotFoundError, UnavailableError
+from deployments.http import Request, Response, json_response
+from deployments.versions import decode
+from features.errors import FeatureError, InvalidInput
+from features.events import check_id
+from features.quarantine import QuarantineKeeper
+from features.sources import Quarantine
+
+
+class ToQuarantine(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/sources/quarantine`."""
+
+    source: str
+    reason: str = ""
+    who: str = "operator"
+
+
+class ToRelease(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/sources/release`."""
+
+    source: str
+
+
+T = TypeVar("T", ToQuarantine, ToRelease)
+
+
+class SourceRoutes:
+    """The routes.
+
+    Args:
+        now_ms: Log time.
+    """
+
+    def __init__(self, keeper: QuarantineKeeper, now_ms: Callable[[], int]) -> None:
+        self._keeper = keeper
+        self._now_ms = now_ms
+        self.routes = (
+            ("GET", "/v1/sources", self.get_sources),
+            ("POST", "/v1/sources/quarantine", self.quarantine),
+            ("POST", "/v1/sources/release", self.release),
+        )
+
+    async def get_sources(self, _: Request) -> Response:
+        """Say what each source has sent, and what is wrong with which."""
+        await _answered(self._keeper.look())
+        return json_response({"sources": self._keeper.status(), "problems": self._keeper.problems()})
+
+    async def quarantine(self, request: Request) -> Response:
+        """Have what a source sends kept, and nothing else, from within a second on."""
+        body = _decode(request, ToQuarantine)
+        await _answered(self._keeper.put(body.source, Quarantine(body.who, body.reason, self._now_ms())))
+        return json_response({"source": body.source, "quarantine": self._keeper.held.get(body.source)})
+
+    async def release(self, request: Request) -> Response:
+        """Have what a source sends count again, and judge it anew."""
+        body = _decode(request, ToRelease)
+        if not await _answered(self._keeper.release(body.source)):
+            raise NotFoundError(f"source {body.source!r} is not in quarantine")
+        return json_response({"source": body.source, "quarantine": None})
+
+
+def _decode(request: Request, kind: type[T]) -> T:
+    body: T = decode(request, kind)
+    try:
+        check_id(body.source, "$.source")
+    except InvalidInput as error:
+        raise InvalidError(error.message, path=error.path) from None
+    return body
+
+
+async def _answered(asked: Awaitable[Any]) -> Any:
+    try:
+        return await asked
+    except FeatureError as error:
+        raise UnavailableError(str(error)) if error.retryable else ApiError(str(error)) from None
