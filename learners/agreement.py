@@ -7,10 +7,10 @@ ties count half, and chance has .5. A slate without such a pair says nothing.
 
 Each source is bet on: that its agreement is below chance (`learners.duel`). So it does not matter how often one looks,
 nor whether it told the truth for long before. An alarm alone proves nothing: it may be the model that is wrong. A
-source is told if the *others* together have at least as many of the newest slates as it has, and the model agrees with
-them beyond chance. Who names no source is one of the others. One source alone, or one that is most of the traffic, is
-never told: nobody can say who is right. It is then *in doubt*, and does not speak against others until it is forgotten;
-or the model would learn from it, and the few who tell the truth would be those that say the opposite.
+source is told if those that nobody suspects have half of the newest slates, and the model agrees with them beyond
+chance. Who names no source is one of them. One source alone, or what is most of the traffic, is never told: nobody can
+say who is right. It is then *in doubt*, and does not speak against others until it is forgotten; or the model would
+learn from it, and the few who tell the truth would be those that say the opposite.
 
 It keeps at most `N_SOURCES`, those seen most; the others are seen as if they named none. No model, no log, no Ray.
 
@@ -65,6 +65,11 @@ class _Heard:
     """Sum of the agreement of so many slates, since there was a suspicion."""
     is_told: bool = False
     is_in_doubt: bool = False
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether it cannot speak against others."""
+        return self.is_told or self.is_in_doubt or self.duel.evidence >= SUSPICION
 
     def add(self, values: Sequence[float]) -> bool:
         """Take in the agreement of its slates in a batch; whether the test alarms."""
@@ -144,9 +149,8 @@ class Agreement:
         one = self._heard.get(source, self._heard[None])
         if one.is_told:
             return
-        vouching = [each for each in self._heard.values() if each is not one and not (each.is_told or each.is_in_doubt)]
-        others = np.sum([each.recent for each in vouching], axis=0) if vouching else np.zeros(3)
-        if source not in self._heard or source is None or not self._can_say(others, one.recent):
+        others = sum((each.recent for each in self._heard.values() if not each.is_suspected), np.zeros(3))
+        if source is None or one is self._heard[None] or not self._can_say(others):
             one.is_in_doubt = True
             return
         one.is_told = True
@@ -155,10 +159,10 @@ class Agreement:
             f"over {one.n_suspected} slates, others {_mean(others):.2f}"
         )
 
-    def _can_say(self, others: F64, its: F64) -> bool:
-        """Whether the others are as many, and the model agrees with them beyond chance."""
+    def _can_say(self, others: F64) -> bool:
+        """Whether the others have half of the newest slates, and the model agrees with them beyond chance."""
         n, _, squares = others
-        if n < its[0] or not n:
+        if not n or n < sum(each.recent[0] for each in self._heard.values()) / 2.0:
             return False
         mean = _mean(others)
         error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
