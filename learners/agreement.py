@@ -44,8 +44,8 @@ class AgreementConfig:
     """Whether such a source is put in quarantine; False: agreement is only told."""
     sigmas: float = 4.0
     """Standard errors by which the agreement with the others lies above chance, at least."""
-    duel: DuelConfig = field(default_factory=lambda: DuelConfig(tolerance=0.025))
-    """Of half of what agreement is below chance, so that it never has to be cut: with .025, below .45 counts."""
+    duel: DuelConfig = field(default_factory=DuelConfig)
+    """Of half of what agreement is below chance, so that it never has to be cut: with .01, below .48 counts."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sigmas <= 100.0:
