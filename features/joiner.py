@@ -79,6 +79,8 @@ class Outcome(NamedTuple):
     """Whether these count as impressions now; each does once."""
     rewards: tuple[float, ...]
     """What is added to the reward of each so far."""
+    source: str | None = None
+    """Who told of the rewards; None: nobody says, or several did."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class _Open:
     decision: LoggedDecision
     state: bytes
     rewards: dict[int, float]
+    source: str | None = None
+    """Who told of the rewards, in whatever order they came; None: nobody says, or several did."""
     is_counted: bool = False
 
     @property
@@ -199,12 +203,14 @@ class Joiner:
             return False
         place = decision.items.index(event.item)
         before, reward = found.rewards.get(place, 0.0), self._config.rewards.get(event.type, 1.0)
+        if reward > 0.0:
+            found.source = event.source if not found.rewards or found.source == event.source else None
         if reward > before:
             found.rewards[place] = reward
             if found.is_counted:
                 every = tuple(range(len(decision.items)))
                 rewards = tuple(reward - before if other == place else 0.0 for other in every)
-                self._ready.append(Outcome(decision, found.state, every, False, rewards))
+                self._ready.append(Outcome(decision, found.state, every, False, rewards, event.source))
         return True
 
     def _count(self, found: _Open) -> None:
@@ -213,7 +219,7 @@ class Joiner:
         kept = tuple(place for place in every if place in found.rewards or self._is_kept(found.decision, place))
         if kept:
             rewards = tuple(found.rewards.get(place, 0.0) for place in kept)
-            self._ready.append(Outcome(found.decision, found.state, kept, True, rewards))
+            self._ready.append(Outcome(found.decision, found.state, kept, True, rewards, found.source))
 
     def _is_kept(self, decision: LoggedDecision, place: int) -> bool:
         share = self._config.keep_negatives

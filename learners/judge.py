@@ -15,6 +15,8 @@ from, for as long as it takes: so a decline is found that no edition shows by it
 
 Differences are told as shares of the loss of what answers: so slates and impressions are judged by one measure.
 
+And by what answers those are judged who tell what has happened: see `learners.agreement`.
+
 No Ray, no log. Price: the embeddings twice, as replicas have them.
 
 Legend: B slates, K candidates.
@@ -30,8 +32,10 @@ from numpy.typing import NDArray
 
 from features.schema import Schema
 from learners import editions
+from learners.agreement import Agreement, AgreementConfig, agreements_of
 from learners.duel import Duel, DuelConfig
 from learners.editions import Head
+from learners.embeddings import FALLBACK
 from learners.losses import ListwiseLoss, PointwiseLoss
 from learners.metrics import log_losses, softmax
 from learners.parts import Part
@@ -68,6 +72,7 @@ class JudgeConfig:
     anchor_age_s: float = 600.0
     """Log time that the anchor lies behind, at least."""
     duel: DuelConfig = field(default_factory=DuelConfig)
+    sources: AgreementConfig = field(default_factory=AgreementConfig)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -88,7 +93,8 @@ class JudgeConfig:
 class Opinion:
     """What a model makes of some slates."""
 
-    losses: F64  # [B]
+    scores: F32  # [B, K]
+    losses: F64  # [B]; of impressions those rows that count as shown, and so below
     called: F64  # [B]
     """Probability of what it calls likely."""
     came: F64  # [B]
@@ -128,6 +134,8 @@ class Judge:
         """Loss of what answers, and number of slates, by kind."""
         self._cases: deque[Case] = deque()
         self._n_slates = 0
+        self.agreement = Agreement(config.sources)
+        """Of what sources tell with what answers."""
 
     @property
     def live(self) -> Scorer:
@@ -144,8 +152,11 @@ class Judge:
         cases = [Case(part, first_ms, opinion(self._live, part), self._by_anchor(part)) for part in parts]
         for case in cases:
             self._note_usual(case)
-        if cases and self._anchor is not None and self._live_through_ms <= first_ms:
-            self._compare(cases)
+        if cases and self._live_through_ms <= first_ms:
+            if self._anchor is not None:
+                self._compare(cases)
+            if self._live.version:
+                self._hear(cases)
         self._cases += cases
         self._n_slates += sum(len(case.live.losses) for case in cases)
         while self._cases and self._n_slates - len(self._cases[0].live.losses) >= self._config.n_slates:
@@ -221,6 +232,14 @@ class Judge:
 
     def _by_anchor(self, part: Part) -> Opinion | None:
         return None if self._anchor is None else opinion(self._anchor, part)
+
+    def _hear(self, cases: Sequence[Case]) -> None:
+        """Note how far those who told of these slates agree with what answers."""
+        items, sources, found = self._live.tables["item"], list[str | None](), list[F64]()
+        for part, scores_BK in [(case.part, case.live.scores) for case in cases]:
+            sources += part.sources
+            found.append(agreements_of(part, scores_BK, items.lookup(part.inputs.item_key) != FALLBACK))
+        self.agreement.add(sources, np.concatenate(found))
 
     def _note_usual(self, case: Case) -> None:
         loss_B = case.live.losses
@@ -308,7 +327,7 @@ def opinion(scorer: Scorer, part: Part) -> Opinion:
         probability_BK = softmax(masked_BK)
         called_B = probability_BK.max(axis=1)
         came_BK = probability_BK == called_B[:, None]
-        return Opinion(log_losses(masked_BK, first), called_B, came_BK[:, 0] / came_BK.sum(axis=1))
+        return Opinion(scores_BK, log_losses(masked_BK, first), called_B, came_BK[:, 0] / came_BK.sum(axis=1))
     return _of_impressions(scorer, part, loss, scores_BK)
 
 
@@ -321,7 +340,7 @@ def _of_impressions(scorer: Scorer, part: Part, loss: PointwiseLoss, scores_BK: 
     reward_BK = loss.reward[shown_B]
     mask_BK = part.inputs.mask[shown_B]
     loss_BK = -(reward_BK * np.log(rate_BK) + (1.0 - reward_BK) * np.log1p(-rate_BK))
-    return Opinion(*(np.where(mask_BK, one, 0.0).sum(axis=1) for one in (loss_BK, rate_BK, reward_BK)))
+    return Opinion(scores_BK, *(np.where(mask_BK, one, 0.0).sum(axis=1) for one in (loss_BK, rate_BK, reward_BK)))
 
 
 def _surer(opinions: Sequence[Opinion]) -> F64:

@@ -2,7 +2,8 @@
 
     log ─► ticks ─► batches ─► Judge ◄─ editions ◄─ hub
                                  │
-                                 └─► verdicts
+                                 ├─► verdicts
+                                 └─► sources whose labels say the opposite, into quarantine
 
 It shares nothing with a learner but the log: what goes wrong in one does not in the other. It begins where the newest
 version stands, whoever is lost; an anchor it asks the hub for.
@@ -19,7 +20,7 @@ from typing import Any, Final
 import ray
 from threadpoolctl import threadpool_limits
 
-from features.connect import StoreConfig, connect
+from features.connect import StoreConfig, bulk_of, connect
 from features.deep_log import log_of
 from features.priority import step_back
 from features.schema import Schema
@@ -30,10 +31,12 @@ from learners.hub import get_hub
 from learners.judge import Judge, JudgeConfig
 from learners.memory import keep_memory
 from learners.online import LearnerConfig
+from learners.quarantining import Quarantining
 from learners.verdicts import Verdict
 from learners.witness import Witness
 
 ANCHOR_S: Final = 5.0  # between looks whether another anchor is wanted
+SOURCES_S: Final = 2.0  # between looks which sources are in quarantine
 EditionRefs = Sequence[Any]
 """Object references of its packed head and parts."""
 
@@ -48,6 +51,7 @@ class JudgeActor:
         learner: How learners cut their batches.
         niceness: Added to the process's own; as the hub's, which waits for it.
         release: What it is made of; told in `status`.
+        trusted: Sources that are never put in quarantine.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class JudgeActor:
         config: JudgeConfig,
         niceness: int = 5,
         release: str = "",
+        trusted: frozenset[str] = frozenset(),
     ) -> None:
         self._release = release
         step_back(niceness, entirely=store.clock == "wall")
@@ -71,8 +76,12 @@ class JudgeActor:
         self._store = connect(store, schema, timeout_s=READ_TIMEOUT_S)
         self._log = log_of(store, self._store)
         self._witness = self._begun()
+        self._bulk = bulk_of(store)
+        is_wanted, agreement = config.sources.quarantine, self._judge.agreement
+        self._quarantining = Quarantining(agreement, self._bulk, is_wanted=is_wanted, trusted=trusted)
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._for_ever(each)) for each in (self._read, self._look_for_anchors)]
+        works = (self._read, self._look_for_anchors, self._look_at_sources)
+        self._tasks = [loop.create_task(self._for_ever(each)) for each in works]
 
     async def weigh(self, edition: EditionRefs) -> Verdict:
         """Say whether replicas may get an edition; if so, it is what answers from now on.
@@ -94,12 +103,13 @@ class JudgeActor:
             await self._settle()
 
     async def status(self) -> dict[str, Any]:
-        """How far it has read, by its own account."""
+        """How far it has read, by its own account, and how far sources agree with what answers."""
         return {
             "pid": os.getpid(),
             "release": self._release,
             "version": self._judge.live.version,
             "read_through_ms": self._witness.reader.settled_through_ms,
+            "sources": self._judge.agreement.figures(),
         }
 
     async def _prepare(self, edition: EditionRefs) -> None:
@@ -144,6 +154,11 @@ class JudgeActor:
 
     def _begun(self) -> Witness:
         return Witness(self._schema, self._learner, self._judge, self._learner.rounds.n_learners)
+
+    async def _look_at_sources(self) -> None:
+        while True:
+            await asyncio.sleep(SOURCES_S)
+            await self._quarantining.look(self._witness.reader.settled_through_ms)
 
     async def _look_for_anchors(self) -> None:
         while True:

@@ -28,19 +28,22 @@ class Part:
     is_known: NDArray[np.bool_]
     """[B, K] candidates that are items for sure; a drawn one may be made up."""
     n_examples: int
+    sources: Sequence[str | None]
+    """[B] who told of what was taken; None: nobody says, or several did."""
     scores: F32 = field(init=False)
     """[B, K] from before the step."""
 
 
-def positives(inputs: Inputs, share: float) -> Part:
+def positives(inputs: Inputs, share: float, sources: Sequence[str | None]) -> Part:
     """Slates whose first candidate is what was taken.
 
     Args:
         share: Weight of a slate.
+        sources: [B] who told of each.
     """
     is_positive = np.zeros(inputs.mask.shape, dtype=bool)
     is_positive[:, 0] = True
-    return Part(inputs, ListwiseLoss(share), is_positive, len(is_positive))
+    return Part(inputs, ListwiseLoss(share), is_positive, len(is_positive), sources)
 
 
 def impressions(
@@ -54,7 +57,7 @@ def impressions(
     requests, dense = [], []
     place_BK = np.zeros((len(outcomes), max(len(outcome.places) for outcome in outcomes)), dtype=np.int64)
     reward_BK = np.zeros(place_BK.shape, dtype=np.float32)
-    for b, (decision, state, places, _, rewards) in enumerate(outcomes):
+    for b, (decision, state, places, _, rewards, _) in enumerate(outcomes):
         shown = [decision.items[place] for place in places]
         requests.append(Request(unpack(state, encoder.schema), decision.context, decision.ts_ms, shown))
         rows = np.frombuffer(decision.inputs, np.float16).reshape(len(decision.items), -1)
@@ -63,4 +66,5 @@ def impressions(
     is_shown_B = np.array([outcome.is_shown for outcome in outcomes])
     inputs = encoder.recall(table, requests, dense)
     loss = PointwiseLoss(share, place_BK, is_shown_B, reward_BK, shift, shown_at)
-    return Part(inputs, loss, inputs.mask, int(inputs.mask[is_shown_B].sum()))
+    n_shown, sources = int(inputs.mask[is_shown_B].sum()), [outcome.source for outcome in outcomes]
+    return Part(inputs, loss, inputs.mask, n_shown, sources)

@@ -41,6 +41,7 @@ class PendingBatch:
         """Number of each event's slate among those that wait; -1: it has none."""
         self._requests: list[Request] = []
         self._lived: list[Inputs] = []
+        self._sources: list[str | None] = []
         self._n_slates = 0
         self.n_drawn = 0
         """Slates that negatives were drawn for, ever: draws depend on it."""
@@ -66,6 +67,7 @@ class PendingBatch:
             return
         self._slates.append(len(self._requests))
         self._requests.append(request)
+        self._sources.append(event.source)
         self._n_slates += 1
 
     def live_through(self) -> None:
@@ -106,12 +108,17 @@ class PendingBatch:
             self.n_passed_over += 1
         return seen.of(is_read_E)
 
-    def take(self) -> Inputs | None:
-        """Inputs of all slates, the positive as candidate 0; None if there are none. All events are folded."""
+    def take(self) -> tuple[Inputs | None, list[str | None]]:
+        """All slates; all events are folded.
+
+        Returns:
+            Inputs [B, K], the positive as candidate 0, None if there are none; and the source of each slate's event.
+        """
         self.live_through()
         lived, self._lived = self._lived, []
+        sources, self._sources = self._sources, []
         self._n_slates = 0
-        return joined(lived) if lived else None
+        return joined(lived) if lived else None, sources
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

@@ -82,6 +82,8 @@ class Batch(NamedTuple):
     """Share of a full batch, at most 1."""
     first_ms: int
     """Log time with which it began."""
+    sources: list[str | None]
+    """Who told of the slates' events, one for each slate; None: nobody says."""
 
 
 class Draws(NamedTuple):
@@ -232,7 +234,7 @@ class ExampleReader:
             shown_at: See `PointwiseLoss`.
         """
         shift, share = self.config.join.log_odds_shift + shift, 1.0 / self.config.batch_size
-        found = [] if batch.slates is None else [positives(batch.slates, share)]
+        found = [] if batch.slates is None else [positives(batch.slates, share, batch.sources)]
         slates = [outcome for outcome in batch.outcomes if len(outcome.places) > 1]
         single = [outcome for outcome in batch.outcomes if len(outcome.places) == 1]
         for outcomes in filter(None, (slates, single)):
@@ -326,7 +328,8 @@ class ExampleReader:
         """What is pending; nothing is, afterwards."""
         fullness = min(1.0, self._n_pending / self.config.batch_size)
         outcomes, self._outcomes = self._outcomes, []
-        return Batch(self._pending.take(), outcomes, fullness, self._first_ms)
+        slates, sources = self._pending.take()
+        return Batch(slates, outcomes, fullness, self._first_ms, sources)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

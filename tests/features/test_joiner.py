@@ -23,6 +23,11 @@ def feedback(name: str | None, item: str, ts_ms: int, kind: str = "click", user:
     return LoggedEvent(kind, user, item, T0_MS + ts_ms, 1.0, {}, None, name)
 
 
+def told_by(source: str | None, name: str, item: str, ts_ms: int, kind: str = "click") -> LoggedEvent:
+    """Feedback of a source."""
+    return LoggedEvent(kind, "u", item, T0_MS + ts_ms, 1.0, {}, None, name, source)
+
+
 def learned(outcomes: list[Outcome]) -> tuple[Counter[tuple[str, str]], dict[tuple[str, str], float]]:
     """How often each shown item was counted, and the sum of its rewards."""
     counted, rewards = Counter[tuple[str, str]](), defaultdict[tuple[str, str], float](float)
@@ -81,6 +86,35 @@ def test_of_several_rewards_the_highest_counts_in_whatever_order() -> None:
         for kind in kinds:
             joiner.add_feedback(feedback("d", "a", 1000, kind))
         assert learned(joiner.pop_ready(T0_MS + 10_000)) == (shown("d"), {("d", "a"): 1.0})
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [(["web"], "web"), (["web", "web"], "web"), (["web", "app"], None), (["web", None], None), ([None, "web"], None)],
+)
+def test_an_outcome_names_who_told_of_its_rewards_if_it_was_one(sources: list[str | None], expected: str) -> None:
+    for order in (sources, [*sources[::-1], *sources]):
+        joiner = Joiner(CONFIG, 2)
+        joiner.add_decision(decision("d"), b"")
+        for item, source in zip("abcd", order, strict=False):
+            joiner.add_feedback(told_by(source, "d", item, 1000))
+        joiner.add_feedback(told_by("app", "d", "a", 100_000))  # too late: it gives nothing
+        assert [outcome.source for outcome in joiner.pop_ready(T0_MS + 10_000)] == [expected]
+
+
+def test_a_late_reward_names_its_own_source_and_what_gives_nothing_names_none() -> None:
+    joiner = Joiner(JoinConfig(attribution_s=60.0, wait_s=10.0, rewards={"seen": 0.0}), 2)
+    joiner.add_decision(decision("d"), b"")
+    joiner.add_decision(decision("e"), b"")
+    for event in (
+        told_by("tv", "d", "a", 500, "seen"),
+        told_by("web", "d", "a", 1000),
+        told_by("tv", "e", "a", 9, "seen"),
+    ):
+        assert joiner.add_feedback(event)
+    assert [outcome.source for outcome in joiner.pop_ready(T0_MS + 10_000)] == ["web", None]
+    assert joiner.add_feedback(told_by("app", "d", "b", 12_000))
+    assert [outcome.source for outcome in joiner.pop_ready(T0_MS + 12_000)] == ["app"]
 
 
 def test_feedback_that_is_ahead_of_its_decision_waits_for_it() -> None:

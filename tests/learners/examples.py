@@ -79,11 +79,15 @@ def log(events: Iterable[LoggedEvent], schema: Schema = SCHEMA) -> list[Entry]:
     return entries
 
 
-def shown(n: int, seed: int = 0, n_items: int = 12) -> list[Entry]:
+def shown(n: int, seed: int = 0, n_items: int = 12, wrong_from: int | None = None) -> list[Entry]:
     """Decisions over four of the items, one every half second, and clicks on what they show, as logged.
 
     An item is clicked with a probability of 0.02 to 0.4, by its number; most clicks come within seconds, some after a
     minute. One decision in ten is logged after its first click.
+
+    Args:
+        wrong_from: Clicks come from three sources, each with decisions of its own; from this decision on `s1` tells of
+            clicks on what was not clicked, and of none that were. None: nobody says who tells.
     """
     rng = np.random.default_rng(seed)
     encoder, table = Encoder(SCHEMA), ItemTable(SCHEMA)
@@ -95,11 +99,13 @@ def shown(n: int, seed: int = 0, n_items: int = 12) -> list[Entry]:
         packed = inputs.dense[0].astype(np.float16).tobytes()
         decision = LoggedDecision(f"d{number}", user, now_ms, 1, {"device": "mobile"}, items, [1.0] * 4, packed)
         moments.append((now_ms + (4000 if number % 10 == 0 else 50), DECISION, decision, user))
+        source = None if wrong_from is None else f"s{number % 3}"
+        is_wrong = source == "s1" and number >= (wrong_from or 0)
         for item in items:
-            if rng.random() < 0.02 + 0.38 * int(item[1:]) / n_items:
+            if (rng.random() < 0.02 + 0.38 * int(item[1:]) / n_items) != is_wrong:
                 delay_ms = int(rng.exponential(2000.0 if rng.random() < 0.9 else 60_000.0))
                 ts_ms = now_ms + 1 + delay_ms
-                event = LoggedEvent("click", user, item, ts_ms, 1.0, {"device": "mobile"}, None, f"d{number}")
+                event = LoggedEvent("click", user, item, ts_ms, 1.0, {"device": "mobile"}, None, f"d{number}", source)
                 moments.append((ts_ms, EVENT, event, user))
     states: dict[str, bytes] = {}
     entries = []

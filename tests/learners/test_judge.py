@@ -232,6 +232,26 @@ def test_who_begins_where_a_learner_stood_sees_what_he_would_have_seen() -> None
         np.testing.assert_array_equal(straight.inputs.dense, restored.inputs.dense)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["learns", "learns the wrong thing"])
+def test_nobody_is_told_where_all_tell_what_happens(share: float) -> None:
+    """Whatever answers: a learner that learns the wrong thing contradicts all of them."""
+    loop, entries = Loop(), shown(2500, wrong_from=2500)
+    loop.live(entries[:2000])
+    loop.learner.share = share
+    loop.live(entries[2000:])
+    figures = loop.judge.agreement.figures()
+    assert loop.judge.agreement.take_told() == {} and set(figures) == {"s0", "s1", "s2"}
+    assert all(one["agreement"] > 0.55 and one["slates"] > 200 for one in figures.values())
+
+
+@pytest.mark.parametrize("wrong_from", [0, 1500])
+def test_a_source_that_tells_of_clicks_on_what_was_not_clicked_is_told(wrong_from: int) -> None:
+    loop = Loop()
+    loop.live(shown(4000, wrong_from=wrong_from))
+    told = loop.judge.agreement.take_told()
+    assert list(told) == ["s1"] and "labels say the opposite of what answers" in told["s1"]
+
+
 @pytest.mark.parametrize(("field", "value"), [("n_slates", 3), ("tolerance", -1.0), ("max_held", 0), ("sigmas", -1.0)])
 def test_a_config_out_of_range_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"judge.{field}"):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def all_of(entries: Sequence[Entry], reader: ExampleReader) -> list[Batch]:
 
 def told(batches: Iterable[Batch]) -> list[Any]:
     """All that batches say, to be compared bit for bit."""
-    return [(batch.slates and in_bytes(batch.slates), batch.outcomes, batch.fullness) for batch in batches]
+    return [(each.slates and in_bytes(each.slates), each.outcomes, each.fullness, each.sources) for each in batches]
 
 
 def in_bytes(inputs: Inputs) -> list[bytes]:
@@ -128,6 +129,19 @@ def test_the_context_of_a_slate_is_that_of_the_event_before_in_the_same_visit() 
     entries = log([before, soon, late])
     known = [known_context(decode_event(e.body), unpack(e.state, SCHEMA)) for e in entries]
     assert known == [{"device": "x"}, {"device": "x"}, {"device": "z"}]
+
+
+def test_every_slate_names_who_told_of_it() -> None:
+    reader = ExampleReader(SCHEMA, replace(ALL, batch_size=7))
+    events = [msgspec.structs.replace(event, source=f"s{event.item}") for event in stream(70)]
+    entries = log([event if n % 5 else click(event.user, event.item, event.ts_ms) for n, event in enumerate(events)])
+    batches, n = read(entries, reader), 0
+    for batch in batches:
+        (part,) = reader.parts(batch, 0.0, NOWHERE)
+        told = [f"s{event.item}" if at % 5 else None for at, event in enumerate(events[n : n + 7], n)]
+        assert batch.sources == part.sources == told
+        n += 7
+    assert n == 70
 
 
 @pytest.mark.parametrize("at_least", [150, 500])
