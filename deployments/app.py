@@ -80,6 +80,7 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
         edition_bytes=config.edition_bytes,
         keep_versions=config.keep_versions,
         export=metrics.export,
+        export_agreement=metrics.export_agreement,
         sources=config.sources,
         release=release,
         resources={} if n_nodes is None else {LEARNING: TRACE},

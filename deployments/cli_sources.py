@@ -2,13 +2,18 @@
 
 import argparse
 import json
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from deployments.client import Headrace
 from deployments.terminal import console, user_name, utc
+
+COLUMNS: Final = (
+    *("source", "accepted", "in quarantine", "invalid", "of the newest", "youngest", "always the same"),
+    *("labels agree", ""),
+)
 
 
 def run_sources(options: argparse.Namespace) -> int:
@@ -47,21 +52,13 @@ def run_release(options: argparse.Namespace) -> int:
 def show(told: dict[str, Any], to: Console) -> None:
     """Draw it, by name."""
     table = Table(title="sources", title_justify="left")
-    for column in (
-        "source",
-        "accepted",
-        "in quarantine",
-        "invalid",
-        "of the newest",
-        "youngest",
-        "always the same",
-        "",
-    ):
+    for column in COLUMNS:
         table.add_column(column)
     for name, source in told["sources"].items():
         lag = "" if source["lag_s"] is None else f"{source['lag_s']:,.1f} s old"
         same = ", ".join(field for field, ratio in source["same"].items() if ratio >= 1.0)
         counts = [f"{source[what]:,}" for what in ("accepted", "quarantined", "invalid")]
+        labels = "" if source["labels"] is None else f"{source['labels']['agreement']:.0%}"
         state = "" if source["quarantine"] is None else "quarantine"
-        table.add_row(name or "(none)", *counts, f"{source['invalid_ratio']:.0%}", lag, same, state)
+        table.add_row(name or "(none)", *counts, f"{source['invalid_ratio']:.0%}", lag, same, labels, state)
     to.print(table)

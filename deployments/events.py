@@ -29,7 +29,7 @@ from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
 from deployments.metrics import Exporter, TaggedExporter, source_values
 from deployments.openapi import openapi
-from deployments.source_routes import SourceRoutes
+from deployments.source_routes import AskJudge, SourceRoutes, ask_judge
 from deployments.versions import Ask, VersionRoutes, ask_hub
 from features.clock import WallClock
 from features.connect import StoreConfig, bulk_of, connect
@@ -103,6 +103,7 @@ class EventsEndpoint:
     Args:
         quarantine: Knows whose events do not count; somebody runs it.
         ask_hub: Asks the hub; see `deployments.versions`.
+        ask_judge: See `SourceRoutes`.
         log_status: Asks the keeper of the log.
         now_ms: Log time.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
@@ -113,6 +114,7 @@ class EventsEndpoint:
         store: FeatureStore,
         quarantine: QuarantineKeeper,
         ask_hub: Ask,
+        ask_judge: AskJudge,
         log_status: Callable[[], Awaitable[dict[str, Any]]],
         now_ms: Callable[[], int],
         *,
@@ -138,7 +140,7 @@ class EventsEndpoint:
             ("GET", "/v1/health", self.get_health),
             ("GET", "/v1/openapi.json", self.get_openapi),
             *VersionRoutes(ask_hub, now_ms).routes,
-            *SourceRoutes(quarantine, now_ms).routes,
+            *SourceRoutes(quarantine, ask_judge, now_ms).routes,
         ):
             self.app.add(method, path, handler)
 
@@ -333,7 +335,7 @@ class Events:
         clock = LogClock(store, is_event_clock=is_event_clock)
         quarantine = QuarantineKeeper(bulk_of(where), SourceWatch(rules, schema.context), clock.now_ms)
         self._endpoint = EventsEndpoint(
-            store, quarantine, ask_hub, log_status, clock.now_ms, is_event_clock=is_event_clock
+            store, quarantine, ask_hub, ask_judge, log_status, clock.now_ms, is_event_clock=is_event_clock
         )
         exporters = Exporter(self._values), TaggedExporter(lambda: source_values(quarantine.status()))
         loop = asyncio.get_running_loop()

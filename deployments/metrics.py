@@ -60,6 +60,7 @@ BY_SOURCE: Final = {
     "headrace_source_invalid_ratio": "Share of a source's newest events that are invalid",
     "headrace_source_lag_s": "Age of the youngest of a source's newest events as it arrived, s",
     "headrace_source_same_ratio": "Largest share of one value of a field among a source's newest events",
+    "headrace_source_agreement": "Agreement of a source's labels with what answers, 0 to 1; chance has a half",
     "headrace_source_is_quarantined": "Whether a source is in quarantine: 0 or 1",
 }
 """With tags: `source` (empty: events that name none), `field`."""
@@ -153,3 +154,18 @@ def source_values(sources: Mapping[str, Mapping[str, Any]]) -> dict[Tagged, floa
         for field, ratio in told["same"].items():
             values["headrace_source_same_ratio", (*tags, ("field", field))] = ratio
     return values
+
+
+async def export_agreement(read: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+    """Hand out for ever how far the labels of sources agree with what answers.
+
+    Args:
+        read: As `Agreement.figures`.
+    """
+
+    def values() -> dict[Tagged, float]:
+        return {
+            ("headrace_source_agreement", (("source", source),)): told["agreement"] for source, told in read().items()
+        }
+
+    await TaggedExporter(values).run()

@@ -92,6 +92,12 @@ _SOURCE_OF: Final = {
     "schema": _TEXT,
 }
 _QUARANTINE: Final = {"oneOf": [_object({"who": _TEXT, "why": _TEXT, "since_ms": _WHOLE}), {"type": "null"}]}
+_LABELS: Final = {
+    "oneOf": [
+        _object({"slates": _WHOLE, "agreement": _NUMBER, "in_doubt": {"type": "boolean"}}),
+        {"type": "null"},
+    ]
+}
 _SOURCE: Final = _object(
     {
         "accepted": _WHOLE,
@@ -101,6 +107,7 @@ _SOURCE: Final = _object(
         "lag_s": {"type": ["number", "null"]},
         "same": _MAP,
         "quarantine": _QUARANTINE,
+        "labels": _LABELS,
     }
 )
 _ANSWERS: Final[dict[str, Any]] = {

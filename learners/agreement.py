@@ -49,7 +49,7 @@ class AgreementConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sigmas <= 100.0:
-            raise ValueError(f"sources.sigmas: expected 0.0 to 100.0, got {self.sigmas}")
+            raise ValueError(f"judge.sources.sigmas: expected 0.0 to 100.0, got {self.sigmas}")
 
 
 @dataclass(slots=True)

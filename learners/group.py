@@ -46,8 +46,10 @@ class GroupConfig:
     """Whole versions that are kept durably, at most."""
     export: Any = None
     """Hands the hub's metrics out; see `HubConfig`."""
+    export_agreement: Any = None
+    """Hands the judge's figures of sources out; see `JudgeActor`."""
     sources: SourceRules = field(default_factory=SourceRules)
-    """Of what pipelines push."""
+    """Of what pipelines push; and whom the judge trusts."""
     release: str = ""
     """What the actors are made of; running ones of another release are replaced."""
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -77,7 +79,12 @@ def start_group(
         export=config.export,
     )
     hub = started(ModelHub, HUB_NAME, config, store, schema, publishing)
-    judging = started(JudgeActor, JUDGE_NAME, config, store, schema, learner, judge)
+    trusted = frozenset(config.sources.trusted)
+    judging = started(
+        *(JudgeActor, JUDGE_NAME, config, store, schema, learner, judge),
+        trusted=trusted,
+        export=config.export_agreement,
+    )
     projector = started(Projector, PROJECTOR_NAME, config, store, schema)
     learners = [
         started(Learner, learner_name(seat), config, store, schema, learner, config.offer_s, config.sources, seat=seat)

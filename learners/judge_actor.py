@@ -14,7 +14,7 @@ Whatever goes wrong in the loop, it begins anew. While it does, nothing is publi
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import ray
@@ -52,6 +52,7 @@ class JudgeActor:
         niceness: Added to the process's own; as the hub's, which waits for it.
         release: What it is made of; told in `status`.
         trusted: Sources that are never put in quarantine.
+        export: Hands `Agreement.figures` out for ever, as it is called with what reads them; None: nobody does.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class JudgeActor:
         niceness: int = 5,
         release: str = "",
         trusted: frozenset[str] = frozenset(),
+        export: Callable[[Callable[[], Any]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._release = release
         step_back(niceness, entirely=store.clock == "wall")
@@ -82,6 +84,8 @@ class JudgeActor:
         loop = asyncio.get_running_loop()
         works = (self._read, self._look_for_anchors, self._look_at_sources)
         self._tasks = [loop.create_task(self._for_ever(each)) for each in works]
+        if export is not None:
+            self._tasks.append(loop.create_task(export(agreement.figures)))
 
     async def weigh(self, edition: EditionRefs) -> Verdict:
         """Say whether replicas may get an edition; if so, it is what answers from now on.

@@ -44,7 +44,9 @@ class Door:
         """Ids of the items of each post."""
         self.sizes_bytes: list[int] = []
         quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
-        self._app = EventsEndpoint(self.store, quarantine, _no_model, _no_model, lambda: 1, is_event_clock=False).app
+        self._app = EventsEndpoint(
+            self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1, is_event_clock=False
+        ).app
 
     @property
     def taken(self) -> list[str]:

@@ -22,7 +22,12 @@ class Door:
     def __init__(self) -> None:
         store = MemoryStore(Schema())
         keeper = QuarantineKeeper(store, SourceWatch(SourceRules(), ("device",)), lambda: 5)
-        self._app = EventsEndpoint(store, keeper, _nobody, _nobody, lambda: 5, is_event_clock=False).app
+        self.labels: dict[str, dict[str, Any]] = {}
+        """What the judge makes of sources."""
+        self._app = EventsEndpoint(store, keeper, _nobody, self._judge, _nobody, lambda: 5, is_event_clock=False).app
+
+    async def _judge(self) -> dict[str, dict[str, Any]]:
+        return self.labels
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Status and decoded body of one request."""
@@ -56,7 +61,7 @@ async def test_a_source_is_put_into_quarantine_and_released_and_its_sender_is_to
     told = (await door.ask("GET", "/v1/sources"))[1]
     assert told["sources"]["kiosk"] == {
         **{"accepted": 1, "quarantined": 1, "invalid": 0, "invalid_ratio": 0.0},
-        **{"lag_s": 0.0, "same": {"user": 1.0, "item": 1.0, "value": 1.0}, "quarantine": held},
+        **{"lag_s": 0.0, "same": {"user": 1.0, "item": 1.0, "value": 1.0}, "quarantine": held, "labels": None},
     }
     assert told["problems"] == ["source 'kiosk' is in quarantine, by ann: twice"]
     assert await door.ask("POST", "/v1/sources/release", {"source": "kiosk"}) == (
@@ -65,6 +70,18 @@ async def test_a_source_is_put_into_quarantine_and_released_and_its_sender_is_to
     )
     assert (await door.send({"source": "kiosk"}))[1]["accepted"] == 1
     assert (await door.ask("POST", "/v1/sources/release", {"source": "kiosk"}))[0] == 404
+
+
+async def test_labels_are_told_of_and_what_nobody_can_say(door: Door) -> None:
+    door.labels = {
+        "kiosk": {"slates": 90, "agreement": 0.3, "in_doubt": True},
+        "app": {"slates": 9, "agreement": 0.7, "in_doubt": False},
+    }
+    await door.send({"source": "app"})
+    told = (await door.ask("GET", "/v1/sources"))[1]
+    assert {name: source["labels"] for name, source in told["sources"].items()} == door.labels
+    assert told["sources"]["kiosk"]["accepted"] == 0 and told["sources"]["app"]["accepted"] == 1
+    assert len(told["problems"]) == 1 and "kiosk" in told["problems"][0]
 
 
 async def test_a_post_may_name_the_source_of_its_events(door: Door) -> None:
