@@ -64,6 +64,15 @@ class WarmStart:
         return self._learner.metrics
 
     @property
+    def attribution_s(self) -> float:
+        """Log time for which a decision may get feedback."""
+        return self._config.join.attribution_s
+
+    def state_of(self, user: str) -> bytes:
+        """State of a user after the rows that were taken; empty of a stranger."""
+        return self._states.get(user, b"")
+
+    @property
     def is_settled(self) -> bool:
         """Whether everything taken has been learned from."""
         return self._learner.is_settled
