@@ -108,18 +108,20 @@ class Backfill:
             counted_in,
         )
 
-    def write(self) -> None:
+    def write(self, *, is_deep: bool = False) -> None:
         """Put what was made into the store.
 
+        Args:
+            is_deep: Read what is gone from its log in the archive that `StoreConfig` names.
         Raises:
             StoreRefused: If events after the cut are gone from the log.
             FeatureError: If another backfill has taken this one's place.
         """
-        self._with_store(self._begin)
+        self._with_store(partial(self._begin, is_deep=is_deep))
         if RELEASED in self._folder.names():
             return
         lots = range(min(N_LOTS, self._plan.n_partitions))
-        people = partial(write_people, store=self._store, pieces=self._pieces("states"), cut=self._cut)
+        people = partial(write_people, store=self._store, pieces=self._pieces("states"), cut=self._cut, is_deep=is_deep)
         self._steps.run("written-people", lots, people, int)
         rows = partial(write_rows, store=self._store, pieces=self._pieces("rows"))
         self._steps.run("written-rows", lots, rows, int)
@@ -159,8 +161,8 @@ class Backfill:
         self._with_store(lambda _, bulk: writing.end(bulk, self._plan.name))
         self._folder.delete()
 
-    async def _begin(self, store: RedisStore, bulk: RedisBulk) -> None:
-        if not await writing.begin(store, bulk, self._plan.name, self._cut):
+    async def _begin(self, store: RedisStore, bulk: RedisBulk, *, is_deep: bool) -> None:
+        if not await writing.begin(store, bulk, self._plan.name, self._cut, is_deep=is_deep):
             self._folder.forget("written-")
         if RELEASED not in self._folder.names() and await bulk.holder() != self._plan.name:
             self._folder.forget("written-rows")  # they may have been released, and folded on from
