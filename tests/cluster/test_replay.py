@@ -34,6 +34,7 @@ def headrace(application: Application, *arguments: str) -> str:
             sys.executable, "-m", "deployments.cli", *arguments,
             "--port", str(application.port), "--config", str(application.folder / "config.toml"),
         ],
+        check=False,
         capture_output=True,
         text=True,
         timeout=150,
