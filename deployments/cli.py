@@ -163,14 +163,26 @@ def _add_sources(commands: Any) -> None:
 def _add_history(commands: Any) -> None:
     """What lives through recorded streams."""
     replay = _command(
-        commands, "replay", _lazily("cli_history", "run_replay"), "Send a recorded stream through the front door.",
-        "headrace replay events.parquet --queries queries.parquet --out predictions.parquet",
+        commands, "replay", _lazily("cli_replay", "run_replay"),
+        "Send a recorded stream through the front door; or live through the log again as if a source had sent nothing.",
+        "headrace replay events.parquet --queries queries.parquet --out predictions.parquet; "
+        "headrace replay --without checkout-app --config my.toml",
     )  # fmt: skip
-    replay.add_argument("events", help=EVENTS)
+    replay.add_argument("events", nargs="?", metavar="EVENTS", help=f"send this. {EVENTS}")
     replay.add_argument("--speed", type=_speed, default=None, help="max (default), or event time per wall time")
-    replay.add_argument("--url", default="http://127.0.0.1:8000")
+    replay.add_argument("--url", help="where to send EVENTS (default http://127.0.0.1:8000)")
     _add_queries(replay, required=False)
     _add_attributes(replay)
+    replay.add_argument("--without", nargs="+", metavar="NAME", help="leave out what these sources sent")
+    log = replay.add_argument_group("without EVENTS: the log, offline, into a lineage for `headrace promote`")
+    log.add_argument("--with", nargs="+", metavar="NAME", help="count in what these sources sent while in quarantine")
+    log.add_argument("--before", nargs="+", metavar="EVENTS", help="the history that the store was backfilled from")
+    log.add_argument("--archive", metavar="FOLDER", help="the log's archive (default: [store] archive)")
+    log.add_argument("--port", type=int, help="of the run on this machine, whose log and Ray it uses (default 8000)")
+    log.add_argument("--memory", type=float, metavar="MB", help="what each core may take for its data (default 512)")
+    log.add_argument("--folder", help="where lineages are kept; a URL for several machines")
+    _add_config(replay)
+    _add_promote(commands)
     _add_autoschema(commands)
     evaluate = _command(
         commands, "evaluate", _lazily("cli_history", "run_evaluate"),
@@ -181,6 +193,20 @@ def _add_history(commands: Any) -> None:
     _add_config(evaluate)
     _add_queries(evaluate, required=True)
     _add_attributes(evaluate)
+
+
+def _add_promote(commands: Any) -> None:
+    promote = _command(
+        commands, "promote", _lazily("cli_promote", "run_promote"),
+        "Put a lineage that `headrace replay --without` has made in the place of what serves; without NAME list them.",
+        "headrace promote 5c1f1d0a9be3a7f2",
+    )  # fmt: skip
+    promote.add_argument("name", nargs="?", metavar="NAME", help="of a lineage")
+    _add_config(promote)
+    promote.add_argument(
+        "--port", type=int, default=8000, help="of the run on this machine, whose store and Ray it uses"
+    )
+    promote.add_argument("--folder", help="where lineages are kept; a URL for several machines")
 
 
 def _add_autoschema(commands: Any) -> None:

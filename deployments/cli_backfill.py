@@ -38,7 +38,7 @@ def run_backfill(options: argparse.Namespace) -> int:
     plan = _plan(config, options)
     console.print(f"{plan.n_rows:,} events in {len({unit.file for unit in plan.units}):,} files", markup=False)
     try:
-        with workers(options.port), _interruptible(), progress() as bar:
+        with workers(options.port), interruptible(), progress() as bar:
             summary = _run(plan, config, bar, is_trained=not options.no_training)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from there")
@@ -61,7 +61,7 @@ def run_backfill(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Within it SIGINT and SIGTERM end what is going on, whatever was made of them before, by Ray or by a shell."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

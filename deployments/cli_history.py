@@ -21,7 +21,7 @@ def run_replay(options: argparse.Namespace) -> int:
     """Replay with progress, rate and lag; write predictions if asked queries."""
     if (options.queries is None) != (options.out is None):
         raise ConfigError("--queries and --out belong together")
-    events = replay.read_events(options.events)
+    events = replay.without(replay.read_events(options.events), options.without or ())
     queries = replay.read_queries(options.queries) if options.queries else None
     items, users = _attributes(options)
     with Headrace(options.url, timeout_s=60.0) as client, progress() as bar:

@@ -13,7 +13,7 @@ refused ends the replay.
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -83,6 +83,14 @@ def read_events(path: Path | str) -> pa.Table:
         return _in_time_order(pa.concat_tables(tables, promote_options="permissive"))
     except pa.ArrowException as error:
         raise ConfigError(f"{path}: its files do not go together: {error}") from None
+
+
+def without(events: pa.Table, sources: Sequence[str]) -> pa.Table:
+    """The rows that these sources have not told."""
+    if "source" not in events.column_names:
+        return events
+    is_out = pa.compute.is_in(events["source"].cast(pa.string()), pa.array(sources, pa.string()))
+    return events.filter(pa.compute.invert(is_out))
 
 
 def read_queries(path: Path) -> pa.Table:

@@ -8,7 +8,8 @@ earlier run was interrupted. Rows are an exception: once somebody else may have 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -47,6 +48,10 @@ class Summary:
     n_items: int
     last_ms: int
     """Of the newest event."""
+    left_out: dict[str, int]
+    """Events that do not count, by source."""
+    counted_in: dict[str, int]
+    """Events that count though they were in quarantine, by source."""
 
 
 class Backfill:
@@ -65,6 +70,8 @@ class Backfill:
         self._folder = Folder(plan.folder)
         self._duplicates: list[int] = []
         self._timed: list[str] = []
+        self._touched: list[str] = []
+        self._n_left_out = 0
 
     def fold(self) -> Summary:
         """Make states and rows out of the files; the store is not touched.
@@ -86,6 +93,9 @@ class Backfill:
         fold_items = partial(stages.fold_item_shard, pieces=shares, stated=stated, n_item_shards=n_item_shards)
         items = self._steps.run("items", range(n_item_shards), fold_items, ItemsReport)
         self._timed = [piece for report in checks for piece in report.timed]
+        self._touched = [piece for report in checks for piece in report.touched]
+        left_out, counted_in = _sum(r.left_out for r in checks), _sum(r.counted_in for r in checks)
+        self._n_left_out = sum(left_out.values())
         self._duplicates = sorted(row for report in people for row in report.duplicates)
         return Summary(
             sum(report.n_events for report in people),
@@ -94,20 +104,24 @@ class Backfill:
             sum(report.n_users for report in people),
             sum(report.n_items for report in items),
             max(report.last_ms for report in checks),
+            left_out,
+            counted_in,
         )
 
-    def write(self) -> None:
+    def write(self, *, is_deep: bool = False) -> None:
         """Put what was made into the store.
 
+        Args:
+            is_deep: Read what is gone from its log in the archive that `StoreConfig` names.
         Raises:
             StoreRefused: If events after the cut are gone from the log.
             FeatureError: If another backfill has taken this one's place.
         """
-        self._with_store(self._begin)
+        self._with_store(partial(self._begin, is_deep=is_deep))
         if RELEASED in self._folder.names():
             return
         lots = range(min(N_LOTS, self._plan.n_partitions))
-        people = partial(write_people, store=self._store, pieces=self._pieces("states"), cut=self._cut)
+        people = partial(write_people, store=self._store, pieces=self._pieces("states"), cut=self._cut, is_deep=is_deep)
         self._steps.run("written-people", lots, people, int)
         rows = partial(write_rows, store=self._store, pieces=self._pieces("rows"))
         self._steps.run("written-rows", lots, rows, int)
@@ -118,10 +132,11 @@ class Backfill:
         """Train a model on the history; returns a whole version that stands at the cut."""
         if SNAPSHOT not in self._folder.names():
             skipped = np.array(self._duplicates, dtype=np.int64)
-            telling: Any = train.remote(self._plan, self._timed, skipped, self._store, self._cut, config)
+            telling: Any = train.remote(self._plan, self._timed, self._touched, skipped, self._store, self._cut, config)
+            n_rows = self._plan.n_rows - len(self._duplicates) - self._n_left_out
             for told in telling:
                 n_done, note = ray.get(told)
-                self._show("train", n_done, self._plan.n_rows - len(self._duplicates), note)
+                self._show("train", n_done, n_rows, note)
         return self._folder.read(SNAPSHOT)
 
     def publish(self, packed: bytes, folder: str) -> int | None:
@@ -146,8 +161,8 @@ class Backfill:
         self._with_store(lambda _, bulk: writing.end(bulk, self._plan.name))
         self._folder.delete()
 
-    async def _begin(self, store: RedisStore, bulk: RedisBulk) -> None:
-        if not await writing.begin(store, bulk, self._plan.name, self._cut):
+    async def _begin(self, store: RedisStore, bulk: RedisBulk, *, is_deep: bool) -> None:
+        if not await writing.begin(store, bulk, self._plan.name, self._cut, is_deep=is_deep):
             self._folder.forget("written-")
         if RELEASED not in self._folder.names() and await bulk.holder() != self._plan.name:
             self._folder.forget("written-rows")  # they may have been released, and folded on from
@@ -164,3 +179,9 @@ class Backfill:
 
     def _pieces(self, kind: str) -> list[str]:
         return sorted(name for name in self._folder.names() if name.startswith(f"{kind}-") and name.endswith(".arrow"))
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """By source, in order."""
+    total = sum(map(Counter, counts), Counter[str]())
+    return dict(sorted(total.items()))

@@ -7,6 +7,7 @@ A step whose report is in the folder is done: whatever ends a run, the next one 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,8 +20,10 @@ from features.backfill import writing
 from features.backfill.pieces import Folder
 from features.backfill.planning import Plan
 from features.connect import StoreConfig, bulk_of, connect
+from features.deep_log import DeepLog
 from features.errors import FeatureError
 from features.events import Positions
+from features.log_files import LogFiles
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -103,12 +106,17 @@ def _run_step(plan: Any, step: Any, numbers: list[int], row: dict[str, Any]) -> 
     return {"number": number, "report": msgspec.json.encode(report), "problem": ""}
 
 
-def write_people(plan: Plan, lot: int, *, store: StoreConfig, pieces: Sequence[str], cut: Positions) -> int:
+def write_people(
+    plan: Plan, lot: int, *, store: StoreConfig, pieces: Sequence[str], cut: Positions, is_deep: bool
+) -> int:
     """Write the states of a lot of partitions; returns how many."""
 
     async def write(reading: RedisStore, bulk: RedisBulk) -> int:
-        folder = Folder(plan.folder)
-        return sum([await writing.write_people(reading, bulk, folder, pieces, p, cut) for p in _partitions(plan, lot)])
+        folder, n = Folder(plan.folder), 0
+        with closing(DeepLog(reading, bulk, LogFiles(store.archive))) if is_deep else nullcontext() as log:
+            for partition in _partitions(plan, lot):
+                n += await writing.write_people(reading, bulk, folder, pieces, partition, cut, log)
+        return n
 
     return asyncio.run(with_store(store, plan.schema, write))
 

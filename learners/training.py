@@ -8,6 +8,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -16,10 +17,11 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from features.backfill import stages
+from features.backfill.leaving_out import Retelling
 from features.backfill.pieces import Folder
 from features.backfill.planning import Plan
 from features.connect import StoreConfig, bulk_of, connect
-from features.events import ITEM, START, USER, Entry, LoggedAttributes, Positions, encode_body
+from features.events import ITEM, START, USER, Entry, LoggedAttributes, Positions, StreamId, encode_body
 from features.item_table import ItemTable
 from features.log_files import LogFiles
 from features.schema import Schema
@@ -39,9 +41,20 @@ SNAPSHOT: Final = "training.snapshot"
 
 @ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)
 def train(
-    plan: Plan, timed: Sequence[str], skipped: Any, store: StoreConfig, cut: Positions, config: LearnerConfig
+    plan: Plan,
+    timed: Sequence[str],
+    touched: Sequence[str],
+    skipped: Any,
+    store: StoreConfig,
+    cut: Positions,
+    config: LearnerConfig,
 ) -> Iterator[tuple[int, str]]:
-    """Train, and tell once a second how far it is; the result is a file."""
+    """Train, and tell once a second how far it is; the result is a file.
+
+    Args:
+        timed, touched: Pieces, as `stages.CheckReport` has them.
+        skipped: Numbers of rows that count for nothing.
+    """
     keep_memory()
     folder = Folder(plan.folder)
     warm = WarmStart(plan.schema, config, plan.keys)
@@ -51,7 +64,7 @@ def train(
         warm.know(asyncio.run(_known(store, plan.schema)))
     pace, told_s = _Pace(), time.monotonic()
     with threadpool_limits(1):
-        for _ in _learned(warm, plan, timed, skipped, config):
+        for _ in _learned(warm, plan, timed, touched, skipped):
             if warm.is_settled and pace.is_due():
                 folder.write(SAVED, warm.save())
                 pace.rest()
@@ -62,7 +75,7 @@ def train(
     yield warm.n_taken, f"MRR {warm.metrics['mrr']:.3f}"
 
 
-def _learned(warm: WarmStart, plan: Plan, timed: Sequence[str], skipped: Any, config: LearnerConfig) -> Iterator[None]:
+def _learned(warm: WarmStart, plan: Plan, timed: Sequence[str], touched: Sequence[str], skipped: Any) -> Iterator[None]:
     """Learn from all of the history but what was learned before, event by event."""
     n_before = warm.n_taken
     for table in stages.in_time_order(plan, timed):
@@ -70,12 +83,17 @@ def _learned(warm: WarmStart, plan: Plan, timed: Sequence[str], skipped: Any, co
         n_known = min(n_before, rows.num_rows)
         n_before -= n_known
         yield from warm.take(rows.slice(n_known))
+    # What was learned before is told again: so the states that entries would have are there when it goes on.
+    retelling, folder = Retelling(plan.choice, plan.schema, warm.state_of), Folder(plan.folder)
+    retelling.touch(
+        user for name in touched for users in folder.read_column(name, "user") for user in users.to_pylist()
+    )
     known: deque[Entry] = deque()
-    for entry in _archived(plan):
+    for entry in retelling.tell(_archived(plan)):
         if n_before:
             n_before -= 1
             known.append(entry)
-            while known[0].id.ms < entry.id.ms - 1000 * config.join.attribution_s:
+            while known[0].id.ms < entry.id.ms - 1000 * warm.attribution_s:
                 known.popleft()
             continue
         if known:
@@ -86,13 +104,17 @@ def _learned(warm: WarmStart, plan: Plan, timed: Sequence[str], skipped: Any, co
 
 
 def _archived(plan: Plan) -> Iterator[Entry]:
-    """Every entry of the archives, in the order of the log."""
-    files = [LogFiles(url) for url in plan.archives]
+    """Every entry of the archives up to the cut, in the order of the log."""
+    files, cut = [LogFiles(url) for url in plan.archives], plan.cut
     try:
-        yield from heapq.merge(*(one.entries(partition) for one in files for partition in one.reached()))
+        yield from heapq.merge(*(_until(one.entries(p), cut[p]) for one in files for p in one.reached() if p in cut))
     finally:
         for one in files:
             one.close()
+
+
+def _until(entries: Iterator[Entry], last: StreamId) -> Iterator[Entry]:
+    return takewhile(lambda entry: entry.id <= last, entries)
 
 
 class _Pace:

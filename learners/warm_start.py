@@ -64,6 +64,15 @@ class WarmStart:
         return self._learner.metrics
 
     @property
+    def attribution_s(self) -> float:
+        """Log time for which a decision may get feedback."""
+        return self._config.join.attribution_s
+
+    def state_of(self, user: str) -> bytes:
+        """State of a user after the rows that were taken; empty of a stranger."""
+        return self._states.get(user, b"")
+
+    @property
     def is_settled(self) -> bool:
         """Whether everything taken has been learned from."""
         return self._learner.is_settled
@@ -101,8 +110,12 @@ class WarmStart:
 
     def finish(self, version: int, cut: Positions) -> Delta:
         """Learn from what is pending; everything, as a version that stands at a position of the log."""
-        ms, _ = self._last
-        self._learner.close_tick(ms + 1 + int(1000 * self._config.batch_span_s))
+        span_ms = 1 + int(1000 * self._config.batch_span_s)
+        end_ms = self._last[0] + span_ms
+        self._learner.close_tick(end_ms)
+        while not self._learner.is_settled:  # the window of a decision has ended meanwhile
+            end_ms += span_ms
+            self._learner.close_tick(end_ms)
         self._learner.reader.positions = dict(cut)
         return self._learner.snapshot(version)
 

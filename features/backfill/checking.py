@@ -9,7 +9,7 @@ counters are split by.
 Legend: E rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -58,6 +58,8 @@ class Checked:
 
     table: pa.Table
     bad: list[BadRow]
+    left_out: pa.Table
+    """`user` and `source` of good rows that do not count."""
 
 
 def splits(schema: Schema) -> list[tuple[str, int]]:
@@ -65,11 +67,12 @@ def splits(schema: Schema) -> list[tuple[str, int]]:
     return sorted({(c.split, c.n_buckets) for c in schema.counters if c.split is not None})
 
 
-def check(table: pa.Table, schema: Schema, keys: Keys, first_row: int = 0) -> Checked:
+def check(table: pa.Table, schema: Schema, keys: Keys, first_row: int = 0, without: Sequence[str] = ()) -> Checked:
     """Judge rows of a file whose columns are of the right types (`read_footer`).
 
     Args:
         first_row: Number of the first one.
+        without: Sources whose rows are judged, and left out.
     """
     table = table.combine_chunks()
     bad: dict[int, BadRow] = {}
@@ -84,7 +87,20 @@ def check(table: pa.Table, schema: Schema, keys: Keys, first_row: int = 0) -> Ch
         table, number = table.filter(pa.array(is_good)).combine_chunks(), number[is_good]
     columns = _columns(table, schema)
     ordered = {"at_ms": columns["ts_ms"], "row": number, "kind": np.full(len(number), EVENT, dtype=np.int8)}
-    return Checked(pa.table({**ordered, **columns}), list(bad.values()))
+    is_out = _is_from(table, without)
+    left_out = pa.table({"user": columns["user"], "source": _source(table)}).filter(is_out)
+    return Checked(pa.table({**ordered, **columns}).filter(pc.invert(is_out)), list(bad.values()), left_out)
+
+
+def _is_from(table: pa.Table, sources: Sequence[str]) -> pa.Array:
+    """Which rows these sources have told."""
+    return pc.is_in(_source(table), pa.array(sources, pa.string()))
+
+
+def _source(table: pa.Table) -> pa.Array:
+    if "source" not in table.column_names:
+        return pa.nulls(table.num_rows, pa.string())
+    return _text(_plain(table["source"]))
 
 
 def _rows(table: pa.Table, numbers: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:

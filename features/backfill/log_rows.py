@@ -6,6 +6,7 @@ the latest counts.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +17,13 @@ from features.backfill.checking import NO_BUCKET, splits
 from features.backfill.kernels import ATTRIBUTES as ATTRIBUTES_ROW
 from features.backfill.kernels import ERASURE as ERASURE_ROW
 from features.backfill.kernels import EVENT as EVENT_ROW
+from features.backfill.leaving_out import ALL, Choice
 from features.errors import BadFile
 from features.events import (
     ERASURE,
     EVENT,
     ITEM,
+    QUARANTINED,
     USER,
     Entry,
     LoggedEvent,
@@ -42,41 +45,49 @@ class LogRows(NamedTuple):
     """As `checking.Checked`; where a row says something of a person, its `context` is that."""
     items: pa.Table
     """`at_ms`, `row`, `item` string, `attributes` binary."""
+    left_out: Counter[str]
+    """Events that do not count, by source."""
+    counted_in: Counter[str]
+    """Events that count though they were in quarantine, by source."""
 
 
-def log_rows(entries: Sequence[Entry], schema: Schema, n_partitions: int, file: str) -> LogRows:
+def log_rows(entries: Sequence[Entry], schema: Schema, n_partitions: int, file: str, choice: Choice = ALL) -> LogRows:
     """Rows of entries of one partition.
 
     One that can't be read is logged and passed over, as it was when it came.
 
     Args:
         file: Where they are from.
+        choice: Whose events count.
     Raises:
-        BadFile: If an event is of a type that the schema does not know.
+        BadFile: If an event that counts is of a type that the schema does not know.
     """
     people: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
+    left_out, counted_in = Counter[str](), Counter[str]()
     for entry in entries:
         place = {"at_ms": entry.id.ms, "row": entry.id.seq * n_partitions + entry.partition}
         try:
             if entry.kind == ITEM:
                 stated = decode_attributes(entry.body)
                 items.append({**place, "item": stated.entity, "attributes": encode_body(stated.attributes)})
-            elif (row := _person(entry, schema, file)) is not None:
+            elif entry.kind in (EVENT, QUARANTINED):
+                event = decode_event(entry.body)
+                is_quarantined = entry.kind == QUARANTINED
+                if choice.takes(entry.kind, event.source):
+                    people.append({**place, **_event(event, schema, entry, file)})
+                    counted_in.update([str(event.source)] * is_quarantined)
+                else:
+                    left_out.update([str(event.source)] * (not is_quarantined))
+            elif (row := _person(entry, schema)) is not None:
                 people.append({**place, **row})
         except msgspec.DecodeError as error:
             logger.error("%s: entry %s is passed over: %s", file, entry.id, error)
-    return LogRows(_table(people, _columns(schema)), _table(items, _ITEMS))
+    return LogRows(_table(people, _columns(schema)), _table(items, _ITEMS), left_out, counted_in)
 
 
-def _person(entry: Entry, schema: Schema, file: str) -> dict[str, Any] | None:
-    """What an entry changes of a person; None for nothing."""
-    if entry.kind == EVENT:
-        event = decode_event(entry.body)
-        if event.type not in schema.type_index:
-            known = ", ".join(schema.event_types)
-            raise BadFile(f"entry {entry.id} is of type {event.type!r}, which is none of {known}", file, column="type")
-        return _event(event, schema)
+def _person(entry: Entry, schema: Schema) -> dict[str, Any] | None:
+    """What an entry that is no event changes of a person; None for nothing."""
     if entry.kind == USER:
         stated = decode_attributes(entry.body)
         return _other(schema, ATTRIBUTES_ROW, stated.entity, stated.ts_ms, encode_body(stated.attributes))
@@ -86,7 +97,10 @@ def _person(entry: Entry, schema: Schema, file: str) -> dict[str, Any] | None:
     return None
 
 
-def _event(event: LoggedEvent, schema: Schema) -> dict[str, Any]:
+def _event(event: LoggedEvent, schema: Schema, entry: Entry, file: str) -> dict[str, Any]:
+    if event.type not in schema.type_index:
+        known = ", ".join(schema.event_types)
+        raise BadFile(f"entry {entry.id} is of type {event.type!r}, which is none of {known}", file, column="type")
     row = _other(schema, EVENT_ROW, event.user, event.ts_ms, update_for(event, schema).context)
     row |= {"type": schema.type_index[event.type], "item": event.item, "value": event.value}
     for number, (name, n_buckets) in enumerate(splits(schema)):

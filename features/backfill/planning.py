@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
+from features.backfill.leaving_out import ALL, Choice
 from features.errors import BadFile
 from features.event_files import EventFile, list_files, read_footer
 from features.events import START, Positions, StreamId
@@ -51,6 +52,8 @@ class Plan:
     """Memory that a step may take for its data."""
     is_any_order: bool = False
     """Take files that are not in time order."""
+    choice: Choice = ALL
+    """Whose events count."""
 
     @property
     def keys(self) -> Keys:
@@ -61,7 +64,7 @@ class Plan:
     def name(self) -> str:
         """The same for the same work."""
         what = [LAYOUT, self.units, f"{self.schema.fingerprint:x}", self.n_partitions, self.budget_bytes]
-        return str(xxhash.xxh3_64_hexdigest(msgspec.json.encode([*what, self.is_any_order])))
+        return str(xxhash.xxh3_64_hexdigest(msgspec.json.encode([*what, self.is_any_order, self.choice])))
 
     @property
     def n_rows(self) -> int:
@@ -75,8 +78,12 @@ class Plan:
 
     @property
     def cut(self) -> Positions:
-        """Position of the log that the history reaches."""
-        return {partition: at for url in self.archives for partition, at in LogFiles(url).reached().items()}
+        """Position of the log that the history reaches; an archive may have grown since."""
+        reached: Positions = {}
+        for segment in (segment_at(unit.file.url) for unit in self.units if unit.archive):
+            assert segment is not None
+            reached[segment.partition] = max(reached.get(segment.partition, START), segment.last)
+        return reached
 
     @property
     def n_user_shards(self) -> int:

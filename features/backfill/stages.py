@@ -10,6 +10,7 @@ single person did must fit.
 Who runs the steps is told elsewhere (`learners.history`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -49,6 +50,12 @@ class CheckReport(msgspec.Struct):
     stated: list[str]
     """Pieces of what is said of items."""
     distinct_items: bytes
+    left_out: dict[str, int] = {}
+    """Events that do not count, by source."""
+    counted_in: dict[str, int] = {}
+    """Events that count though they were in quarantine, by source."""
+    touched: list[str] = []
+    """Pieces of the users of rows that do not count; none of an archived log, which tells them itself."""
 
 
 class PeopleReport(msgspec.Struct):
@@ -109,9 +116,12 @@ def _check_events(plan: Plan, number: int) -> CheckReport:
     report = CheckReport(0, 0, [], 0, 0, [], [], [], b"")
     distinct = Distinct()
     for part in slices(unit.file, unit.row_group, max(1000, plan.budget_bytes // CHECK_BYTES)):
-        checked = check(part.table, plan.schema, plan.keys, unit.first_row + part.first)
+        without = plan.choice.without
+        checked = check(part.table, plan.schema, plan.keys, unit.first_row + part.first, without)
         report.n_bad += len(checked.bad)
         report.bad += checked.bad[: BAD_MAX - len(report.bad)]
+        if checked.left_out.num_rows:
+            _leave_out(plan, number, checked.left_out, report)
         table = checked.table
         if table.num_rows:
             last_ms = report.last_ms if plan.is_any_order else _in_order(unit, table, report.last_ms)
@@ -131,7 +141,11 @@ def _check_segment(plan: Plan, number: int) -> CheckReport:
     try:
         for group in reader.entries():
             entries = [entry for entry in group if entry.id > unit.after]
-            people, items = log_rows(entries, plan.schema, plan.n_partitions, unit.file.url)
+            people, items, left_out, counted_in = log_rows(
+                entries, plan.schema, plan.n_partitions, unit.file.url, plan.choice
+            )
+            report.left_out = dict(left_out + Counter(report.left_out))
+            report.counted_in = dict(counted_in + Counter(report.counted_in))
             if people.num_rows:
                 _divide(plan, number, people, report, distinct)
             if items.num_rows:
@@ -143,6 +157,15 @@ def _check_segment(plan: Plan, number: int) -> CheckReport:
         reader.close()
     report.distinct_items = distinct.pack()
     return report
+
+
+def _leave_out(plan: Plan, number: int, table: pa.Table, report: CheckReport) -> None:
+    """Count rows that are left out, and note whose they were."""
+    report.left_out = dict(Counter(table["source"].to_pylist()) + Counter(report.left_out))
+    users = pa.table({"user": table["user"].unique()})
+    report.touched.append(f"touched-{number:06d}-{len(report.touched):04d}.arrow")
+    zeros = np.zeros(users.num_rows, dtype=np.int8)
+    Folder(plan.folder).write_piece(report.touched[-1], users, zeros, users.num_rows)
 
 
 def _divide(plan: Plan, number: int, table: pa.Table, report: CheckReport, distinct: Distinct) -> None:

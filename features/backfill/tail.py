@@ -25,6 +25,7 @@ from features.events import (
 )
 from features.state import split, state_after, with_attributes
 from features.store import BulkStore, FeatureStore, all_of
+from features.ticks import Log
 
 READ_COUNT: Final = 1000
 
@@ -32,10 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 class Tail:
-    """The entries of one partition after a position, by user: `put` states."""
+    """The entries of one partition after a position, by user: `put` states.
 
-    def __init__(self, store: FeatureStore, bulk: BulkStore, partition: int, after: StreamId = START) -> None:
+    Args:
+        log: Where entries are read; None: in the store.
+    """
+
+    def __init__(
+        self, store: FeatureStore, bulk: BulkStore, partition: int, after: StreamId = START, log: Log | None = None
+    ) -> None:
         self._store = store
+        self._log = log or store
         self._bulk = bulk
         self._partition = partition
         self._head = after
@@ -76,7 +84,7 @@ class Tail:
     async def _read(self) -> bool:
         """Read what has come since; False if there is nothing."""
         before = self._head
-        while entries := await self._store.read_log({**self._elsewhere, self._partition: self._head}, count=READ_COUNT):
+        while entries := await self._log.read_log({**self._elsewhere, self._partition: self._head}, count=READ_COUNT):
             for entry in entries:
                 user = user_of(entry)
                 if user is not None:

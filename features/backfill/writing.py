@@ -23,15 +23,18 @@ from features.item_table import UNKNOWN, ItemTable
 from features.schema import Schema, hash64
 from features.state import history_in
 from features.store import BulkStore, FeatureStore, all_of
+from features.ticks import Log
 
 USERS_AT_ONCE: Final = 64  # for a fraction of a millisecond the server answers nobody else
 ROWS_AT_ONCE: Final = 32
 READER: Final = "backfill"
 
 
-async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions) -> bool:
+async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions, *, is_deep: bool = False) -> bool:
     """Keep the log from the cut on; True if the run of this name has begun there before, and nobody since.
 
+    Args:
+        is_deep: What is gone from the store is read in its archive.
     Raises:
         StoreRefused: As `check_whole`.
     """
@@ -40,7 +43,8 @@ async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions)
     if before.get(mine) == cut:
         return True
     try:
-        await check_whole(store, bulk, cut)
+        if not is_deep:
+            await check_whole(store, bulk, cut)
     except StoreRefused:
         await bulk.forget_reader(mine)
         raise
@@ -69,7 +73,7 @@ async def check_whole(store: FeatureStore, bulk: BulkStore, cut: Positions) -> N
         there = [user for user in users if bulk.keys.user_partition(user) in gone]
         states, _ = await store.read(there, [])
         for user, state in zip(there, all_of(states), strict=True):
-            if _has_events(first.get(user, state), store.schema):
+            if has_events(first.get(user, state), store.schema):
                 partition = bulk.keys.user_partition(user)
                 raise StoreRefused(
                     f"log partition {partition}: entries up to {gone[partition]} are gone from the log, and the "
@@ -91,7 +95,8 @@ async def _first_known(store: FeatureStore, after: Positions) -> dict[str, bytes
     return found
 
 
-def _has_events(state: bytes, schema: Schema) -> bool:
+def has_events(state: bytes, schema: Schema) -> bool:
+    """Whether somebody has done something, or it can't be known."""
     try:
         return bool(history_in(state, schema))
     except (SchemaMismatch, CorruptState):
@@ -99,15 +104,23 @@ def _has_events(state: bytes, schema: Schema) -> bool:
 
 
 async def write_people(
-    store: FeatureStore, bulk: BulkStore, folder: Folder, pieces: Sequence[str], partition: int, cut: Positions
+    store: FeatureStore,
+    bulk: BulkStore,
+    folder: Folder,
+    pieces: Sequence[str],
+    partition: int,
+    cut: Positions,
+    log: Log | None = None,
 ) -> int:
     """Write the states of a partition's users; returns how many.
 
+    Args:
+        log: The store's, with its archive; None: entries after the cut are in the store.
     Raises:
         StoreRefused: If entries after the cut are gone from the log since `begin`.
     """
-    gone = (await bulk.trimmed()).get(partition, START)
-    tail = Tail(store, bulk, partition, max(gone, cut.get(partition, START)))
+    gone = START if log else (await bulk.trimmed()).get(partition, START)
+    tail = Tail(store, bulk, partition, max(gone, cut.get(partition, START)), log)
     n = 0
     for batch in _batches(folder, pieces, partition):
         for start in range(0, batch.num_rows, USERS_AT_ONCE):

@@ -22,14 +22,16 @@ from features.backfill.writing import (
     write_people,
     write_rows,
 )
+from features.deep_log import DeepLog
 from features.errors import FeatureError, ProjectionConflict, StoreRefused
 from features.events import START, LoggedErasure, Positions, check_event, event_from_row
 from features.item_table import ItemTable
+from features.log_files import LogFiles
 from features.projection import Projection
 from features.schema import Schema
 from features.store import Record, all_of, erasure_record, event_record, item_record, user_record
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows_in, states_in, table_of
-from tests.features.examples import KEYS, T0_MS, Both, Store, attributes
+from tests.features.examples import KEYS, T0_MS, Both, Store, archived, attributes
 
 Rows = list[dict[str, Any]]
 USERS = [f"u{n}" for n in range(40)]
@@ -172,8 +174,8 @@ async def test_a_history_that_ends_in_the_log_meets_it_there(both: Both, tmp_pat
     """The beginning of the log is archived, and gone; what comes after it is not."""
     await send(both.store, LIVE[:100])
     cut, entries = await both.store.heads(), await both.store.read_log({}, count=1000)
-    archived = [log_rows([entry], SCHEMA, KEYS.n_partitions, "").people for entry in entries]
-    folder = passed(tmp_path, pa.concat_tables([check(table_of(HISTORY), SCHEMA, KEYS).table, *archived]))
+    before = [log_rows([entry], SCHEMA, KEYS.n_partitions, "").people for entry in entries]
+    folder = passed(tmp_path, pa.concat_tables([check(table_of(HISTORY), SCHEMA, KEYS).table, *before]))
     await send(both.store, LIVE[100:200])
     await both.store.trim(cut)
     sending = asyncio.create_task(send(both.store, LIVE[200:]))
@@ -181,6 +183,20 @@ async def test_a_history_that_ends_in_the_log_meets_it_there(both: Both, tmp_pat
     await sending
     assert await states_in(both.store, USERS) == await states_in(await lived(HISTORY + LIVE), USERS)
     assert await both.store.projected() == [cut] * KEYS.n_partitions
+
+
+async def test_what_came_after_the_cut_and_is_gone_is_read_in_the_archive(both: Both, folder: Folder) -> None:
+    await send(both.store, LIVE[:100])
+    await archived(*both, files := LogFiles(f"{folder.url}/archive"))
+    await both.store.trim(await both.store.heads())
+    await send(both.store, LIVE[100:])
+    with pytest.raises(StoreRefused):
+        await begin(*both, "run", {})
+    assert await begin(*both, "run", {}, is_deep=True) is False
+    for partition in PARTITIONS:
+        await write_people(*both, folder, ["states"], partition, {}, DeepLog(*both, files))
+    files.close()
+    assert await states_in(both.store, USERS) == await states_in(await lived(HISTORY + LIVE), USERS)
 
 
 async def test_whoever_is_interrupted_begins_again(both: Both, folder: Folder) -> None:
