@@ -13,7 +13,7 @@ Not shown: real people; a policy that shows the same few items; anything that ch
 Legend: N decisions, K items shown.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -108,8 +108,15 @@ def _rates(config: ImpressionsConfig, rng: np.random.Generator, segment: I64, it
     return rate
 
 
-def entries_of(shown: Shown, schema: Schema) -> Iterator[list[Entry]]:
-    """The log of it up to the last decision, second by second; a decision's id is its number."""
+def entries_of(
+    shown: Shown, schema: Schema, sources: Sequence[str] | None = None, quarantined: Collection[str] = ()
+) -> Iterator[list[Entry]]:
+    """The log of it up to the last decision, second by second; a decision's id is its number.
+
+    Args:
+        sources: [N] who tells of a decision's clicks; None: nobody says.
+        quarantined: Sources that tell nothing; looked at before every second.
+    """
     encoder, table = Encoder(schema), ItemTable(schema)
     states: dict[str, bytes] = {}
     for _, moments in groupby(_moments(shown), key=lambda moment: moment[0] // 1000):
@@ -120,8 +127,8 @@ def entries_of(shown: Shown, schema: Schema) -> Iterator[list[Entry]]:
             state = states.get(user, b"")
             if place < 0:
                 decisions.append((_decision(shown, number), state))
-            else:
-                click = _click(shown, number, place, ms)
+            elif sources is None or sources[number] not in quarantined:
+                click = _click(shown, number, place, ms, None if sources is None else sources[number])
                 clicks.append((click, state))
                 states[user] = apply_update(state, update_for(click, schema), schema)
         entries = [
@@ -148,10 +155,10 @@ def _decision(shown: Shown, number: int) -> LoggedDecision:
     return LoggedDecision(str(number), user, int(shown.at_ms[number]), 0, context, items, [1.0] * len(items), b"")
 
 
-def _click(shown: Shown, number: int, place: int, ts_ms: int) -> LoggedEvent:
+def _click(shown: Shown, number: int, place: int, ts_ms: int, source: str | None) -> LoggedEvent:
     context = {"segment": str(shown.segment[number])}
     user, item = f"u{shown.person[number]}", f"i{shown.item[number, place]}"
-    return LoggedEvent("click", user, item, ts_ms, 1.0, context, None, str(number))
+    return LoggedEvent("click", user, item, ts_ms, 1.0, context, None, str(number), source)
 
 
 def _encoded(
