@@ -10,10 +10,7 @@ from rich.table import Table
 from deployments.client import Headrace
 from deployments.terminal import console, user_name, utc
 
-COLUMNS: Final = (
-    *("source", "accepted", "in quarantine", "invalid", "of the newest", "youngest", "always the same"),
-    *("labels agree", ""),
-)
+COLUMNS: Final = ("source", "counts", "held", "invalid", "newest", "age", "same", "labels", "")
 
 
 def run_sources(options: argparse.Namespace) -> int:
@@ -50,12 +47,14 @@ def run_release(options: argparse.Namespace) -> int:
 
 
 def show(told: dict[str, Any], to: Console) -> None:
-    """Draw it, by name."""
+    """Draw it, by name: events that count, that are held in quarantine, that were invalid; of the newest ones how many
+    are, how old the youngest was as it came, which fields are always the same; how far labels agree with what answers.
+    """
     table = Table(title="sources", title_justify="left")
     for column in COLUMNS:
         table.add_column(column)
     for name, source in told["sources"].items():
-        lag = "" if source["lag_s"] is None else f"{source['lag_s']:,.1f} s old"
+        lag = "" if source["lag_s"] is None else f"{source['lag_s']:,.1f} s"
         same = ", ".join(field for field, ratio in source["same"].items() if ratio >= 1.0)
         counts = [f"{source[what]:,}" for what in ("accepted", "quarantined", "invalid")]
         labels = "" if source["labels"] is None else f"{source['labels']['agreement']:.0%}"
