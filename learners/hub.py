@@ -256,7 +256,7 @@ class ModelHub:
         full = await (await self._loaded()).anchor(round(1000 * age_s), self._shelf.version, other_than)
         if full is None:
             return None
-        draft = Publisher("anchor", 0).draft(full)
+        draft = await asyncio.to_thread(Publisher("anchor", 0).draft, full)  # commits go on meanwhile
         return self._shelf.lay_out(draft.head, draft.parts).refs
 
     async def positions(self) -> dict[int, tuple[int, int]]:

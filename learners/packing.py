@@ -2,7 +2,8 @@
 
     8 bytes   magic and format          8 bytes   xxh3_64 of the rest          msgpack
 
-Bytes that were cut or altered are refused as `CorruptSnapshot`. What is unpacked holds views of the bytes, read-only.
+Bytes that were cut or altered are refused as `CorruptSnapshot`. Arrays that are unpacked are read-only copies: so they
+are aligned, wherever in the bytes they stood.
 """
 
 from typing import Any, Generic, TypeVar
