@@ -1,7 +1,7 @@
 """What does a source cost whose labels say the opposite, and how soon is it told?
 
     python -m benchmarks.bench_sources [--seconds 900] [--per-s 60] [--share 0.2] [--seed 1] [--plot FILE]
-                                       [--config benchmarks/impressions.toml] [--json [FILE]]
+                                       [--anchor-age 120] [--config benchmarks/impressions.toml] [--json [FILE]]
 
 One simulated stream of shown slates and clicks (`benchmarks.impressions`), lived through in one process by a learner, a
 publisher and a judge; a version every second. A `share` of the people use one app, the others one of four others; each
@@ -17,7 +17,7 @@ second in which they are shown, of the other apps' people and of that app's: the
 truly click, above that of the undisturbed run, as a share of it; and *missed*: by how much less what is put first is
 clicked than the best of the ten would be, by the known rates. At worst over 20 s, and over the last quarter.
 
-NOT shown: what is asked does not depend on what was answered; no version is held.
+NOT shown: what is asked does not depend on what was answered; the gate lets everything pass.
 
 Legend: N decisions, K items shown, T seconds.
 """
@@ -25,6 +25,7 @@ Legend: N decisions, K items shown, T seconds.
 import argparse
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 
 import benchmarks
 from benchmarks import machine, plotting
+from benchmarks.bench_poison import LENIENT
 from benchmarks.impressions import ImpressionsConfig, Shown, entries_of, simulate
 from deployments.config import Config, load_config
 from features.events import DECISION, Entry, decode_decision
@@ -64,12 +66,15 @@ RUNS: Final = {NOBODY: (False, False), "no rule": (True, False), "rule": (True, 
 class Loop:
     """A learner, who publishes what it learns, and who judges the sources."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, judging: JudgeConfig) -> None:
         self.learner = OnlineLearner(config.schema, config.learner)
-        self.judge = Judge(config.schema, JudgeConfig())
+        self.judge = Judge(config.schema, judging)
+        self._judging = judging
         self._witness = Witness(config.schema, config.learner, self.judge)
         self._publisher = Publisher("here", 1 << 40)
         self._full: Delta | None = None
+        self._kept: deque[Delta] = deque()
+        """Those that may become the anchor, ten seconds or more apart."""
         self._due_ms = 0
 
     def live(self, entries: Sequence[Entry]) -> None:
@@ -80,9 +85,10 @@ class Loop:
             if self.learner.is_settled and entry.id.ms >= self._due_ms:
                 self._due_ms = entry.id.ms + OFFER_MS
                 self._publish()
+                self._look_for_anchor(entry.id.ms)
 
     def _publish(self) -> None:
-        version = self.judge.live.version + 1
+        version = 1 if self._full is None else self._full.version + 1
         delta = snapshots.unpack(snapshots.pack(self.learner.take_delta(version, version - 1 or None)))
         self._full = delta if self._full is None else snapshots.merge(self._full, delta)
         self._publisher.note(delta)
@@ -90,9 +96,26 @@ class Loop:
         self.judge.begin(draft.head)
         for part in draft.parts:
             list(self.judge.add(part))
-        self.judge.follow()
-        list(self.judge.settle())
-        self._publisher.settle(draft)
+        verdict = self.judge.decide()
+        if not verdict.reasons and not verdict.decline:
+            list(self.judge.settle())
+            self._publisher.settle(draft)
+
+    def _look_for_anchor(self, now_ms: int) -> None:
+        """The newest that is old enough, if one is wanted."""
+        assert self._full is not None
+        if not self._kept or _through_ms(self._full) >= _through_ms(self._kept[-1]) + 10_000:
+            self._kept.append(self._full)
+        old_ms = now_ms - round(1000 * self._judging.anchor_age_s)
+        while len(self._kept) > 1 and _through_ms(self._kept[1]) <= old_ms:
+            self._kept.popleft()
+        if _through_ms(self._kept[0]) <= old_ms and self.judge.wants_anchor(now_ms):
+            draft = Publisher("anchor", 0).draft(self._kept[0])
+            list(self.judge.lay_anchor(draft.head, draft.parts, now_ms))
+
+
+def _through_ms(full: Delta) -> int:
+    return full.progress.trained_through_ms
 
 
 class World:
@@ -132,9 +155,9 @@ class World:
         return replace(self.true, delay_ms=np.where(is_turned_N[:, None], opposite, self.true.delay_ms))
 
 
-def live_through(world: World, config: Config, is_turned: bool, is_ruled: bool) -> dict[str, Any]:
+def live_through(world: World, config: Config, judging: JudgeConfig, is_turned: bool, is_ruled: bool) -> dict[str, Any]:
     """One run, second by second: loss and what is missed, slate by slate, and when which source was told."""
-    loop, told, quarantined = Loop(config), dict[str, Any](), set[str]()
+    loop, told, quarantined = Loop(config, judging), dict[str, Any](), set[str]()
     numbers, losses, missed = list[int](), list[F64](), list[F64]()
     for entries in entries_of(world.told(is_turned), config.schema, world.sources, quarantined):
         asked = [entry for entry in entries if entry.kind == DECISION]
@@ -207,10 +230,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     keep_memory()
     config = load_config(options.config)
     world = World(ImpressionsConfig(end_s=options.seconds, decisions_per_s=options.per_s), options.share, options.seed)
+    judging = replace(LENIENT, anchor_age_s=options.anchor_age)
     found, began_s = {}, time.monotonic()
     for name, (is_turned, is_ruled) in RUNS.items():
         with one_thread():
-            found[name] = live_through(world, config, is_turned, is_ruled)
+            found[name] = live_through(world, config, judging, is_turned, is_ruled)
         print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr)
     return {
         "what": "what a source costs whose labels say the opposite",
@@ -220,6 +244,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "per_s": options.per_s,
             "share": options.share,
             "seed": options.seed,
+            "anchor_age_s": options.anchor_age,
             "config": options.config.name,  # no path: results are read elsewhere
         },
         "took_s": time.monotonic() - began_s,
@@ -271,6 +296,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=900, help="of the stream")
     parser.add_argument("--per-s", type=float, default=60.0, help="slates of ten a second")
     parser.add_argument("--share", type=float, default=0.2, help="of the people whose app says the opposite")
+    parser.add_argument("--anchor-age", type=float, default=120.0, help="seconds of log time")
     parser.add_argument("--seed", type=int, default=1, help="of the stream")
     parser.add_argument(
         "--config", type=Path, default=Path(benchmarks.__file__).parent / "impressions.toml", help="TOML file"

@@ -1,6 +1,6 @@
-"""Do the labels of a source agree with what answers? One whose labels say the opposite is told, with the reason.
+"""Do the labels of a source agree with a model? One whose labels say the opposite is told, with the reason.
 
-    slates, scored by what answers ──► agreement of each ──► by source ──► says the opposite, and the others do not
+    slates, scored by a model ──► agreement of each ──► by source ──► says the opposite, and the others do not
 
 The *agreement* of a slate is the share of its pairs (rewarded, not rewarded) that the model orders as the labels do;
 ties count half, and chance has .5. A slate without such a pair says nothing.
@@ -155,7 +155,7 @@ class Agreement:
             return
         one.is_told = True
         self._told[source] = (
-            f"labels say the opposite of what answers: agreement {one.suspected / one.n_suspected:.2f} "
+            f"labels say the opposite of what others tell: agreement {one.suspected / one.n_suspected:.2f} "
             f"over {one.n_suspected} slates, others {_mean(others):.2f}"
         )
 
@@ -194,16 +194,15 @@ def agreements(scores_BK: NDArray[np.floating], is_rewarded_BK: Bools, mask_BK: 
     return found_B
 
 
-def agreements_of(part: Part, scores_BK: NDArray[np.floating], is_known_BK: Bools) -> F64:
+def agreements_of(part: Part, scores_BK: NDArray[np.floating]) -> F64:
     """Agreement of each slate of a part with a model; of late rewards none is known.
 
     Args:
         scores_BK: Of that model.
-        is_known_BK: Candidates that it has learned of: what it thinks of others is nobody's fault.
     Returns:
         [B], 0 to 1; not a number where a slate says nothing.
     """
-    mask_BK, loss = part.inputs.mask & is_known_BK, part.loss
+    mask_BK, loss = part.inputs.mask, part.loss
     if isinstance(loss, PointwiseLoss):
         return agreements(scores_BK, loss.reward > 0.0, mask_BK & loss.is_shown[:, None])
     assert isinstance(loss, ListwiseLoss)

@@ -15,7 +15,8 @@ from, for as long as it takes: so a decline is found that no edition shows by it
 
 Differences are told as shares of the loss of what answers: so slates and impressions are judged by one measure.
 
-And by what answers those are judged who tell what has happened: see `learners.agreement`.
+And those are judged who tell what has happened (`learners.agreement`): by the anchor, if there is one. What answers
+may have learned from a source that says the opposite, before it is found, how to please it.
 
 No Ray, no log. Price: the embeddings twice, as replicas have them.
 
@@ -35,7 +36,6 @@ from learners import editions
 from learners.agreement import Agreement, AgreementConfig, agreements_of
 from learners.duel import Duel, DuelConfig
 from learners.editions import Head
-from learners.embeddings import FALLBACK
 from learners.losses import ListwiseLoss, PointwiseLoss
 from learners.metrics import log_losses, softmax
 from learners.parts import Part
@@ -135,7 +135,7 @@ class Judge:
         self._cases: deque[Case] = deque()
         self._n_slates = 0
         self.agreement = Agreement(config.sources)
-        """Of what sources tell with what answers."""
+        """Of what sources tell with the anchor, or else with what answers."""
 
     @property
     def live(self) -> Scorer:
@@ -234,11 +234,9 @@ class Judge:
         return None if self._anchor is None else opinion(self._anchor, part)
 
     def _hear(self, cases: Sequence[Case]) -> None:
-        """Note how far those who told of these slates agree with what answers."""
-        items, sources, found = self._live.tables["item"], list[str | None](), list[F64]()
-        for part, scores_BK in [(case.part, case.live.scores) for case in cases]:
-            sources += part.sources
-            found.append(agreements_of(part, scores_BK, items.lookup(part.inputs.item_key) != FALLBACK))
+        """Note how far those who told of these slates agree with the anchor, or else with what answers."""
+        sources = [source for case in cases for source in case.part.sources]
+        found = [agreements_of(case.part, (case.anchor or case.live).scores) for case in cases]
         self.agreement.add(sources, np.concatenate(found))
 
     def _note_usual(self, case: Case) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.poisoning import PoisonedLearner
-from features.events import Entry, StreamId
+from features.events import Entry, LoggedEvent, StreamId
 from learners import snapshots
 from learners.duel import DuelConfig
 from learners.editions import Place
@@ -19,7 +19,7 @@ from learners.publisher import Draft, Publisher
 from learners.scorer import Scorer
 from learners.verdicts import Verdict
 from learners.witness import Witness
-from tests.learners.examples import CONFIG, SCHEMA, inputs_of, log, shown, stream
+from tests.learners.examples import CONFIG, SCHEMA, click, inputs_of, log, shown, stream
 
 LENIENT = JudgeConfig(n_slates=512)
 USUAL = JudgeConfig()
@@ -247,9 +247,37 @@ def test_nobody_is_told_where_all_tell_what_happens(share: float) -> None:
 @pytest.mark.parametrize("wrong_from", [0, 1500])
 def test_a_source_that_tells_of_clicks_on_what_was_not_clicked_is_told(wrong_from: int) -> None:
     loop = Loop()
-    loop.live(shown(4000, wrong_from=wrong_from))
+    loop.live(shown(6000, wrong_from=wrong_from))
     told = loop.judge.agreement.take_told()
-    assert list(told) == ["s1"] and "labels say the opposite of what answers" in told["s1"]
+    assert list(told) == ["s1"] and "labels say the opposite of what others tell" in told["s1"]
+
+
+def test_sources_are_judged_by_the_anchor_whatever_what_answers_has_learned_since() -> None:
+    blind = JudgeConfig(tolerance=10.0, anchor_tolerance=10.0, overconfidence=1.0, duel=DuelConfig(alarms=1e-12))
+    agreement = {}
+    for has_anchor in (True, False):
+        loop, entries = Loop(blind, every=2), shown(2500, wrong_from=2500)
+        loop.live(entries[:2000])
+        if has_anchor:
+            loop.lay_anchor()
+        loop.learner.share = 1.0
+        loop.live(entries[2000:])
+        agreement[has_anchor] = [one["agreement"] for one in loop.judge.agreement.figures().values()]
+    assert max(agreement[False]) < 0.6 < min(agreement[True])
+
+
+@pytest.mark.parametrize("n_items", [40, 3000])
+def test_who_comes_with_a_catalogue_of_its_own_is_not_told(n_items: int) -> None:
+    """What nobody has heard of yet is not the opposite of what is known."""
+    rng, events = np.random.default_rng(1), list[LoggedEvent]()
+    for number, event in enumerate(stream(6000)):
+        events.append(msgspec.structs.replace(event, source="old" if number % 2 else None))
+        if number > 2000 and rng.random() < 0.25:
+            new = click(f"v{rng.integers(12)}", f"n{rng.integers(n_items)}", event.ts_ms + 1)
+            events.append(msgspec.structs.replace(new, source="new"))
+    loop = Loop()
+    loop.live(log(events))
+    assert loop.judge.agreement.take_told() == {} and loop.judge.agreement.figures()["new"]["agreement"] > 0.6
 
 
 @pytest.mark.parametrize(("field", "value"), [("n_slates", 3), ("tolerance", -1.0), ("max_held", 0), ("sigmas", -1.0)])
