@@ -194,15 +194,16 @@ def agreements(scores_BK: NDArray[np.floating], is_rewarded_BK: Bools, mask_BK: 
     return found_B
 
 
-def agreements_of(part: Part, scores_BK: NDArray[np.floating]) -> F64:
+def agreements_of(part: Part, scores_BK: NDArray[np.floating], is_known_BK: Bools) -> F64:
     """Agreement of each slate of a part with a model; of late rewards none is known.
 
     Args:
         scores_BK: Of that model.
+        is_known_BK: Candidates that it has learned of: what it thinks of others is nobody's fault.
     Returns:
         [B], 0 to 1; not a number where a slate says nothing.
     """
-    mask_BK, loss = part.inputs.mask, part.loss
+    mask_BK, loss = part.inputs.mask & is_known_BK, part.loss
     if isinstance(loss, PointwiseLoss):
         return agreements(scores_BK, loss.reward > 0.0, mask_BK & loss.is_shown[:, None])
     assert isinstance(loss, ListwiseLoss)

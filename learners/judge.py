@@ -36,6 +36,7 @@ from learners import editions
 from learners.agreement import Agreement, AgreementConfig, agreements_of
 from learners.duel import Duel, DuelConfig
 from learners.editions import Head
+from learners.embeddings import FALLBACK
 from learners.losses import ListwiseLoss, PointwiseLoss
 from learners.metrics import log_losses, softmax
 from learners.parts import Part
@@ -235,8 +236,12 @@ class Judge:
 
     def _hear(self, cases: Sequence[Case]) -> None:
         """Note how far those who told of these slates agree with the anchor, or else with what answers."""
-        sources = [source for case in cases for source in case.part.sources]
-        found = [agreements_of(case.part, (case.anchor or case.live).scores) for case in cases]
+        model = self._anchor or self._live
+        sources, found = list[str | None](), list[F64]()
+        for case in cases:
+            is_known_BK = model.tables["item"].lookup(case.part.inputs.item_key) != FALLBACK
+            sources += case.part.sources
+            found.append(agreements_of(case.part, (case.anchor or case.live).scores, is_known_BK))
         self.agreement.add(sources, np.concatenate(found))
 
     def _note_usual(self, case: Case) -> None:

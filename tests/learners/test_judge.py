@@ -275,9 +275,15 @@ def test_who_comes_with_a_catalogue_of_its_own_is_not_told(n_items: int) -> None
         if number > 2000 and rng.random() < 0.25:
             new = click(f"v{rng.integers(12)}", f"n{rng.integers(n_items)}", event.ts_ms + 1)
             events.append(msgspec.structs.replace(new, source="new"))
-    loop = Loop()
-    loop.live(log(events))
+    loop, entries = Loop(), log(events)
+    loop.live(entries)
     assert loop.judge.agreement.take_told() == {} and loop.judge.agreement.figures()["new"]["agreement"] > 0.6
+    beside_an_anchor = Loop()
+    beside_an_anchor.live(entries[:2000])
+    beside_an_anchor.lay_anchor()
+    beside_an_anchor.live(entries[2000:])
+    assert beside_an_anchor.judge.agreement.take_told() == {}
+    assert "new" not in beside_an_anchor.judge.agreement.figures()
 
 
 @pytest.mark.parametrize(("field", "value"), [("n_slates", 3), ("tolerance", -1.0), ("max_held", 0), ("sigmas", -1.0)])
