@@ -286,7 +286,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         series = {name: values[: len(times_s)] for name, values in series.items()}
         panels.append({"label": f"missed, {who}", "times_s": times_s, "series": series})
     settings = found["settings"]
-    title = f"A source of {settings['share']:.0%} says the opposite, shown from second {settings['seconds'] // 3} on"
+    title = f"A source of {settings['share']:.0%} says the opposite from second {settings['seconds'] // 3} on"
     plotting.plot_series(panels, title, machine.describe(found["machine"]), path, along="seconds of log time")
 
 

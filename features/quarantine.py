@@ -85,7 +85,9 @@ class QuarantineKeeper:
             before, self._held = self.held, await self._bulk.quarantined()
             for source in before.keys() - self._held.keys():
                 self.watch.forget(source)
-            for source, why in self.watch.look(self._held).items():
+            for _ in self.watch.refresh():
+                await asyncio.sleep(0)  # it takes half a millisecond a source, in which no event is taken
+            for source, why in self.watch.judge(self._held).items():
                 found = Quarantine(RULE, why, self._now_ms())
                 if await self._bulk.quarantine(source, found):
                     logger.warning("source %r is put in quarantine: %s", source, why)

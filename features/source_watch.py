@@ -10,7 +10,7 @@ together, and no rule looks at them.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,14 +44,17 @@ class _Source:
         self.report = SourceReport()
         self.newest: deque[tuple[LoggedEvent | None, int | None]] = deque(maxlen=n_newest)
         """None in place of an event that was refused; and the age of each as it arrived, milliseconds."""
+        self.has_news = True
+        """Since its report was made."""
 
     @property
     def is_known(self) -> bool:
         """Whether it has sent enough to be judged."""
         return len(self.newest) == self.newest.maxlen
 
-    def look(self, fields: Sequence[str]) -> SourceReport:
-        """Its report, up to date."""
+    def look(self, fields: Sequence[str]) -> None:
+        """Bring its report up to date."""
+        self.has_news = False
         events = [event for event, _ in self.newest if event is not None]
         lags_ms = [lag_ms for _, lag_ms in self.newest if lag_ms is not None]
         self.report.invalid_ratio = 1.0 - len(events) / max(1, len(self.newest))
@@ -61,11 +64,10 @@ class _Source:
             values = Counter(value for event in events if (value := _value(event, name)) is not None)
             if 2 * values.total() > len(self.newest):
                 self.report.same[name] = values.most_common(1)[0][1] / values.total()
-        return self.report
 
 
 class SourceWatch:
-    """`note` and `refuse` events as they come; `look` now and then.
+    """`note` and `refuse` events as they come; now and then `refresh`, and then `judge`.
 
     Args:
         context: Declared fields, which are watched beside those that rules name.
@@ -78,7 +80,7 @@ class SourceWatch:
         self._sources: dict[str, _Source] = {}
         self._recent: deque[str] = deque(maxlen=N_RECENT * rules.n_newest)
         self.suspicions: list[str] = []
-        """What the last look found and nobody acts on, in words."""
+        """What was found at last and nobody acts on, in words."""
 
     def note(self, event: LoggedEvent, lag_ms: int | None, *, is_quarantined: bool = False) -> None:
         """Take in an event that is in the log.
@@ -88,6 +90,7 @@ class SourceWatch:
         """
         name, source = self._source(event.source)
         source.newest.append((event, lag_ms))
+        source.has_news = True
         source.report.quarantined += is_quarantined
         source.report.accepted += not is_quarantined
         if not is_quarantined:
@@ -97,17 +100,23 @@ class SourceWatch:
         """Take in that an event was invalid."""
         name, known = self._source(source)
         known.newest.append((None, None))
+        known.has_news = True
         known.report.invalid += 1
         self._recent.append(name)
 
-    def look(self, quarantined: Collection[str] = ()) -> dict[str, str]:
-        """Which sources are to be put in quarantine, and why.
+    def refresh(self) -> Iterator[None]:
+        """Bring the reports up to date, one source before each yield."""
+        for source in list(self._sources.values()):
+            if source.has_news:
+                source.look(self._fields)
+                yield
+
+    def judge(self, quarantined: Collection[str] = ()) -> dict[str, str]:
+        """Which sources are to be put in quarantine by what was reported, and why.
 
         Args:
             quarantined: Those that are there.
         """
-        for source in self._sources.values():
-            source.look(self._fields)
         exempt = {UNNAMED, OTHERS, *self._rules.trusted, *quarantined}
         told: dict[str, str] = {}
         self.suspicions = []
@@ -129,7 +138,7 @@ class SourceWatch:
             self._sources[source].newest.clear()
 
     def reports(self) -> dict[str, SourceReport]:
-        """What is known of each, as of the last look."""
+        """What is known of each, as of the last `refresh`."""
         return {name: source.report for name, source in self._sources.items()}
 
     def _source(self, name: str | None) -> tuple[str, _Source]:
