@@ -53,8 +53,11 @@ def send(application: Application, source: str, n: int) -> None:
 
 
 def clicks(application: Application, path: str) -> int:
-    """Clicks counted, by the longest half-life there is."""
-    counters: dict[str, float] = application.get(path)["counters"]
+    """Clicks counted, by the longest half-life there is; an item has no row before the projector has made one."""
+    response = application.http.get(path)
+    if response.status_code == 404:
+        return 0
+    counters: dict[str, float] = response.raise_for_status().json()["counters"]
     counted = {name: value for name, value in counters.items() if name.startswith("click.")}
     return round(max(counted.values(), default=0.0))
 
