@@ -28,7 +28,8 @@ def run_replay(options: argparse.Namespace) -> int:
         show = ReplayProgress(bar, client, events.num_rows, queries.num_rows if queries is not None else 0)
         tally = replay.Replay(client, options.speed, show).run(events, queries, items, users)
     console.print(
-        f"{tally.accepted} events accepted, {tally.duplicates} duplicates, {tally.rejected} rejected; "
+        f"{tally.accepted} events accepted, {tally.duplicates} duplicates, {tally.quarantined} into quarantine, "
+        f"{tally.rejected} rejected; "
         f"{tally.events_per_s:.0f} events/s; {tally.n_queries} queries"
     )
     if tally.first_rejection is not None:
@@ -53,7 +54,6 @@ class ReplayProgress:
 
     def __call__(self, tally: Any) -> None:
         """Redraw."""
-        sent = tally.accepted + tally.duplicates + tally.rejected
         if time.monotonic() - self._asked_s >= 1.0:
             self.model = self._client.get("/v1/model")
             self._asked_s = time.monotonic()
@@ -61,7 +61,7 @@ class ReplayProgress:
         lag = f"weights {lag_s:.1f} s of log behind" if self.model.get("version") else "no weights yet"
         loss = self.model.get("progressive", {}).get("logloss")
         learned = f", log loss {loss:.3f}" if loss is not None else ""
-        self._bar.update(self._events, completed=sent, note=f"{tally.events_per_s:,.0f}/s, {lag}{learned}")
+        self._bar.update(self._events, completed=tally.n_sent, note=f"{tally.events_per_s:,.0f}/s, {lag}{learned}")
         self._bar.update(self._queries, completed=tally.n_queries)
 
 

@@ -27,7 +27,7 @@ from deployments.errors import (
 from deployments.http import JSON_TYPE, App, Request, Response, json_response, wire_headers
 from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
-from deployments.metrics import Exporter, TaggedExporter, source_values
+from deployments.metrics import Exporter, source_values
 from deployments.openapi import openapi
 from deployments.source_routes import AskJudge, SourceRoutes, ask_judge
 from deployments.versions import Ask, VersionRoutes, ask_hub
@@ -337,7 +337,7 @@ class Events:
         self._endpoint = EventsEndpoint(
             store, quarantine, ask_hub, ask_judge, log_status, clock.now_ms, is_event_clock=is_event_clock
         )
-        exporters = Exporter(self._values), TaggedExporter(lambda: source_values(quarantine.status()))
+        exporters = Exporter(self._values), Exporter(lambda: source_values(quarantine.status()))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(each.run()) for each in (clock, quarantine, *exporters)]
 

@@ -64,6 +64,7 @@ BY_SOURCE: Final = {
     "headrace_source_is_quarantined": "Whether a source is in quarantine: 0 or 1",
 }
 """With tags: `source` (empty: events that name none), `field`."""
+TEXTS: Final = {**GAUGES, **COUNTERS, **BY_SOURCE}
 Tagged = tuple[str, tuple[tuple[str, str], ...]]
 """Name of a metric, and its tags."""
 
@@ -77,40 +78,10 @@ class Exporter:
     """Hands current values to Ray. Run `run` as a task.
 
     Args:
-        read: Returns every value by metric name; counters as running totals.
+        read: Returns every value by metric name, or name and tags; those of `…_total` as running totals.
     """
 
-    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
-        self._read = read
-        self._gauges = {name: Gauge(name, text) for name, text in GAUGES.items() if name in read()}
-        self._counters = {name: Counter(name, text) for name, text in COUNTERS.items() if name in read()}
-        self._told: dict[str, float] = {}
-
-    async def run(self) -> None:
-        """Export for ever."""
-        while True:
-            self.export()
-            await asyncio.sleep(EXPORT_S)
-
-    def export(self) -> None:
-        """Export once."""
-        values = self._read()
-        for name, gauge in self._gauges.items():
-            gauge.set(values[name])
-        for name, counter in self._counters.items():
-            if values[name] > self._told.get(name, 0.0):
-                counter.inc(values[name] - self._told.get(name, 0.0))
-                self._told[name] = values[name]
-
-
-class TaggedExporter:
-    """The same for values with tags, which may come to be. Run `run` as a task.
-
-    Args:
-        read: Returns every value; those of `…_total` are running totals.
-    """
-
-    def __init__(self, read: Callable[[], Mapping[Tagged, float]]) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, float] | Mapping[Tagged, float]]) -> None:
         self._read = read
         self._metrics: dict[str, Gauge | Counter] = {}
         self._told: dict[Tagged, float] = {}
@@ -123,16 +94,16 @@ class TaggedExporter:
 
     def export(self) -> None:
         """Export once."""
-        for (name, tags), value in self._read().items():
+        for key, value in self._read().items():
+            name, tags = (key, ()) if isinstance(key, str) else key
             metric = self._metrics.get(name)
             if metric is None:
                 kind = Counter if name.endswith("_total") else Gauge
-                keys = tuple(key for key, _ in tags)
-                metric = self._metrics[name] = kind(name, BY_SOURCE[name], tag_keys=keys)
+                metric = self._metrics[name] = kind(name, TEXTS[name], tag_keys=tuple(tag for tag, _ in tags))
             if isinstance(metric, Gauge):
                 metric.set(value, dict(tags))
-            elif value > self._told.get((name, tags), 0.0):
-                metric.inc(value - self._told.get((name, tags), 0.0), dict(tags))
+            elif value > (told := self._told.get((name, tags), 0.0)):
+                metric.inc(value - told, dict(tags))
                 self._told[name, tags] = value
 
 
@@ -168,4 +139,4 @@ async def export_agreement(read: Callable[[], Mapping[str, Mapping[str, Any]]]) 
             ("headrace_source_agreement", (("source", source),)): told["agreement"] for source, told in read().items()
         }
 
-    await TaggedExporter(values).run()
+    await Exporter(values).run()

@@ -28,16 +28,14 @@ from deployments.client import Headrace, HeadraceError
 from deployments.errors import ConfigError
 from features.archived_events import archived_events, with_context
 from features.attribute_table import AttributeRow, attribute_rows
-from features.event_files import list_files
+from features.event_files import REQUIRED, RESERVED, list_files
 from features.log_files import LogFiles, segment_at
 from features.log_segments import LOG_FIELDS
 from features.schema import Entity
 
 BATCH: Final = 500
-REQUIRED: Final = ("ts_ms", "type", "user", "item")
 QUERY_COLUMNS: Final = ("query_id", "ts_ms", "user", "candidates")
 LOG_COLUMNS: Final = frozenset(field.name for field in LOG_FIELDS)
-RESERVED: Final = frozenset({*REQUIRED, "id", "decision", "value", "source"})
 
 
 @dataclass(slots=True)
@@ -46,6 +44,7 @@ class Tally:
 
     accepted: int = 0
     duplicates: int = 0
+    quarantined: int = 0
     rejected: int = 0
     n_queries: int = 0
     first_rejection: dict[str, Any] | None = None
@@ -56,9 +55,14 @@ class Tally:
     scores: list[list[float]] = field(default_factory=list)
 
     @property
+    def n_sent(self) -> int:
+        """Events that were answered for."""
+        return self.accepted + self.duplicates + self.quarantined + self.rejected
+
+    @property
     def events_per_s(self) -> float:
         """Rate of events, query time not counted."""
-        return (self.accepted + self.duplicates + self.rejected) / max(self.sending_s, 1e-9)
+        return self.n_sent / max(self.sending_s, 1e-9)
 
     def predictions(self) -> pa.Table:
         """`query_id, scores`, aligned with the candidates of each query."""
@@ -269,6 +273,7 @@ class Replay:
     def _note(self, receipt: dict[str, Any]) -> None:
         self.tally.accepted += receipt["accepted"]
         self.tally.duplicates += receipt["duplicates"]
+        self.tally.quarantined += receipt["quarantined"]
         self.tally.rejected += len(receipt["rejected"])
         self.tally.log_ms = max(self.tally.log_ms, receipt["log_ms"] or 0)
         if receipt["rejected"] and self.tally.first_rejection is None:

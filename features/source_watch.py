@@ -136,6 +136,7 @@ class SourceWatch:
         """Judge a source by what it sends from now on."""
         if source in self._sources:
             self._sources[source].newest.clear()
+            self._sources[source].has_news = True
 
     def reports(self) -> dict[str, SourceReport]:
         """What is known of each, as of the last `refresh`."""

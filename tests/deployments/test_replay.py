@@ -18,9 +18,11 @@ class Recorder:
         self.calls: list[tuple[str, Any]] = []
 
     def send(self, events: list[dict[str, Any]]) -> dict[str, Any]:
-        """Accept everything."""
+        """Accept everything but what a source in quarantine sends."""
         self.calls += [("event", event["ts_ms"]) for event in events]
-        return {"accepted": len(events), "duplicates": 0, "rejected": [], "log_ms": events[-1]["ts_ms"]}
+        n_held = sum(event.get("source") == "held" for event in events)
+        counts = {"accepted": len(events) - n_held, "duplicates": 0, "quarantined": n_held}
+        return {**counts, "rejected": [], "log_ms": events[-1]["ts_ms"]}
 
     def rank(self, user: str, candidates: list[str], **options: Any) -> dict[str, Any]:
         """Score candidates by their number, in another order."""
@@ -132,3 +134,9 @@ def test_a_refused_attribute_is_named_by_row_and_column() -> None:
     items = pa.table({"item": ["a", "b", "c"], "ts_ms": [3, 2, 1], "price": [1, -1, 1]})
     with pytest.raises(InvalidInput, match="item attributes, row 1, column 'price': Expected more"):
         Replay(Recorder()).run(EVENTS.sort_by("ts_ms"), items=items)  # type: ignore[arg-type]
+
+
+def test_what_is_taken_into_quarantine_is_counted_apart() -> None:
+    events = EVENTS.append_column("source", pa.array(["held", None, "app", "held"]))
+    tally = Replay(Recorder()).run(events.sort_by("ts_ms"))  # type: ignore[arg-type]
+    assert (tally.accepted, tally.quarantined, tally.n_sent) == (2, 2, 4)
