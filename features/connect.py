@@ -6,6 +6,7 @@ from typing import Literal
 from features.durability import Durability
 from features.errors import SchemaError
 from features.keys import Keys
+from features.redis_access import RedisAccessStore
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -64,6 +65,11 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
 def bulk_of(config: StoreConfig) -> RedisBulk:
     """What replaces states and rows as a whole, and knows who reads the log."""
     return RedisBulk(config.url, keys=Keys(n_partitions=config.n_partitions))
+
+
+def access_of(config: StoreConfig) -> RedisAccessStore:
+    """API keys, and what was done with them."""
+    return RedisAccessStore(config.url, keys=Keys(n_partitions=config.n_partitions), timeout_s=config.timeout_s)
 
 
 def files_of(config: StoreConfig) -> StoreFiles:

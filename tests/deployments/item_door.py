@@ -12,8 +12,11 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
+from deployments.entrance import Entrance
 from deployments.events import EventsEndpoint
-from deployments.http import MAX_BODY_BYTES, Message, Receive, Scope, Send, read_body
+from deployments.gate import MAX_BODY_BYTES, AccessConfig
+from deployments.http import Message, Receive, Scope, Send, read_body
+from features.access_store import MemoryAccessStore
 from features.events import ITEM, decode_attributes
 from features.memory_store import MemoryStore
 from features.quarantine import QuarantineKeeper
@@ -44,8 +47,9 @@ class Door:
         """Ids of the items of each post."""
         self.sizes_bytes: list[int] = []
         quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
+        entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
         self._app = EventsEndpoint(
-            self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1, is_event_clock=False
+            self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1, entrance=entrance, is_event_clock=False
         ).app
 
     @property

@@ -6,7 +6,10 @@ import httpx
 import msgspec
 import pytest
 
+from deployments.entrance import Entrance
 from deployments.events import EventsEndpoint
+from deployments.gate import AccessConfig
+from features.access_store import MemoryAccessStore
 from features.memory_store import MemoryStore
 from features.quarantine import QuarantineKeeper
 from features.schema import Schema
@@ -24,7 +27,10 @@ class Door:
         keeper = QuarantineKeeper(store, SourceWatch(SourceRules(), ("device",)), lambda: 5)
         self.labels: dict[str, dict[str, Any]] = {}
         """What the judge makes of sources."""
-        self._app = EventsEndpoint(store, keeper, _nobody, self._judge, _nobody, lambda: 5, is_event_clock=False).app
+        self.entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
+        self._app = EventsEndpoint(
+            store, keeper, _nobody, self._judge, _nobody, lambda: 5, entrance=self.entrance, is_event_clock=False
+        ).app
 
     async def _judge(self) -> dict[str, dict[str, Any]]:
         return self.labels
