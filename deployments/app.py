@@ -252,7 +252,7 @@ class Run:
             try_store(self.config)
             return
         self._say("starting a private store")
-        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
+        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral, has_password=True).start()
         if self.server.pid is not None:
             self.cluster.spare.add(self.server.pid)
         folder = self.config.folder or str(run_versions(run_id))

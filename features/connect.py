@@ -1,6 +1,6 @@
 """Where the store is and what it promises: the one description that every process of a deployment opens it from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from features.durability import Durability
@@ -17,7 +17,7 @@ from features.store_files import StoreFiles
 class StoreConfig:
     """How to reach the store. Partitions and clock are fixed when a store is created."""
 
-    url: str
+    url: str = field(repr=False)
     """`redis://[user:password@]host:port/db`, `rediss://` for TLS; of a cluster some servers, with commas between."""
     n_partitions: int = 64
     """Log partitions, and item partitions; bounds how far a store can be spread over a Redis Cluster."""
