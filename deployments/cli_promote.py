@@ -1,6 +1,7 @@
 """`headrace promote`: a lineage in the place of what serves; without a name, which ones there are."""
 
 import argparse
+import asyncio
 import importlib
 import os
 from datetime import UTC, datetime
@@ -14,9 +15,12 @@ from deployments.cluster import workers
 from deployments.config import Config, load_config
 from deployments.errors import ConfigError
 from deployments.store_of_run import with_store_of_run
-from deployments.terminal import INTERRUPTED, Stages, console, progress
+from deployments.terminal import INTERRUPTED, Stages, console, progress, user_name
+from features.access import Action
 from features.backfill.lineages import Lineage, lineages
 from features.backfill.planning import Plan
+from features.clock import WallClock
+from features.connect import access_of
 
 
 def run_promote(options: argparse.Namespace) -> int:
@@ -33,6 +37,7 @@ def run_promote(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"store.n_partitions: expected that of the lineage, {plan.n_partitions}, got {config.store.n_partitions}"
         )
+    asyncio.run(_note(config, lineage))
     try:
         with workers(options.port), interruptible(), progress() as bar:
             _put_in_place(plan, config, Stages(bar, NAMES))
@@ -40,6 +45,15 @@ def run_promote(options: argparse.Namespace) -> int:
         console.print("stopped; the same command goes on from there")
         return INTERRUPTED
     return 0
+
+
+async def _note(config: Config, lineage: Lineage) -> None:
+    """Put into the record who promotes what."""
+    store = access_of(config.store)
+    try:
+        await store.note_action(Action(WallClock().now_ms(), user_name(), "promote", lineage.name))
+    finally:
+        await store.close()
 
 
 def _chosen(there: list[Lineage], name: str, config: Config) -> Lineage:

@@ -86,6 +86,8 @@ def test_a_source_is_left_out_of_states_rows_and_model(application: Application)
     assert counted(application) == expected(N_GOOD + N_BAD) and adopted(application) == []
     send(application, "good", 24)
     headrace(application, "promote", name)
+    newest = application.get("/v1/audit?last=1")["actions"][0]
+    assert (newest["what"], newest["about"]) == ("promote", name)
     eventually(lambda: counted(application) == expected(N_GOOD + 24), lambda: f"good: {counted(application)}", 60.0)
     eventually(lambda: adopted(application), "the model is adopted", 30.0)
     send(application, "good", 24)
