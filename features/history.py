@@ -162,7 +162,7 @@ def _check(data: Any, n: int) -> Any:
     """The time of the first of `n` entries, if these bytes are that and nothing else."""
     latest_ms = at = 0
     for entry in range(n):
-        _, _, _, ms, at = _entry(data, at, len(data))
+        _, _, _, ms, at = next_entry(data, at, len(data))
         if at == BROKEN:
             return BROKEN
         if entry == 0:
@@ -177,7 +177,7 @@ def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, key_BW: Any, type_BW: A
     for b in range(len(n_B)):
         at = start_B[b] if n_B[b] >= 0 else BROKEN
         for w in range(n_B[b]):
-            start, length, kind, ms, at = _entry(data, at, end_B[b])
+            start, length, kind, ms, at = next_entry(data, at, end_B[b])
             if at == BROKEN:
                 break
             if w >= width:
@@ -199,7 +199,7 @@ def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, key_BW: Any, type_BW: A
 
 
 @compiled()
-def _entry(data: Any, at: Any, end: Any) -> Any:
+def next_entry(data: Any, at: Any, end: Any) -> Any:
     """Where the id of an entry starts, its bytes, type, time, and where the next entry starts; there `BROKEN` if it is
     none."""
     if at + 2 > end or data[at] != 0x93:

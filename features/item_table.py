@@ -4,7 +4,7 @@ The projector folds the log into a table and ships touched rows as bytes; a serv
 own table as a cache; a learner folds for itself. So there is one definition of what an event does to an item, and one
 place where candidates' counters are gathered from.
 
-An event on item x by a user whose latest items were p1, p2, … adds to x's counters, and to the *successors* of each pk
+An event that has a voice (`features.voice`) on item x by a user whose latest items were p1, p2, … adds to x's counters, and to the *successors* of each pk
 (x with weight 1/k). A full successor set gives up the one that followed least lately. Row 0 is the item nobody has
 heard of: all zeros.
 
@@ -29,6 +29,7 @@ from features.history import History, Recent
 from features.index import KeyIndex
 from features.schema import FORMAT, Attribute, Schema, bucket_of, duration, hash64
 from features.state import HEADER, history_in
+from features.voice import Voices
 
 UNKNOWN: Final = kernels.UNKNOWN
 SLICE: Final = 512  # rows packed at once
@@ -51,6 +52,7 @@ class ItemTable:
 
     def __init__(self, schema: Schema, capacity: int = 1024) -> None:
         self.schema = schema
+        self.voices = Voices(schema)
         self.rows: dict[str, int] = {"": UNKNOWN}
         self.ids: list[str] = [""]
         self._index = KeyIndex(capacity)
@@ -88,11 +90,13 @@ class ItemTable:
         return self._index.get(keys)
 
     def fold(self, entries: Iterable[Entry]) -> None:
-        """Fold log entries, in order; kinds that say nothing about items change nothing."""
+        """Fold log entries, in order; those that say nothing about items, or have no voice, change nothing."""
         events: list[tuple[LoggedEvent, History]] = []
         for entry in entries:
             if entry.kind == EVENT:
-                events.append((decode_event(entry.body), history_in(entry.state, self.schema)))
+                event, recent = decode_event(entry.body), history_in(entry.state, self.schema)
+                if self.voices.has_voice(event, entry.state):
+                    events.append((event, recent))
             elif entry.kind == ITEM:
                 self.fold_events(events)
                 events = []
@@ -106,7 +110,7 @@ class ItemTable:
         *,
         takes: Callable[[str], bool] | None = None,
     ) -> None:
-        """Fold events, in order.
+        """Fold events that have a voice, in order.
 
         Args:
             events: Each with the user's history from just before it.
@@ -144,7 +148,7 @@ class ItemTable:
             row_E,
             key_E,
             ms_E,
-            np.array([event.value for event in events], dtype=np.float64),
+            np.minimum([event.value for event in events], self.schema.voice.max_value),
             self._buckets(events),
             before_EP,
         )

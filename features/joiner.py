@@ -91,6 +91,8 @@ class _Open:
     source: str | None = None
     """Who told of the rewards, in whatever order they came; None: nobody says, or several did."""
     is_counted: bool = False
+    is_void: bool = False
+    """Nothing is learned from it."""
 
     @property
     def n_bytes(self) -> int:
@@ -110,7 +112,7 @@ class Joiner:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._due: list[tuple[int, str]] = []
         """Instants at which decisions are counted, and after that forgotten."""
-        self._orphans: dict[str, list[LoggedEvent]] = {}
+        self._orphans: dict[str, list[tuple[LoggedEvent, bool]]] = {}
         self._orphans_due: list[tuple[int, str]] = []
         self._ready: list[Outcome] = []
         self._n_bytes = 0
@@ -153,15 +155,18 @@ class Joiner:
         self._open[decision.decision] = found
         self._n_bytes += found.n_bytes
         heapq.heappush(self._due, (self._counted_ms(decision), decision.decision))
-        for event in self._orphans.pop(decision.decision, ()):
-            self._reward(found, event)
+        for event, has_voice in self._orphans.pop(decision.decision, ()):
+            self._reward(found, event, has_voice)
         while self._n_bytes > self._config.max_bytes:
             self._forget(next(iter(self._open)))
             self.n_forgotten += 1
 
-    def add_feedback(self, event: LoggedEvent) -> bool:
+    def add_feedback(self, event: LoggedEvent, *, has_voice: bool = True) -> bool:
         """Take in an event.
 
+        Args:
+            has_voice: Whether it counts for others (`features.voice`). From a decision with feedback that does not
+                nothing more is learned: without its reward, what was shown would be learned as shown in vain.
         Returns:
             Whether it was joined: its decision is known, showed its item, and is within the attribution window.
         """
@@ -169,8 +174,8 @@ class Joiner:
             return False
         found = self._open.get(event.decision)
         if found is not None:
-            return self._reward(found, event)
-        self._orphans.setdefault(event.decision, []).append(event)
+            return self._reward(found, event, has_voice)
+        self._orphans.setdefault(event.decision, []).append((event, has_voice))
         heapq.heappush(self._orphans_due, (event.ts_ms + round(1000 * self._config.wait_s), event.decision))
         return False
 
@@ -195,19 +200,21 @@ class Joiner:
         ready, self._ready = self._ready, []
         return ready
 
-    def _reward(self, found: _Open, event: LoggedEvent) -> bool:
+    def _reward(self, found: _Open, event: LoggedEvent, has_voice: bool) -> bool:
         decision = found.decision
         if event.item not in decision.items or event.user != decision.user:
             return False
         if not decision.ts_ms <= event.ts_ms < self._closed_ms(decision):
             return False
+        if not has_voice:
+            found.is_void = True
         place = decision.items.index(event.item)
         before, reward = found.rewards.get(place, 0.0), self._config.rewards.get(event.type, 1.0)
         if reward > 0.0:
             found.source = event.source if not found.rewards or found.source == event.source else None
         if reward > before:
             found.rewards[place] = reward
-            if found.is_counted:
+            if found.is_counted and not found.is_void:
                 every = tuple(range(len(decision.items)))
                 rewards = tuple(reward - before if other == place else 0.0 for other in every)
                 self._ready.append(Outcome(decision, found.state, every, False, rewards, event.source))
@@ -215,6 +222,8 @@ class Joiner:
 
     def _count(self, found: _Open) -> None:
         found.is_counted = True
+        if found.is_void:
+            return
         every = range(len(found.decision.items))
         kept = tuple(place for place in every if place in found.rewards or self._is_kept(found.decision, place))
         if kept:

@@ -164,8 +164,10 @@ class Moments:
         return None
 
     def _change(self, entry: Entry, event: LoggedEvent) -> Change | None:
+        """None: it has no voice, or cannot be read."""
         try:
-            return Change(entry.id.ms, event, history_in(entry.state, self._schema))
+            recent = history_in(entry.state, self._schema)
+            return Change(entry.id.ms, event, recent) if self.table.voices.has_voice(event, entry.state) else None
         except FeatureError:
             self.n_passed_over += 1
             return None

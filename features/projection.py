@@ -64,6 +64,8 @@ class Projection:
         self._reader = TickReader(self._log, {})
         self.reached: Positions = {}
         self.n_entries = self.n_passed_over = 0
+        self.n_unheard = 0
+        """Events that had no voice."""
 
     @staticmethod
     def warm_up(schema: Schema) -> None:
@@ -130,7 +132,10 @@ class Projection:
         """
         try:
             if entry.kind == EVENT:
-                return entry, decode_event(entry.body), history_in(entry.state, self._schema)
+                event, recent = decode_event(entry.body), history_in(entry.state, self._schema)
+                if self._table.voices.has_voice(event, entry.state):
+                    return entry, event, recent
+                self.n_unheard += 1
             if entry.kind == ITEM:
                 return entry, decode_attributes(entry.body), NOTHING
         except (FeatureError, msgspec.DecodeError) as error:

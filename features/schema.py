@@ -69,6 +69,37 @@ class Attribute:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How much of what one person does counts for others: in rows of items, and in what is learned.
+
+    Not part of the fingerprint: bytes written under other limits mean the same, counts of what counted then. But it is
+    part of the schema, as all who fold the log have that in common, and must have these in common too.
+    """
+
+    per_item: int = 3
+    """Events of one type on one item among the newest `n_recent` of a person that count; more than `n_recent`: all."""
+    burst: float = 500.0
+    """Events that a person's counter may hold, whatever its half-life, before what follows counts no more."""
+    per_hour: float = 60.0
+    """Events that it may hold beside these for each hour of its half-life."""
+    late_s: float = 300.0
+    """How much older than what the person did before an event may be."""
+    max_value: float = 1e6
+    """More than this of an event's `value` does not count."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("per_item", 1, 2**31),
+            ("burst", 1.0, 1e12),
+            ("per_hour", 0.0, 1e12),
+            ("late_s", 0.0, 1e9),
+            ("max_value", 0.0, 1e12),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise SchemaError(f"schema.voice.{name}: expected {low:g} to {high:g}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Group:
     """A counter's place in the packed block: `ms` at `offset`, then n_buckets x n_half_lives float32 values."""
 
@@ -106,6 +137,8 @@ class Schema:
     successor_window_s: float = 7200.0
     """Predecessors older than this do not count."""
     successor_half_lives_s: tuple[float, ...] = (2700.0, 43200.0)
+    voice: Voice = field(default_factory=Voice)
+    """See there; the only part that the fingerprint leaves out."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -113,7 +146,8 @@ class Schema:
     @cached_property
     def fingerprint(self) -> int:
         """64-bit hash of the declaration and the byte format."""
-        return xxhash.xxh3_64_intdigest(msgspec.msgpack.encode([FORMAT, asdict(self)], order="deterministic")) or 1
+        layout = {name: value for name, value in asdict(self).items() if name != "voice"}
+        return xxhash.xxh3_64_intdigest(msgspec.msgpack.encode([FORMAT, layout], order="deterministic")) or 1
 
     @cached_property
     def user_groups(self) -> tuple[Group, ...]:
@@ -169,8 +203,9 @@ def schema_from_dict(values: dict[str, Any]) -> Schema:
     Raises:
         SchemaError: With the path of the bad field.
     """
-    for name, kind in (("", Schema), ("counters", Counter), ("attributes", Attribute)):
-        for row in values.get(name, []) if name else [values]:
+    for name, kind in (("", Schema), ("counters", Counter), ("attributes", Attribute), ("voice", Voice)):
+        found = values.get(name, []) if name else values
+        for row in [found] if isinstance(found, dict) else found:
             unknown = set(row) - set(kind.__dataclass_fields__)
             if unknown:
                 raise SchemaError(f"schema{'.' + name if name else ''}: unknown field {min(unknown)!r}")

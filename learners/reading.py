@@ -4,6 +4,9 @@
                     │                (cut by number and log time)
                     └──► then folded into the reader's own item table
 
+What floods is not learned from. An event that has no voice (`features.voice`) makes no example, nor does the decision that it
+belongs to; and of one person's decisions at most `person_share` of a full batch is in a batch.
+
 Two invariants. The slate of an event is gathered before the event is folded, so no example knows the future. Batches
 are cut by the log alone, never by when somebody happened to look; so whoever reads the same entries gets the same ones.
 
@@ -16,6 +19,7 @@ item).
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -62,11 +66,18 @@ class ReadingConfig:
     """Examples in a full batch."""
     batch_span_s: float = 0.2
     """Log time after which a batch is due though it is not full."""
+    person_share: float = 0.125
+    """Share of a full batch that one person's decisions may take; what is beyond it is not learned from."""
     seed: int = 7
     """Of the negatives."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("batch_size", 1, 65536), ("batch_span_s", 0.0, 86400.0), ("seed", 0, 2**31)):
+        for name, low, high in (
+            ("batch_size", 1, 65536),
+            ("batch_span_s", 0.0, 86400.0),
+            ("person_share", 0.0, 1.0),
+            ("seed", 0, 2**31),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"learner.{name}: expected {low} to {high}, got {getattr(self, name)}")
 
@@ -122,6 +133,8 @@ class ExampleReader:
         self._pending = PendingBatch(self.encoder, self.table, self._sampler)
         self._joiner = Joiner(config.join, len(self.encoder.dense_names))
         self._outcomes: list[Outcome] = []
+        self._n_of: Counter[str] = Counter()
+        """Outcomes that are pending, by person."""
         self._n_read = 0
         self._first_ms = 0
         self._tick_end_ms = 0
@@ -268,7 +281,9 @@ class ExampleReader:
                 if entry.kind == DECISION:
                     self._joiner.add_decision(decode_decision(entry.body), entry.state)
                 elif entry.kind == EVENT:
-                    self._joiner.add_feedback(decode_event(entry.body))
+                    event = decode_event(entry.body)
+                    has_voice = self.table.voices.has_voice(event, entry.state)
+                    self._joiner.add_feedback(event, has_voice=has_voice)
             except (FeatureError, msgspec.DecodeError):
                 continue  # it was passed over, and reported, when it was read
         self._joiner.pop_ready(self._tick_end_ms)
@@ -297,12 +312,12 @@ class ExampleReader:
 
     def _take_event(self, entry: Entry, is_mine: bool) -> None:
         event = decode_event(entry.body)
-        if is_mine:
-            user = unpack(entry.state, self.schema)
-            is_joined = self._joiner.add_feedback(event)
-            self._pending.add(event, entry.state, None if is_joined else self._request(event, user, entry.id.ms))
-        else:
-            self._pending.add(event, entry.state)
+        user = unpack(entry.state, self.schema) if is_mine else None
+        has_voice = self.table.voices.has_voice(event, entry.state)
+        is_joined = is_mine and self._joiner.add_feedback(event, has_voice=has_voice)
+        if has_voice:
+            request = None if user is None or is_joined else self._request(event, user, entry.id.ms)
+            self._pending.add(event, entry.state, request)
         self._n_read += 1
 
     def _request(self, event: LoggedEvent, user: UserState, ms: int) -> Request:
@@ -318,16 +333,23 @@ class ExampleReader:
         """Take in what the join has to tell by now; whether a batch is full then."""
         if self._n_pending < self.config.batch_size and not self._joiner.has_news(now_ms):
             return False
-        outcomes = self._joiner.pop_ready(now_ms)
+        outcomes = list(filter(self._is_within_share, self._joiner.pop_ready(now_ms)))
         if outcomes and self.is_settled:
             self._first_ms = now_ms
         self._outcomes += outcomes
         return self._n_pending >= self.config.batch_size
 
+    def _is_within_share(self, outcome: Outcome) -> bool:
+        """Whether there is room for another decision of this person in the batch; if so it is taken."""
+        user = outcome.decision.user
+        self._n_of[user] += 1
+        return self._n_of[user] <= max(1.0, self.config.person_share * self.config.batch_size)
+
     def _cut(self) -> Batch:
         """What is pending; nothing is, afterwards."""
         fullness = min(1.0, self._n_pending / self.config.batch_size)
         outcomes, self._outcomes = self._outcomes, []
+        self._n_of.clear()
         slates, sources = self._pending.take()
         return Batch(slates, outcomes, fullness, self._first_ms, sources)
 

@@ -80,7 +80,7 @@ def _fold(table: ItemTable, shares: pa.Table, schema: Schema) -> None:
         np.where(follows_S, UNKNOWN, row_S),
         shares["key"].to_numpy(),
         shares["ts_ms"].to_numpy(),
-        shares["value"].to_numpy(),
+        np.minimum(shares["value"].to_numpy(), schema.voice.max_value),
         buckets_of(shares, schema.item_groups, schema).astype(np.int64),
         before_SP,
     )

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from features.compiling import compiled
+from features.voice import keeps_pace
 
 EVENT: Final = 0
 ATTRIBUTES: Final = 1
@@ -58,11 +59,14 @@ class State(NamedTuple):
 
 
 @compiled()
-def add_up(entries: Any, groups: Any, base: Any, out_UW: Any, state: Any) -> None:
-    """Counters and the rest of every person's state.
+def add_up(
+    entries: Any, groups: Any, base: Any, pace_C4: Any, late_ms: int, out_UW: Any, state: Any, is_heard_E: Any
+) -> None:
+    """Counters and the rest of every person's state; and which events keep pace (`features.voice`).
 
     Args:
         base: 2.0
+        pace_C4: See `voice.pace_of`.
         out_UW: Zeros, words of the counter blocks.
     """
     value_UW = out_UW.view(np.float32)
@@ -80,6 +84,7 @@ def add_up(entries: Any, groups: Any, base: Any, out_UW: Any, state: Any) -> Non
                 state.attributes[u] = e
                 continue
             state.last_event[u] = e
+            is_heard_E[e] = keeps_pace(out_UW[u], entries.ts_ms[e], pace_C4, late_ms)
             for g in range(len(groups.at)):
                 if entries.bucket[e, g] >= 0:
                     amount = entries.value[e] if groups.uses_value[g] else 1.0
@@ -137,6 +142,32 @@ def look_back(entries: Any, n_recent: int, window_ms: float, out_EP: Any) -> Non
                 if is_new:
                     out_EP[e, p] = item
                     p += 1
+
+
+@compiled()
+def silence(entries: Any, n_recent: int, per_item: int, late_ms: int, is_heard_E: Any) -> None:
+    """Events that repeat or are late are not heard: what `voice.is_heard` finds in the packed history.
+
+    Args:
+        is_heard_E: Which keep pace; those that have no voice become False.
+    """
+    for u in range(len(entries.start) - 1):
+        first = entries.start[u]
+        for e in range(entries.start[u], entries.start[u + 1]):
+            if entries.kind[e] == ERASURE:
+                first = e + 1
+            if entries.kind[e] != EVENT:
+                continue
+            n_seen = n_same = 0
+            for other in range(e - 1, first - 1, -1):
+                if n_seen == n_recent or not is_heard_E[e]:
+                    break
+                if entries.kind[other] != EVENT:
+                    continue
+                is_late = n_seen == 0 and entries.ts_ms[e] < entries.ts_ms[other] - late_ms
+                n_seen += 1
+                n_same += entries.item[other] == entries.item[e] and entries.type[other] == entries.type[e]
+                is_heard_E[e] = not is_late and n_same < per_item
 
 
 @compiled()

@@ -1,7 +1,7 @@
 """The first pass: everything that people of a shard did, folded into their states; and what items take from it.
 
 States are those of `features.state`, byte for byte, as if the events had come in one by one. What items take is a table
-of *shares*, two kinds of rows: an event counts for its item (`place` NONE), and follows each of the items before it
+of *shares*, two kinds of rows: an event that has a voice (`features.voice`) counts for its item (`place` NONE), and follows each of the items before it
 (`place` 0, 1, …; the row belongs to the item before).
 
 Legend: E entries, U people, G counter groups, P predecessors.
@@ -21,6 +21,7 @@ from features.kernels import UNCHANGED
 from features.keys import Keys
 from features.schema import FORMAT, Group, Schema, hash64
 from features.state import HEADER, LISTS
+from features.voice import Voices
 
 I64 = NDArray[np.int64]
 ORDER: Final = ("at_ms", "row")  # in which one sender would have sent events, or in which the log has them
@@ -67,9 +68,9 @@ def fold_people(events: pa.Table, schema: Schema, keys: Keys) -> Folded:
     )
     ids = user.dictionary.take(pa.array(user_E[start_U[:-1]]))
     partition_U = np.array([keys.user_partition(name) for name in ids.to_pylist()], dtype=np.int16)
-    packed = _pack(entries, items.dictionary, events["context"].combine_chunks(), schema)
+    packed, is_heard_E = _pack(entries, items.dictionary, events["context"].combine_chunks(), schema)
     states = pa.table({"user": ids, "partition": pa.array(partition_U), "state": packed})
-    shares = _shares(events, entries, items.dictionary, schema)
+    shares = _shares(events, entries, is_heard_E, items.dictionary, schema)
     n_events = int(np.count_nonzero(entries.kind == kernels.EVENT))
     return Folded(states, shares, n_events, sorted(twice.tolist()))
 
@@ -117,12 +118,18 @@ def _in_order(events: pa.Table, user_E: I64) -> tuple[I64, I64]:
     return order[is_first], order[~is_first]
 
 
-def _pack(entries: kernels.Entries, items: pa.Array, contexts: pa.Array, schema: Schema) -> pa.Array:
+def _pack(
+    entries: kernels.Entries, items: pa.Array, contexts: pa.Array, schema: Schema
+) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """States of people, and which events have a voice."""
     n_people = len(entries.start) - 1
     words_UW = np.zeros((n_people, schema.user_block_bytes // 4), dtype=np.uint32)
     alive = np.empty(n_people, dtype=bool)
     state = kernels.State(alive, *(np.empty(n_people, dtype=np.int64) for _ in range(3)))
-    kernels.add_up(entries, _groups(schema), np.float64(2.0), words_UW, state)
+    is_heard_E, voices = np.zeros(len(entries.kind), dtype=bool), Voices(schema)
+    pace = voices.pace, voices.late_ms
+    kernels.add_up(entries, _groups(schema), np.float64(2.0), *pace, words_UW, state, is_heard_E)
+    kernels.silence(entries, schema.n_recent, voices.per_item, voices.late_ms, is_heard_E)
     # What is said of a person stands where an event has its context.
     texts = text_of(items), text_of(contexts), text_of(contexts)
     fixed = HEADER.size + schema.user_block_bytes + LISTS.size
@@ -133,7 +140,7 @@ def _pack(entries: kernels.Entries, items: pa.Array, contexts: pa.Array, schema:
     header = np.frombuffer(HEADER.pack(FORMAT, schema.fingerprint), np.uint8)
     kernels.pack(entries, state, *texts, schema.n_recent, header, words_UW.view(np.uint8), start_U, out)
     buffers = [None, pa.py_buffer(start_U.astype(np.int32)), pa.py_buffer(out)]
-    return pa.Array.from_buffers(pa.binary(), n_people, buffers)
+    return pa.Array.from_buffers(pa.binary(), n_people, buffers), is_heard_E
 
 
 def _groups(schema: Schema) -> kernels.UserGroups:
@@ -150,12 +157,14 @@ def _groups(schema: Schema) -> kernels.UserGroups:
     )
 
 
-def _shares(events: pa.Table, entries: kernels.Entries, items: pa.Array, schema: Schema) -> pa.Table:
+def _shares(
+    events: pa.Table, entries: kernels.Entries, is_heard_E: NDArray[np.bool_], items: pa.Array, schema: Schema
+) -> pa.Table:
     n = events.num_rows
     before_EP = np.empty((n, schema.successor_span), dtype=np.int64)
     kernels.look_back(entries, schema.n_recent, schema.successor_window_s * 1000.0, before_EP)
-    event_F, place_F = np.nonzero(before_EP != kernels.NONE)
-    counted_C = np.flatnonzero(entries.kind == kernels.EVENT)
+    event_F, place_F = np.nonzero((before_EP != kernels.NONE) & is_heard_E[:, None])
+    counted_C = np.flatnonzero(is_heard_E)
     event_S = np.concatenate((counted_C, event_F))
     item_S = np.concatenate((entries.item[counted_C], before_EP[event_F, place_F]))
     place_S = np.concatenate((np.full(len(counted_C), kernels.NONE), place_F)).astype(np.int8)

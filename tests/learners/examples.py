@@ -19,7 +19,7 @@ from features.events import (
 )
 from features.item_table import ItemTable
 from features.keys import Keys
-from features.schema import Attribute, Counter, Schema
+from features.schema import Attribute, Counter, Schema, Voice
 from features.state import apply_update, unpack, update_for
 from learners.model import ModelConfig
 from learners.online import LearnerConfig, OnlineLearner
@@ -31,6 +31,7 @@ SCHEMA = Schema(
     context=("device",),
     n_recent=8,
     n_successors=6,
+    voice=Voice(per_item=9),  # a few people and a few items: everybody is heard, but who floods
     successor_span=3,
     counters=(
         Counter(name="click", entity="item", types=("click", "like"), half_lives_s=(60.0, 3600.0)),
@@ -43,7 +44,9 @@ SCHEMA = Schema(
         Attribute(name="age", entity="user", kind="category"),
     ),
 )
-CONFIG = LearnerConfig(model=ModelConfig(n_embedding=8, n_hidden=16), batch_size=32, batch_span_s=20.0)
+CONFIG = LearnerConfig(
+    model=ModelConfig(n_embedding=8, n_hidden=16), batch_size=32, batch_span_s=20.0, person_share=1.0
+)
 
 
 def click(user: str, item: str, ts_ms: int, device: str = "mobile", value: float = 1.0) -> LoggedEvent:

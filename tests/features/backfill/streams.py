@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from features.events import check_event, event_from_row
+from features.events import EVENT, Entry, StreamId, check_event, encode_body, event_from_row
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
-from features.schema import Counter, Schema
-from features.state import apply_update, history_in, update_for
+from features.schema import Counter, Schema, Voice
+from features.state import apply_update, update_for
 from features.store import all_of, event_record
 from tests.features.examples import KEYS, T0_MS
 
@@ -21,6 +21,7 @@ SCHEMA = Schema(
     successor_window_s=600.0,
     context=("device", "size"),
     attributes=(),
+    voice=Voice(per_item=2, burst=3.0, per_hour=2.0, late_s=600.0, max_value=1e4),
     counters=(
         Counter(name="click", entity="user", types=("click",), half_lives_s=(60.0, 3600.0)),
         Counter(name="spent", entity="user", types=("cart", "purchase"), half_lives_s=(1800.0,), use_value=True),
@@ -82,7 +83,7 @@ def folded_rows(rows: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     for row in rows:
         event = check_event(event_from_row(row), SCHEMA, 0, any_time=True)
         before = states.get(event.user, b"")
-        table.fold_events([(event, history_in(before, SCHEMA))])
+        table.fold([Entry(StreamId(event.ts_ms, 0), 0, EVENT, encode_body(event), before)])
         states[event.user] = apply_update(before, update_for(event, SCHEMA), SCHEMA)
     return packed(table)
 
