@@ -22,6 +22,7 @@ AGE_MAX_MS: Final = 7 * 86_400_000
 AHEAD_MAX_MS: Final = 60_000
 EPOCH_MAX_MS: Final = 4_102_444_800_000  # the year 2100: catches seconds and microseconds sent as milliseconds
 CONTEXT_MAX: Final = 64
+ATTRIBUTES_BYTES: Final = 16_384  # packed: every entry of a person carries them, and every replica an item's
 WHOLE: Final = range(-(2**63), 2**64)  # integers that the log can hold
 
 EVENT, DECISION, ITEM, USER, ERASURE, QUARANTINED = b"e", b"d", b"i", b"u", b"x", b"q"
@@ -186,7 +187,7 @@ def check_id(value: str, path: str) -> None:
 
 
 def check_context(context: Mapping[str, Scalar], path: str) -> None:
-    """Refuse a context with too many fields or a number that is not finite.
+    """Refuse a context with too many fields, one with a long name or text, or a number that is not finite.
 
     Raises:
         InvalidInput: At the field.
@@ -194,9 +195,20 @@ def check_context(context: Mapping[str, Scalar], path: str) -> None:
     if len(context) > CONTEXT_MAX:
         raise InvalidInput(f"Expected at most {CONTEXT_MAX} fields, got {len(context)}", path)
     for name, value in context.items():
+        check_name(name, path)
         check_number(value, f"{path}.{name}")
         if isinstance(value, str) and len(value) > ID_BYTES:
             raise InvalidInput(f"Expected at most {ID_BYTES} characters, got {len(value)}", f"{path}.{name}")
+
+
+def check_name(name: str, path: str) -> None:
+    """Refuse a field whose name is longer than an id may be.
+
+    Raises:
+        InvalidInput: At `path`, and the beginning of the name.
+    """
+    if len(name) > ID_BYTES:
+        raise InvalidInput(f"Expected a name of at most {ID_BYTES} characters, got {len(name)}", f"{path}.{name[:64]}")
 
 
 def check_number(value: object, path: str) -> None:
@@ -212,7 +224,9 @@ def check_number(value: object, path: str) -> None:
 
 
 def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Sequence[Attribute]) -> None:
-    """Refuse a declared attribute of the wrong kind; undeclared ones are kept for display and may be anything.
+    """Refuse a declared attribute of the wrong kind, and more than can be carried along.
+
+    Undeclared ones are kept for display and may be anything.
 
     Raises:
         InvalidInput: At the attribute.
@@ -220,7 +234,9 @@ def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Seq
     if len(attributes) > CONTEXT_MAX:
         raise InvalidInput(f"Expected at most {CONTEXT_MAX} attributes, got {len(attributes)}", "$.attributes")
     for name, value in attributes.items():
+        check_name(name, "$.attributes")
         check_number(value, f"$.attributes.{name}")
+    _check_size(attributes)
     for attribute in declared:
         value = attributes.get(attribute.name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -231,6 +247,23 @@ def check_attributes(attributes: Mapping[str, Scalar | list[str]], declared: Seq
         }[attribute.kind]
         if value is not None and not fits:
             raise InvalidInput(f"Expected a {attribute.kind}, got {value!r:.64}", f"$.attributes.{attribute.name}")
+
+
+def _check_size(attributes: Mapping[str, Scalar | list[str]]) -> None:
+    """Refuse attributes that are too many bytes in all.
+
+    Raises:
+        InvalidInput: At the largest.
+    """
+    try:
+        size = {name: len(encode_body(value)) for name, value in attributes.items()}
+    except UnicodeEncodeError:
+        raise InvalidInput("Expected valid Unicode, got a lone surrogate", "$.attributes") from None
+    total = sum(size.values())
+    if total > ATTRIBUTES_BYTES:
+        largest = max(size, key=lambda name: size[name])
+        message = f"Expected at most {ATTRIBUTES_BYTES} bytes in all, got {total}, {size[largest]} of them here"
+        raise InvalidInput(message, f"$.attributes.{largest}")
 
 
 def check_event(event: Event, schema: Schema, now_ms: int, *, any_time: bool = False) -> LoggedEvent:

@@ -4,9 +4,9 @@ The projector folds the log into a table and ships touched rows as bytes; a serv
 own table as a cache; a learner folds for itself. So there is one definition of what an event does to an item, and one
 place where candidates' counters are gathered from.
 
-An event that has a voice (`features.voice`) on item x by a user whose latest items were p1, p2, … adds to x's counters, and to the *successors* of each pk
-(x with weight 1/k). A full successor set gives up the one that followed least lately. Row 0 is the item nobody has
-heard of: all zeros.
+An event that has a voice (`features.voice`) on item x by a user whose latest items were p1, p2, … adds to x's counters,
+and to the *successors* of each pk (x with weight 1/k). A full successor set gives up the one that followed least
+lately. Row 0 is the item nobody has heard of: all zeros.
 
 The table knows neither the store nor partitions. Price: fixed-width columns, about 2.5 kB an item by default, most of
 it successors; packed rows drop the unused ones.

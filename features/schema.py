@@ -76,14 +76,14 @@ class Voice:
     part of the schema, as all who fold the log have that in common, and must have these in common too.
     """
 
-    per_item: int = 3
+    per_item: int = 5
     """Events of one type on one item among the newest `n_recent` of a person that count; more than `n_recent`: all."""
     burst: float = 500.0
     """Events that a person's counter may hold, whatever its half-life, before what follows counts no more."""
     per_hour: float = 60.0
     """Events that it may hold beside these for each hour of its half-life."""
     late_s: float = 300.0
-    """How much older than what the person did before an event may be."""
+    """How much older than the newest that a counter of the person has counted an event may be."""
     max_value: float = 1e6
     """More than this of an event's `value` does not count."""
 

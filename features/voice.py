@@ -8,13 +8,13 @@ and in what is learned, an event counts while three things are so before it (`sc
 
     repetition   of the newest `n_recent` events, fewer than `per_item` are of its type and on its item
     pace         each of the person's counters, decayed to its time, is below burst + per_hour * half-life in hours
-    time         it is at most `late_s` older than the person's newest event, and than any that a counter has counted
+    time         it is at most `late_s` older than the newest that a counter of the person has counted
 
 All of this stands in the state that an entry carries. So who reads the log decides the same from the entry alone,
 whoever it is and wherever reading begins. Repetition forgets what many other events have pushed out, pace does not; and
 pace without time could be got round by dating events back.
 
-Pace knows the counters of people that are not split and do not add values; types that none of them counts have no pace.
+Pace and time know the counters of people that are not split and do not add values; what none of them counts has none.
 
 The bound. Of N events of a person one after the other, `per_item` * ceil(N / (n_recent + 1)) at most are heard of one
 type on one item. Within t hours at most
@@ -37,10 +37,8 @@ from features.history import BROKEN, next_entry
 from features.schema import FORMAT, Schema
 from features.state import HEADER, LISTS
 
-N_HEADER: Final = HEADER.size
 N_LISTS: Final = LISTS.size
 HOUR_MS: Final = 3_600_000.0
-ABSENT: Final = 1 << 40  # repetitions that are allowed of what is surely not in the history: it need not be looked through
 
 
 class Voices:
@@ -64,19 +62,13 @@ class Voices:
         """
         if len(state) < self._least or not state.startswith(self._header):
             return True
+        if not keeps_pace(np.frombuffer(state[self._block], np.uint32), event.ts_ms, self.pace, self.late_ms):
+            return False
         item = event.item.encode()
-        return bool(
-            is_heard(
-                np.frombuffer(state, np.uint8),
-                np.frombuffer(state[self._block], np.uint32),
-                np.frombuffer(item, np.uint8),
-                self._type_index.get(event.type, -1),
-                event.ts_ms,
-                self.pace,
-                self.per_item if item in state else ABSENT,
-                self.late_ms,
-            )
-        )
+        if item not in state:
+            return True
+        found = np.frombuffer(state, np.uint8), self._block.stop, np.frombuffer(item, np.uint8)
+        return bool(repetitions(*found, self._type_index.get(event.type, -1)) < self.per_item)
 
 
 def pace_of(schema: Schema) -> Any:
@@ -91,41 +83,30 @@ def pace_of(schema: Schema) -> Any:
 
 
 @compiled()
-def is_heard(
-    state: Any, word_W: Any, item: Any, kind: Any, ts_ms: Any, pace_C4: Any, per_item: int, late_ms: int
-) -> bool:
-    """Whether an event counts for others.
+def repetitions(state: Any, lists: Any, item: Any, kind: Any) -> Any:
+    """How many events of a type on an item a packed state remembers.
 
     Args:
-        state: Packed; `word_W` are its counters.
-        item: Bytes of the id.
-        kind: Number of the event's type.
+        lists: Where the numbers of the lists begin.
+        item: Bytes of its id.
+        kind: Number of the type.
     """
-    if not keeps_pace(word_W, ts_ms, pace_C4, late_ms):
-        return False
-    lists = N_HEADER + 4 * len(word_W)
     n_recent = np.int64(state[lists]) | np.int64(state[lists + 1]) << 8
     at, n_same = lists + N_LISTS + 2 * n_recent, 0
-    for e in range(n_recent):
-        start, length, other, ms, at = next_entry(state, at, len(state))
+    for _ in range(n_recent):
+        start, length, other, _, at = next_entry(state, at, len(state))
         if at == BROKEN:
-            return True
-        if e == 0 and ts_ms < ms - late_ms:
-            return False
-        if per_item == ABSENT:
-            return True
+            return 0
         is_same = other == kind and length == len(item)
         for i in range(length if is_same else 0):
             is_same &= state[start + i] == item[i]
         n_same += is_same
-        if n_same >= per_item:
-            return False
-    return True
+    return n_same
 
 
 @compiled()
 def keeps_pace(word_W: Any, ts_ms: Any, pace_C4: Any, late_ms: int) -> bool:
-    """Whether a person with these counters may be heard at an instant.
+    """Whether a person with these counters may be heard at an instant: pace and time.
 
     Args:
         pace_C4: See `pace_of`.

@@ -71,6 +71,7 @@ class Projector:
             "pid": os.getpid(),
             "release": self._release,
             "entries": self._projection.n_entries,
+            "unheard": self._projection.n_unheard,
             "newest_ms": newest_ms,
             "held": self._held,
         }

@@ -4,8 +4,8 @@
                     │                (cut by number and log time)
                     └──► then folded into the reader's own item table
 
-What floods is not learned from. An event that has no voice (`features.voice`) makes no example, nor does the decision that it
-belongs to; and of one person's decisions at most `person_share` of a full batch is in a batch.
+What floods is not learned from. An event that has no voice (`features.voice`) makes no example, nor does the decision
+that it belongs to; and one person's decisions are at most `person_share` of a full batch.
 
 Two invariants. The slate of an event is gathered before the event is folded, so no example knows the future. Batches
 are cut by the log alone, never by when somebody happened to look; so whoever reads the same entries gets the same ones.

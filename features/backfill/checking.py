@@ -158,6 +158,8 @@ def _doubted(table: pa.Table, schema: Schema) -> NDArray[np.bool_]:
             doubted |= column.is_valid().to_numpy(zero_copy_only=False)
         elif name not in RESERVED:
             doubted |= _by_value(column, _is_no_context)
+            if len(name) > ID_BYTES:
+                doubted |= column.is_valid().to_numpy(zero_copy_only=False)
     context = [name for name in table.column_names if name not in RESERVED]
     if len(context) > CONTEXT_MAX:
         n_given = sum(_plain(table[name]).is_valid().to_numpy(zero_copy_only=False).astype(int) for name in context)

@@ -145,8 +145,8 @@ def look_back(entries: Any, n_recent: int, window_ms: float, out_EP: Any) -> Non
 
 
 @compiled()
-def silence(entries: Any, n_recent: int, per_item: int, late_ms: int, is_heard_E: Any) -> None:
-    """Events that repeat or are late are not heard: what `voice.is_heard` finds in the packed history.
+def silence(entries: Any, n_recent: int, per_item: int, is_heard_E: Any) -> None:
+    """Events that repeat too often are not heard: what `voice.repetitions` finds in the packed history.
 
     Args:
         is_heard_E: Which keep pace; those that have no voice become False.
@@ -160,14 +160,13 @@ def silence(entries: Any, n_recent: int, per_item: int, late_ms: int, is_heard_E
                 continue
             n_seen = n_same = 0
             for other in range(e - 1, first - 1, -1):
-                if n_seen == n_recent or not is_heard_E[e]:
+                if n_seen == n_recent or n_same == per_item:
                     break
                 if entries.kind[other] != EVENT:
                     continue
-                is_late = n_seen == 0 and entries.ts_ms[e] < entries.ts_ms[other] - late_ms
                 n_seen += 1
                 n_same += entries.item[other] == entries.item[e] and entries.type[other] == entries.type[e]
-                is_heard_E[e] = not is_late and n_same < per_item
+            is_heard_E[e] &= n_same < per_item
 
 
 @compiled()

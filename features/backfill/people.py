@@ -1,8 +1,8 @@
 """The first pass: everything that people of a shard did, folded into their states; and what items take from it.
 
 States are those of `features.state`, byte for byte, as if the events had come in one by one. What items take is a table
-of *shares*, two kinds of rows: an event that has a voice (`features.voice`) counts for its item (`place` NONE), and follows each of the items before it
-(`place` 0, 1, …; the row belongs to the item before).
+of *shares*, two kinds of rows: an event that has a voice (`features.voice`) counts for its item (`place` NONE), and
+follows each of the items before it (`place` 0, 1, …; the row belongs to the item before).
 
 Legend: E entries, U people, G counter groups, P predecessors.
 """
@@ -129,7 +129,7 @@ def _pack(
     is_heard_E, voices = np.zeros(len(entries.kind), dtype=bool), Voices(schema)
     pace = voices.pace, voices.late_ms
     kernels.add_up(entries, _groups(schema), np.float64(2.0), *pace, words_UW, state, is_heard_E)
-    kernels.silence(entries, schema.n_recent, voices.per_item, voices.late_ms, is_heard_E)
+    kernels.silence(entries, schema.n_recent, voices.per_item, is_heard_E)
     # What is said of a person stands where an event has its context.
     texts = text_of(items), text_of(contexts), text_of(contexts)
     fixed = HEADER.size + schema.user_block_bytes + LISTS.size

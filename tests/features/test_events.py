@@ -11,6 +11,7 @@ from features.errors import InvalidInput
 from features.events import (
     AGE_MAX_MS,
     AHEAD_MAX_MS,
+    ATTRIBUTES_BYTES,
     Event,
     LoggedEvent,
     StreamId,
@@ -99,6 +100,7 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
         ({"ts_ms": T0_MS + AHEAD_MAX_MS + 1}, "$.ts_ms"),
         ({"context": {str(n): n for n in range(65)}}, "$.context"),
         ({"context": {"device": "x" * 257}}, "$.context.device"),
+        ({"context": {"x" * 257: 1}}, f"$.context.{'x' * 64}"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_path(fields: dict[str, Any], path: str) -> None:
@@ -186,6 +188,26 @@ def test_attributes_are_checked_with_their_path() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_attributes(b'{"attributes": {}, "colour": 1}')
     assert caught.value.path == "$.colour"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "path"),
+    [
+        ({"title": "x" * ATTRIBUTES_BYTES, "price": 1.0}, "$.attributes.title"),
+        ({"price": 1.0, "tags": [f"tag {n}" for n in range(10_000)]}, "$.attributes.tags"),
+        ({f"field {n}": "x" * 300 for n in range(64)}, "$.attributes.field 0"),
+        ({"x" * 257: 1}, f"$.attributes.{'x' * 64}"),
+        ({"title": "\ud800"}, "$.attributes"),
+    ],
+)
+def test_attributes_that_are_too_large_are_refused_at_the_largest(attributes: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_attributes(attributes, ())
+    assert caught.value.path == path
+
+
+def test_attributes_may_be_as_large_as_stated() -> None:
+    check_attributes({"title": "x" * (ATTRIBUTES_BYTES - 3)}, ())
 
 
 def test_a_row_of_a_table_becomes_an_event_with_its_other_columns_as_context() -> None:

@@ -96,13 +96,15 @@ anything = st.lists(
 @settings(deadline=None)
 def test_of_what_comes_one_after_the_other_few_are_heard_of_one_type_on_one_item(events: list[LoggedEvent]) -> None:
     voices = Voices(SCHEMA)
-    is_heard = [
-        voices.has_voice(event, entry.state) for event, entry in zip(events, logged(events), strict=True)
-    ]
+    is_heard = [voices.has_voice(event, entry.state) for event, entry in zip(events, logged(events), strict=True)]
     for start in range(len(events)):
         window = slice(start, start + SCHEMA.n_recent + 1)
-        of_x = [kind for event, is_so in zip(events[window], is_heard[window], strict=True)
-                if is_so and event.item == "x" for kind in [event.type]]
+        of_x = [
+            kind
+            for event, is_so in zip(events[window], is_heard[window], strict=True)
+            if is_so and event.item == "x"
+            for kind in [event.type]
+        ]
         assert all(of_x.count(kind) <= SCHEMA.voice.per_item for kind in TYPES)
 
 
@@ -118,7 +120,7 @@ def test_within_any_time_no_more_is_heard_than_stated(events: list[LoggedEvent])
 @given(anything)
 @settings(deadline=None)
 def test_an_items_counters_gain_no_more_from_one_person_than_stated(events: list[LoggedEvent]) -> None:
-    """Of a counter with a half-life that people's counters have: at every moment; values times the largest that counts."""
+    """At every moment, of a half-life that people's counters have, or a shorter one; of values the largest counts."""
     voice, table = SCHEMA.voice, ItemTable(SCHEMA)
     entries = logged(events)
     for n in range(len(entries)):
@@ -181,8 +183,12 @@ def test_dates_in_the_past_do_not_get_round_the_pace() -> None:
 def test_an_event_a_little_late_is_heard_and_one_much_too_late_is_not() -> None:
     assert len(heard([click("x"), click("y", T0_MS - 600_000)])) == 2
     assert len(heard([click("x"), click("y", T0_MS - 600_001)])) == 1
+
+
+def test_where_no_counter_tells_a_pace_repetition_alone_counts() -> None:
     alone = replace(SCHEMA, counters=())
-    assert len(heard([click("x"), click("y", T0_MS - 600_001)], alone)) == 1  # the history tells it as well
+    assert len(heard([click("x", T0_MS + n) for n in range(100)], alone)) == 2
+    assert len(heard([click(f"i{n}", T0_MS - n * HOUR_MS) for n in range(100)], alone)) == 100
 
 
 def test_a_value_counts_up_to_the_largest_that_does() -> None:
@@ -204,7 +210,11 @@ def test_limits_are_no_part_of_the_fingerprint_but_of_the_declaration() -> None:
 
 @pytest.mark.parametrize(
     ("voice", "message"),
-    [({"per_item": 0}, "voice.per_item"), ({"late_s": -1.0}, "voice.late_s"), ({"loudness": 3}, "unknown field 'loudness'")],
+    [
+        ({"per_item": 0}, "voice.per_item"),
+        ({"late_s": -1.0}, "voice.late_s"),
+        ({"loudness": 3}, "unknown field 'loudness'"),
+    ],
 )
 def test_a_limit_out_of_range_is_refused_by_name(voice: dict[str, float], message: str) -> None:
     with pytest.raises(SchemaError, match=message):
