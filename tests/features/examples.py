@@ -18,7 +18,7 @@ from features.keys import Keys
 from features.log_files import LogFiles
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
-from features.schema import Counter, Schema
+from features.schema import Counter, Schema, Voice
 from features.state import UserState, unpack
 from features.store import Applied, BulkStore, FeatureStore, Record, all_of, event_record
 
@@ -27,6 +27,7 @@ KEYS = Keys(n_partitions=4)
 SCHEMA = Schema(
     n_recent=4,
     successor_span=2,
+    voice=Voice(per_item=2, burst=6.0, per_hour=60.0),  # so little that streams of a few dozen events go beyond it
     counters=(
         Counter(name="click", entity="user", types=("click",), half_lives_s=(60.0, 3600.0)),
         Counter(name="spent", entity="user", types=("cart", "purchase"), half_lives_s=(1800.0,), use_value=True),

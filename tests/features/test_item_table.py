@@ -12,7 +12,7 @@ from features.errors import CorruptState, SchemaMismatch
 from features.events import EVENT, ITEM, Entry, LoggedAttributes, LoggedEvent, StreamId, encode_body
 from features.history import NOTHING, History, Recent, history_of
 from features.item_table import UNKNOWN, ItemTable, attribute_inputs
-from features.schema import Attribute, Counter, Schema, bucket, hash64
+from features.schema import Attribute, Counter, Schema, Voice, bucket, hash64
 from tests.features.examples import T0_MS
 
 SCHEMA = Schema(
@@ -22,6 +22,7 @@ SCHEMA = Schema(
     successor_span=3,
     successor_window_s=600.0,
     successor_half_lives_s=(60.0, 3600.0),
+    voice=Voice(per_item=3, burst=12.0, per_hour=60.0),  # so little that streams of a hundred events go beyond it
     counters=(
         Counter(name="click", entity="item", types=("click",), half_lives_s=(60.0, 3600.0)),
         Counter(name="value", entity="item", types=("view", "click"), half_lives_s=(600.0,), use_value=True),

@@ -89,6 +89,17 @@ async def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
     assert await rows(store) == [table.pack(table.rows[f"i{item}"]) for item in range(7)]
 
 
+async def test_what_has_no_voice_is_counted_and_leaves_no_row() -> None:
+    store = MemoryStore(SCHEMA, keys=KEYS, clock="event")
+    await applied(store, *(click(item="x", ts_ms=T0_MS + n) for n in range(100)), click("u2", "y", ts_ms=T0_MS + 200))
+    projection = await project(store)
+    assert projection.n_unheard == 100 - SCHEMA.voice.per_item
+    few = MemoryStore(SCHEMA, keys=KEYS, clock="event")
+    await applied(few, *(click(item="x", ts_ms=T0_MS + n) for n in range(2)), click("u2", "y", ts_ms=T0_MS + 200))
+    await project(few)
+    assert await few.read([], ["x", "y"]) == await store.read([], ["x", "y"])
+
+
 async def test_two_projectors_never_both_count_an_entry() -> None:
     store = await filled_store()
     first, second = Projection(store, SCHEMA), Projection(store, SCHEMA)
