@@ -34,7 +34,7 @@ from features.events import (
 from features.history import NOTHING, History
 from features.item_table import ItemTable
 from features.schema import Schema
-from features.state import history_in
+from features.state import apply_update, history_in, update_for
 from features.store import FeatureStore, all_of
 from features.ticks import Log, TickReader
 
@@ -72,6 +72,7 @@ class Projection:
         """Load the compiled loops, for which the first entry would wait."""
         table, event = ItemTable(schema, 4), LoggedEvent(schema.event_types[0], "u", "i", 1, 1.0, {}, None, None)
         table.fold_events([(event, NOTHING)])
+        table.voices.has_voice(event, apply_update(b"", update_for(event, schema), schema))
         ItemTable(schema, 4).load(["i"], list(table.pack_all(table.take_touched().tolist())))
 
     async def load(self) -> None:
