@@ -11,7 +11,7 @@ middling popularity, and do nothing else from then on.
     once          each clicks it once, as if it were in fashion
     few           each clicks it `per_item` times (`schema.Voice`), as fast as in a flood
     flood         each clicks it `clicks` times: as good as `few`, to the bit
-    evading       each clicks as many other items in between as a history holds, until none of it is heard any more,
+    evading       each clicks as many others, any, in between as a history holds, until none of it is heard any more,
                   and as often again
     no bound      `flood` and `evading`, and everything counts
 
@@ -75,7 +75,7 @@ class World:
 
     def __init__(self, config: SimulatorConfig, schema: Schema, share: float, n_clicks: int, seed: int) -> None:
         rng = np.random.default_rng([seed, 2])
-        self._schema = schema
+        self._schema, self._seed = schema, seed
         self.n_clicks = n_clicks
         self.start_ms = config.start_ms + round(1000 * config.end_s / 3)
         self.end_ms = config.start_ms + round(1000 * config.end_s)
@@ -112,7 +112,9 @@ class World:
         voice, n_between = self._schema.voice, self._schema.n_recent
         if what == "evading":
             n = 2 * int(1 + voice.burst + voice.per_hour * 0.5)
-            item = np.resize(np.append(self.item, self.others[:n_between]), n)
+            rng = np.random.default_rng([self._seed, 3, number])
+            rounds = [[self.item, *rng.permutation(self.others)[:n_between]] for _ in range(1 + n // (1 + n_between))]
+            item = np.concatenate(rounds)[:n]
         else:
             item = np.full({"": 0, "once": 1, "few": voice.per_item, "flood": self.n_clicks}[what], self.item)
         n = self.n_clicks if what != "evading" else len(item)
