@@ -1,6 +1,6 @@
 """Who floods is not learned from: neither by weights, nor by what they are judged with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,11 +21,14 @@ from features.schema import Voice
 from features.state import apply_update, update_for
 from features.voice import Voices
 from learners import snapshots
+from learners.judge import Case, Judge, JudgeConfig
 from learners.online import OnlineLearner
+from learners.parts import Part
 from learners.reading import ExampleReader
 from learners.rounds import RoundConfig
 from learners.snapshots import Delta
 from learners.team import Team
+from learners.witness import Witness
 from tests.learners.comparing import same
 from tests.learners.examples import CONFIG, KEYS, SCHEMA, T0_MS, click, learned, log, shown, stream, ticked
 
@@ -62,6 +65,30 @@ def test_a_flood_teaches_what_its_first_events_teach_to_the_bit() -> None:
     assert few.progress.n_examples == flooded.progress.n_examples == n_heard(log(ORGANIC)) + 2 * len(FLOODERS)
     assert few.private is not None and flooded.private is not None
     assert few.private.items == flooded.private.items and few.private.met == flooded.private.met
+
+
+class Recording(Judge):
+    """Remembers what it is told, and judges nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(FLOODED, JudgeConfig())
+        self.told: list[bytes] = []
+
+    def take(self, parts: Iterable[Part], first_ms: int) -> list[Case]:
+        for part in parts:
+            self.told += [part.inputs.item_key.tobytes(), part.inputs.dense.tobytes(), part.inputs.user_dense.tobytes()]
+        return []
+
+
+def test_a_judge_hears_of_a_flood_what_it_hears_of_its_first_events() -> None:
+    judges = [Recording(), Recording()]
+    for judge, n in zip(judges, (FLOODED.voice.per_item, 1000), strict=True):
+        witness = Witness(FLOODED, CONFIG, judge)
+        for entry in logged(flood(n)):
+            witness.read(entry)
+        witness.close_tick(ORGANIC[-1].ts_ms + 3_600_000)
+    few, flooded = judges
+    assert few.told == flooded.told and len(few.told) > 10
 
 
 def test_without_a_bound_it_would_teach_something_else() -> None:
