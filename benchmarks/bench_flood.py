@@ -231,13 +231,17 @@ def report(found: dict[str, Any]) -> None:
 def plot(found: dict[str, Any], path: Path) -> None:
     """The mean rank over time."""
     runs = found["runs"]
-    series = {name: one["ranks"] for name, one in runs.items()}
-    panel = {"label": "mean rank among 100", "times_s": runs[UNDISTURBED]["since_s"], "series": series}
+    panels = [
+        {
+            "label": f"mean rank, {whose}",
+            "times_s": runs[UNDISTURBED]["since_s"],
+            "series": {name: one[ranks] for name, one in runs.items()},
+        }
+        for whose, ranks in (("by the model", "ranks"), ("by popularity", "plain_ranks"))
+    ]
     settings = found["settings"]
     title = f"{settings['share']:.0%} of the people click an item {settings['clicks']:,} times: its rank for the others"
-    plotting.plot_series(
-        [panel], title, machine.describe(found["machine"]), path, along="seconds since the flood began"
-    )
+    plotting.plot_series(panels, title, machine.describe(found["machine"]), path, along="seconds since the flood began")
 
 
 def main() -> None:
