@@ -85,6 +85,11 @@ class Projection:
         self._is_even = all(stored == self.reached for stored in self._stored)
         self._reader = TickReader(self._log, self.reached, tick_ms=1, count=self._count)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the log may hold more than was read last: one partition that is behind holds back all rows."""
+        return self._reader.is_behind
+
     async def advance(self, *, block_s: float = 0.0, n_untouched: int | None = None) -> int:
         """Read, fold and commit once; entries of the current millisecond wait for the next call.
 

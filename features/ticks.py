@@ -97,6 +97,13 @@ class TickReader:
         self._tick_ms = tick_ms
         self._count = count
         self._end_ms = 0
+        self._full: list[int] = []
+        """Partitions that may hold more than was read last."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there may be more to read right now: then it is not time to rest."""
+        return bool(self._full)
 
     async def next(self, *, wait_s: float = 0.0) -> Tick | None:
         """The entries of all ticks that closed since the last call; None when none did.

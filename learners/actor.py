@@ -118,7 +118,7 @@ class Learner:
         while True:
             tick = await reader.next(wait_s=IDLE_S)
             if tick is None:
-                await asyncio.sleep(IDLE_S)
+                await asyncio.sleep(0.0 if reader.is_behind else IDLE_S)
                 continue
             for entries in slices(tick):
                 for entry in entries:

@@ -141,7 +141,7 @@ class JudgeActor:
         while True:
             tick = await ticks.next(wait_s=IDLE_S)
             if tick is None:
-                await asyncio.sleep(IDLE_S)
+                await asyncio.sleep(0.0 if ticks.is_behind else IDLE_S)
                 continue
             for entries in slices(tick):
                 for entry in entries:

@@ -108,7 +108,8 @@ class Projector:
                 self._moved.set()
                 self._moved = asyncio.Event()
             if not self._is_event_clock:
-                await asyncio.sleep(max(0.0, FLUSH_S - (time.monotonic() - started_s)))
+                rest_s = 0.0 if self._projection.is_behind else FLUSH_S - (time.monotonic() - started_s)
+                await asyncio.sleep(max(0.0, rest_s))
 
 
 def get_projector() -> Any:

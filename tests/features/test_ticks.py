@@ -161,3 +161,17 @@ async def test_who_needs_every_entry_is_told_when_some_went_before_they_were_rea
     with pytest.raises(LogMoved, match="are gone"):
         await log.read_log({}, count=10)
     assert await log.now_ms() == START_MS
+
+
+async def test_a_reader_is_behind_while_a_partition_holds_more_than_it_reads_at_once() -> None:
+    """One person who floods holds back everybody's ticks; so nobody rests before that partition is read."""
+    source = Source()
+    reader = TickReader(source.store, {}, count=8)
+    await source.write(*["u1"] * 40, "u2")
+    source.clock.set_ms(START_MS + 200)
+    n_read, seen = 0, []
+    while (tick := await reader.next()) is None or not tick.entries:
+        n_read += 1
+        seen.append(reader.is_behind)
+    assert seen == [True] * 5 and not reader.is_behind
+    assert len(tick.entries) == 41
