@@ -31,7 +31,7 @@ def _send(application: Application, n_events: int, seed: int) -> dict[str, int]:
         for index in range(start, start + 100):
             item = ITEMS[int(rng.integers(len(ITEMS)))]
             events.append(
-                {"type": "click", "user": f"s{seed}-{rng.integers(50)}", "item": item, "id": f"{seed}-{index}"}
+                {"type": "click", "user": f"s{seed}-{rng.integers(2000)}", "item": item, "id": f"{seed}-{index}"}
             )
             clicks[item] += 1
         eventually(lambda events=events: _is_taken(application, events), "all events of a post acknowledged")

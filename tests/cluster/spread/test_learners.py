@@ -21,7 +21,7 @@ def _send_until(application: Application, stop: threading.Event) -> int:
     n_sent = 0
     while not stop.wait(0.1):
         events = [
-            {"type": "click", "user": f"u{rng.integers(200)}", "item": f"i{rng.integers(30)}", "id": f"e{n_sent + n}"}
+            {"type": "click", "user": f"u{rng.integers(200)}", "item": f"i{rng.integers(1000)}", "id": f"e{n_sent + n}"}
             for n in range(50)
         ]
         application.post("/v1/events", {"events": events})
