@@ -29,7 +29,7 @@ from features.events import (
     LoggedEvent,
     Positions,
     decode_attributes,
-    decode_event,
+    logged_event,
 )
 from features.history import NOTHING, History
 from features.item_table import ItemTable
@@ -130,7 +130,7 @@ class Projection:
         """
         try:
             if entry.kind == EVENT:
-                return entry, decode_event(entry.body), history_in(entry.state, self._schema)
+                return entry, logged_event(entry.body, self._schema), history_in(entry.state, self._schema)
             if entry.kind == ITEM:
                 return entry, decode_attributes(entry.body), NOTHING
         except (FeatureError, msgspec.DecodeError) as error:

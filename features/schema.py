@@ -8,6 +8,7 @@ another schema are refused by name, never misread.
 The module knows no store and no model.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
@@ -170,7 +171,8 @@ def schema_from_dict(values: dict[str, Any]) -> Schema:
         SchemaError: With the path of the bad field.
     """
     for name, kind in (("", Schema), ("counters", Counter), ("attributes", Attribute)):
-        for row in values.get(name, []) if name else [values]:
+        rows = values.get(name, []) if name else [values]
+        for row in filter(lambda row: isinstance(row, dict), rows if isinstance(rows, Sequence) else ()):
             unknown = set(row) - set(kind.__dataclass_fields__)
             if unknown:
                 raise SchemaError(f"schema{'.' + name if name else ''}: unknown field {min(unknown)!r}")

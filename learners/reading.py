@@ -35,6 +35,7 @@ from features.events import (
     StreamId,
     decode_decision,
     decode_event,
+    logged_event,
 )
 from features.item_table import ItemTable
 from features.joiner import JoinConfig, Joiner, Outcome
@@ -296,7 +297,7 @@ class ExampleReader:
             self.table.fold([entry])
 
     def _take_event(self, entry: Entry, is_mine: bool) -> None:
-        event = decode_event(entry.body)
+        event = logged_event(entry.body, self.schema)
         if is_mine:
             user = unpack(entry.state, self.schema)
             is_joined = self._joiner.add_feedback(event)
