@@ -1,7 +1,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster chaos check bench format clean
+.PHONY: demo test test-cluster chaos fuzz check bench format clean
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -23,6 +23,12 @@ test-cluster: $(VENV)/installed
 # The seed of the faults is printed; HEADRACE_CHAOS_SEED has the same again, HEADRACE_CHAOS_FAULTS says how many.
 chaos: $(VENV)/installed
 	$(BIN)/python -m pytest -m storm -rP $(ARGS)
+
+# Requests, then inputs of decoders for HEADRACE_FUZZ_S seconds; `ARGS="--only routes"` has one of these. What covers new
+# code is kept under build/fuzz and gone on from.
+fuzz: $(VENV)/installed
+	HEADRACE_FUZZ_S=$${HEADRACE_FUZZ_S:-600} $(BIN)/python -m pytest tests/fuzz/test_http.py -s
+	$(BIN)/python -m tests.fuzz --bounds --seconds $${HEADRACE_FUZZ_S:-600} $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

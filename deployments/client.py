@@ -15,8 +15,11 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from features.decoding import decoder
+
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 HEADERS: Final = {b"content-type": b"application/json"}
+_decode = decoder(msgspec.json, object)
 
 
 class HeadraceError(Exception):
@@ -59,8 +62,10 @@ def _read_many(response: httpx.Response) -> list[dict[str, Any]]:
 
 def _read(response: httpx.Response) -> Any:
     try:
-        body = msgspec.json.decode(response.content) if response.content else {}
+        body = _decode(response.content) if response.content else {}
     except msgspec.DecodeError:
+        body = None
+    if not isinstance(body, dict):
         body = {"error": {"code": "unreadable", "message": response.text[:200]}}
     if response.status_code >= 400:
         raise HeadraceError(response.status_code, body)

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
@@ -25,6 +25,7 @@ from deployments.errors import ConfigError
 from deployments.gate import AccessConfig
 from deployments.ranking import RankConfig
 from features.connect import StoreConfig
+from features.decoding import decoder
 from features.errors import SchemaError
 from features.event_files import without_account
 from features.schema import Schema, schema_from_dict
@@ -45,6 +46,9 @@ class LiveConfig:
 
     rank: RankConfig
     policy: PolicyConfig
+
+
+read_live: Final = decoder(msgspec.json, LiveConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,10 +159,10 @@ def read_values(path: Path | None, environment: Mapping[str, str] = os.environ) 
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            values = tomllib.loads(path.read_bytes().decode())
+        except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are both a `ValueError`
             raise ConfigError(f"{path}: {error}") from None
-    values.setdefault("store", {}).setdefault("url", environment.get(REDIS_URL, ""))
+    _table_of("store", values.setdefault("store", {})).setdefault("url", environment.get(REDIS_URL, ""))
     values.setdefault("capture_folder", environment.get(CAPTURE, ""))
     return values
 
@@ -186,14 +190,20 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{name}: unknown; expected one of {', '.join(Config.__dataclass_fields__)}")
         try:
             if name == "schema":
-                tables[name] = schema_from_dict(value)
+                tables[name] = schema_from_dict(_table_of(name, value))
             elif name in kinds:
-                tables[name] = _table(name, value, kinds[name])
+                tables[name] = _table(name, _table_of(name, value), kinds[name])
             else:
-                tables[name] = value
+                tables[name] = msgspec.convert(value, get_type_hints(Config)[name])
         except (msgspec.ValidationError, SchemaError) as error:
             raise ConfigError(f"{name}: {error}") from None
     return Config(**tables)
+
+
+def _table_of(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}: expected a table, got {value!r:.64}")
+    return value
 
 
 def _table(name: str, value: Mapping[str, Any], kind: type[Any]) -> Any:

@@ -32,11 +32,13 @@ from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
 from deployments.metrics import Exporter, source_values
 from deployments.openapi import openapi
+from deployments.openapi_bodies import MAX_ROWS
 from deployments.source_routes import AskJudge, SourceRoutes, ask_judge
 from deployments.versions import Ask, VersionRoutes, ask_hub
 from features.access import ADMIN, EVENTS
 from features.clock import WallClock
 from features.connect import StoreConfig, access_of, bulk_of, connect
+from features.decoding import decoder
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
@@ -55,7 +57,6 @@ from features.sources import SourceRules
 from features.state import describe, unpack
 from features.store import Applied, FeatureStore, Record, all_of, erasure_record
 
-MAX_EVENTS: Final = 1000
 ASK_S: Final = 2.0
 SOURCE_HEADER: Final = "headrace-source"  # who sends a post: the source of its events that name none
 
@@ -77,6 +78,11 @@ class ItemEnvelope(msgspec.Struct, forbid_unknown_fields=True):
     """Body of `POST /v1/items`."""
 
     items: list[msgspec.Raw]
+
+
+_envelope_of = decoder(msgspec.json, Envelope)
+_item_envelope_of = decoder(msgspec.json, ItemEnvelope)
+_item_of = decoder(msgspec.json, Item)
 
 
 class SharedPipeline:
@@ -156,7 +162,7 @@ class EventsEndpoint:
         """Accept events; each is judged by itself."""
         source = _source_of(request)
         try:
-            events = _raw_list(request, Envelope, "events")
+            events = _raw_list(request, _envelope_of, "events")
         except MalformedError:
             self._watch.refuse(source)
             raise
@@ -172,11 +178,11 @@ class EventsEndpoint:
         """Accept item attributes; each item is judged by itself."""
         receipt = Receipt()
         records: list[tuple[int, Record]] = []
-        rows = _raw_list(request, ItemEnvelope, "items")
+        rows = _raw_list(request, _item_envelope_of, "items")
         request.caller.charge(len(rows) - 1)
         for index, raw in enumerate(rows):
             try:
-                item = _decode(Item, raw)
+                item = _decode(raw)
                 records.append((index, self._record("item", item.id, item.attributes)))
             except InvalidInput as error:
                 receipt.reject(index, error)
@@ -194,6 +200,7 @@ class EventsEndpoint:
     async def get_item(self, request: Request) -> Response:
         """Show an item's row."""
         item = request.params["id"]
+        _checked(lambda: check_id(item, "$.id"))
         _, (packed,) = await self._read([], [item])
         if not packed:
             raise NotFoundError(f"no item {item!r}")
@@ -203,7 +210,9 @@ class EventsEndpoint:
 
     async def get_user(self, request: Request) -> Response:
         """Show what is known about a person."""
-        (packed,), _ = await self._read([request.params["id"]], [])
+        user = request.params["id"]
+        _checked(lambda: check_id(user, "$.id"))
+        (packed,), _ = await self._read([user], [])
         schema = self._store.schema
         return json_response(describe(unpack(packed, schema), schema, self._now_ms()))
 
@@ -230,7 +239,7 @@ class EventsEndpoint:
 
     async def get_openapi(self, _: Request) -> Response:
         """Describe this interface."""
-        return json_response(openapi())
+        return json_response(openapi(self._store.schema))
 
     def _record(self, entity: Entity, name: str, attributes: dict[str, Any]) -> Record:
         stated = LoggedAttributes(name, attributes, self._now_ms())
@@ -270,7 +279,7 @@ def _source_of(request: Request) -> str | None:
     return source
 
 
-def _raw_list(request: Request, envelope: type[Any], name: str) -> list[Any]:
+def _raw_list(request: Request, envelope: Callable[[bytes], Any], name: str) -> list[Any]:
     """The raw elements of an envelope or of NDJSON lines.
 
     Raises:
@@ -280,18 +289,18 @@ def _raw_list(request: Request, envelope: type[Any], name: str) -> list[Any]:
         rows: list[Any] = [line for line in request.body.split(b"\n") if line.strip()]
     else:
         try:
-            rows = getattr(msgspec.json.decode(request.body, type=envelope), name)
+            rows = getattr(envelope(request.body), name)
         except msgspec.MsgspecError as error:
             invalid = invalid_from(error)
             raise MalformedError(invalid.message, path=invalid.path) from None
-    if not 1 <= len(rows) <= MAX_EVENTS:
-        raise MalformedError(f"Expected 1 to {MAX_EVENTS} {name}, got {len(rows)}", path=f"$.{name}")
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise MalformedError(f"Expected 1 to {MAX_ROWS} {name}, got {len(rows)}", path=f"$.{name}")
     return rows
 
 
-def _decode(kind: type[Any], raw: Any) -> Any:
+def _decode(raw: Any) -> Item:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _item_of(raw)
     except msgspec.MsgspecError as error:
         raise invalid_from(error) from None
 

@@ -1,29 +1,19 @@
-"""The HTTP interface as OpenAPI 3.1, derived from the structs that decode it where there is one."""
+"""The HTTP interface as OpenAPI 3.1: routes, and what is answered. What may be sent is in `openapi_bodies`."""
 
 from functools import cache
 from typing import Any, Final
 
-import msgspec
-
 from deployments.audit import MAX_SHOWN
-from deployments.rank_body import MAX_REQUESTS
-from deployments.rank_request import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
-from features.events import Attributes, Event
+from deployments.openapi_bodies import ID, bodies, rows
+from features.schema import Schema
 
 _REF: Final = "#/components/schemas/{name}"
 
 
 @cache
-def openapi() -> dict[str, Any]:
-    """The description served at `/v1/openapi.json`."""
-    _, components = msgspec.json.schema_components([RankRequest, Event, Attributes], ref_template=_REF)
-    components["RankRequest"]["properties"]["candidates"] |= {
-        "minItems": 1,
-        "maxItems": MAX_CANDIDATES,
-        "uniqueItems": True,
-    }
-    components["RankRequest"]["properties"]["deadline_ms"] |= {"minimum": 1, "maximum": MAX_DEADLINE_MS}
-    components |= _ANSWERS
+def openapi(schema: Schema) -> dict[str, Any]:
+    """The description served at `/v1/openapi.json`, where these features are."""
+    components = bodies(schema) | _ANSWERS
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace", "version": "1"},
@@ -31,41 +21,48 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/v1/rank": {"post": _rank()},
             "/v1/events": {
-                "post": _operation("Send events", "Events", {202: "Receipt"}) | {"parameters": [_SOURCE_OF]}
+                "post": _lines("Event", _operation("Send events", "Events", {202: "Receipt"}, (422,)))
+                | {"parameters": [_SOURCE_OF]}
             },
-            "/v1/items": {"post": _operation("Set attributes of items", "Items", {202: "Receipt"})},
+            "/v1/items": {
+                "post": _lines("ItemWithId", _operation("Set attributes of items", "Items", {202: "Receipt"}, (422,)))
+            },
             "/v1/items/{id}": _by_id(
-                put=_operation("Set an item's attributes", "Attributes", {202: "Written"}),
-                get=_operation("Show an item", None, {200: "Item"}),
+                put=_operation("Set an item's attributes", "ItemAttributes", {202: "Written"}, (422,)),
+                get=_operation("Show an item", None, {200: "Item"}, (404, 422)),
             ),
             "/v1/users/{id}": _by_id(
-                get=_operation("Show what is known about a person", None, {200: "User"}),
-                put=_operation("Set a person's attributes", "Attributes", {202: "Written"}),
-                delete=_operation("Erase a person's state", None, {202: "Written"}),
+                get=_operation("Show what is known about a person", None, {200: "User"}, (422,)),
+                put=_operation("Set a person's attributes", "UserAttributes", {202: "Written"}, (422,)),
+                delete=_operation("Erase a person's state", None, {202: "Written"}, (422,)),
             ),
             "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
             "/v1/model/versions": {
                 "get": _operation("Show versions, and what became of them", None, {200: "Versions"})
             },
             "/v1/model/rollback": {
-                "post": _operation("Answer with a version that is kept, until resumed", "Rollback", {200: "Pinned"})
+                "post": _optional(
+                    _operation("Answer with a version that is kept, until resumed", "Rollback", {200: "Pinned"}, (422,))
+                )
             },
-            "/v1/model/resume": {"post": _operation("Follow the newest version again", "Resume", {200: "Resumed"})},
+            "/v1/model/resume": {
+                "post": _optional(_operation("Follow the newest version again", "Resume", {200: "Resumed"}, (422,)))
+            },
             "/v1/sources": {"get": _operation("Show what each source has sent", None, {200: "Sources"})},
             "/v1/sources/quarantine": {
-                "post": _operation("Keep what a source sends, and nothing else", "Quarantine", {200: "Quarantined"})
+                "post": _operation(
+                    "Keep what a source sends, and nothing else", "Quarantine", {200: "Quarantined"}, (422,)
+                )
             },
             "/v1/sources/release": {
-                "post": _operation("Have what a source sends count again", "Release", {200: "Quarantined"})
+                "post": _operation("Have what a source sends count again", "Release", {200: "Quarantined"}, (404, 422))
             },
             "/v1/log": {"get": _operation("Show how full the log is, and how far it is archived", None, {200: "Log"})},
             "/v1/audit": {
-                "get": _operation("Show what was done with power, newest first", None, {200: "Actions"})
+                "get": _operation("Show what was done with power, newest first", None, {200: "Actions"}, (422,))
                 | {"parameters": [_LAST]}
             },
-            "/v1/health": {
-                "get": _operation("Show whether the store answers", None, {200: "Health"}) | {"security": []}
-            },
+            "/v1/health": {"get": _public(_operation("Show whether the store answers", None, {200: "Health"}))},
             "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
         },
         "components": {"schemas": components, "securitySchemes": {"key": _KEY}},
@@ -97,7 +94,7 @@ _SOURCE_OF: Final = {
     "in": "header",
     "required": False,
     "description": "Source of the events that name none",
-    "schema": _TEXT,
+    "schema": ID,
 }
 _KEY: Final = {
     "type": "http",
@@ -134,8 +131,6 @@ _SOURCE: Final = _object(
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": _MAP,
     "Error": _object({"error": _ERROR}),
-    "Events": _object({"events": _list(_ref("Event"))}),
-    "Items": _object({"items": _list(_object({"id": _TEXT, "attributes": _MAP}))}),
     "Written": _object({"log_ms": _WHOLE}),
     "Health": _object({"status": _TEXT}),
     "Receipt": _object(
@@ -155,9 +150,7 @@ _ANSWERS: Final[dict[str, Any]] = {
             "degraded": _list({"enum": ["features", "model"]}),
         }
     ),
-    "RankRequests": _object({"requests": _list(_ref("RankRequest")) | {"minItems": 1, "maxItems": MAX_REQUESTS}}),
     "RankAnswers": _object({"answers": _list({"oneOf": [_ref("RankAnswer"), _ref("Error")]})}),
-    "RankBody": {"oneOf": [_ref("RankRequest"), _ref("RankRequests")]},
     "RankResult": {"oneOf": [_ref("RankAnswer"), _ref("RankAnswers")]},
     "Model": _object(
         _MODEL
@@ -194,12 +187,8 @@ _ANSWERS: Final[dict[str, Any]] = {
             ),
         }
     ),
-    "Rollback": _object({}, {"version": {"type": ["integer", "null"]}, "reason": _TEXT, "who": _TEXT}),
     "Pinned": _object({"version": _WHOLE, "state": {"enum": ["pinned"]}}),
-    "Resume": _object({}, {"reason": _TEXT, "who": _TEXT}),
     "Resumed": _object({"version": _WHOLE}),
-    "Quarantine": _object({"source": _TEXT}, {"reason": _TEXT, "who": _TEXT}),
-    "Release": _object({"source": _TEXT}, {"who": _TEXT}),
     "Actions": _object(
         {
             "actions": _list(
@@ -237,9 +226,32 @@ _ANSWERS: Final[dict[str, Any]] = {
 }
 
 
-def _operation(summary: str, body: str | None, answers: dict[int, str]) -> dict[str, Any]:
+_REFUSALS: Final = {
+    400: "Path, header or body cannot be read",
+    401: "No key, or one that opens nothing",
+    403: "The key does not open this",
+    404: "No such thing",
+    408: "The body did not come in time",
+    413: "The body is too large, counted after decompression",
+    415: "The body is compressed in another way than gzip",
+    422: "A field breaks a rule; `path` names it",
+    429: "Refused by load, the key's rate is used up, or the log is full; Retry-After says for how long",
+    503: "What this cannot do without is away; Retry-After says for how long",
+}
+_ALWAYS: Final = (400, 401, 403, 408, 413, 415, 429, 503)
+_RETRY_AFTER: Final = {"retry-after": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
+_HEADERS: Final = {401: {"www-authenticate": {"schema": {"enum": ["Bearer"]}}}, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
+
+
+def _operation(
+    summary: str, body: str | None, answers: dict[int, str], refusals: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """An operation, with what it takes and gives; before it is looked at, any may be refused."""
     responses: dict[str, Any] = {str(status): _content("Success", name) for status, name in answers.items()}
-    responses["default"] = _content("Any other answer", "Error")
+    for status in sorted({*_ALWAYS, *refusals}):
+        responses[str(status)] = _content(_REFUSALS[status], "Error")
+        if status in _HEADERS:
+            responses[str(status)]["headers"] = _HEADERS[status]
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if body is not None:
         operation["requestBody"] = {"required": True} | _content("", body)
@@ -249,10 +261,28 @@ def _operation(summary: str, body: str | None, answers: dict[int, str]) -> dict[
 
 def _rank() -> dict[str, Any]:
     """One request or many, in either format; an answer has the format of its request."""
-    operation = _operation("Rank candidates for a person, or for many at once", "RankBody", {200: "RankResult"})
-    for holder in (operation["requestBody"], operation["responses"]["200"]):
+    operation = _operation("Rank candidates for a person, or for many at once", "RankBody", {200: "RankResult"}, (422,))
+    for holder in (operation["requestBody"], *operation["responses"].values()):
         holder["content"]["application/msgpack"] = holder["content"]["application/json"]
-    operation["responses"]["429"] = _content("Refused by load; Retry-After says for how long", "Error")
+    return operation
+
+
+def _lines(name: str, operation: dict[str, Any]) -> dict[str, Any]:
+    """The same, which also takes one of these a line."""
+    operation["requestBody"]["content"]["application/x-ndjson"] = {"schema": rows(name)}
+    return operation
+
+
+def _public(operation: dict[str, Any]) -> dict[str, Any]:
+    """The same, for which nobody needs a key."""
+    for status in ("401", "403", "429"):
+        del operation["responses"][status]
+    return operation | {"security": []}
+
+
+def _optional(operation: dict[str, Any]) -> dict[str, Any]:
+    """The same, which also takes nothing."""
+    operation["requestBody"]["required"] = False
     return operation
 
 
@@ -261,5 +291,5 @@ def _content(description: str, name: str) -> dict[str, Any]:
 
 
 def _by_id(**operations: dict[str, Any]) -> dict[str, Any]:
-    parameter = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+    parameter = {"name": "id", "in": "path", "required": True, "schema": ID}
     return {"parameters": [parameter], **operations}

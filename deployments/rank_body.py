@@ -15,6 +15,7 @@ import msgspec
 from deployments.errors import ApiError, InvalidError, MalformedError
 from deployments.http import JSON, MSGPACK, Format
 from deployments.rank_request import RankRequest
+from features.decoding import decoder
 from features.events import invalid_from
 
 MAX_REQUESTS: Final = 64
@@ -41,9 +42,9 @@ class RankCodec:
 
     def __init__(self, form: Format, module: Any) -> None:
         self.form = form
-        self._one = module.Decoder(RankRequest)
-        self._many = module.Decoder(RankRequests)
-        self._peek = module.Decoder(_Peek)
+        self._one = decoder(module, RankRequest)
+        self._many = decoder(module, RankRequests)
+        self._peek = decoder(module, _Peek)
 
     def decode(self, body: bytes) -> RankRequest | list[RankRequest | ApiError]:
         """Read a body.
@@ -53,14 +54,13 @@ class RankCodec:
             InvalidError: It is neither one request nor 1 to `MAX_REQUESTS`, or has too many candidates in all.
         """
         try:
-            request: RankRequest = self._one.decode(body)
-            return request
+            return self._one(body)
         except msgspec.MsgspecError as error:
             failure = error
         try:
-            if self._peek.decode(body).requests is msgspec.UNSET:
+            if self._peek(body).requests is msgspec.UNSET:
                 raise failure
-            return self._judge(self._many.decode(body).requests)
+            return self._judge(self._many(body).requests)
         except msgspec.MsgspecError as error:
             raise api_error(error) from None
 
@@ -77,8 +77,7 @@ class RankCodec:
 
     def _decode_one(self, raw: msgspec.Raw) -> RankRequest | ApiError:
         try:
-            request: RankRequest = self._one.decode(raw)
-            return request
+            return self._one(raw)
         except msgspec.MsgspecError as error:
             return api_error(error)
 

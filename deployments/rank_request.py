@@ -7,7 +7,7 @@ import msgspec
 
 from deployments.errors import InvalidError
 from features.errors import InvalidInput
-from features.events import Scalar, check_context, check_id
+from features.events import Scalar, check_context, check_id, check_time
 
 MAX_CANDIDATES: Final = 1000
 MAX_DEADLINE_MS: Final = 60_000
@@ -59,8 +59,17 @@ def check_request(request: RankRequest, *, is_event_clock: bool) -> None:
         raise InvalidError(f"Expected a limit of at least 1, got {request.limit}", path="$.limit")
     if request.deadline_ms is not None and not 1 <= request.deadline_ms <= MAX_DEADLINE_MS:
         raise InvalidError(f"Expected 1 to {MAX_DEADLINE_MS} ms, got {request.deadline_ms}", path="$.deadline_ms")
-    if request.now_ms is not None and not is_event_clock:
+    if request.now_ms is not None:
+        _check_now(request.now_ms, is_event_clock=is_event_clock)
+
+
+def _check_now(now_ms: int, *, is_event_clock: bool) -> None:
+    if not is_event_clock:
         raise InvalidError("now_ms is only known to a system started with --clock event", path="$.now_ms")
+    try:
+        check_time(now_ms, 0, any_time=True)
+    except InvalidInput as error:
+        raise InvalidError(error.message, path="$.now_ms") from None
 
 
 def _are_plain(ids: Sequence[str]) -> bool:

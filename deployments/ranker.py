@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from deployments.autoscaling import Load
 from deployments.batcher import MicroBatcher
-from deployments.config import LiveConfig, ReplicaConfig
+from deployments.config import LiveConfig, ReplicaConfig, read_live
 from deployments.decision_log import DecisionLog
 from deployments.entrance import Entrance, name_of_this_process
 from deployments.errors import ApiError, ConfigError, OverloadedError, UnavailableError
@@ -190,7 +190,7 @@ class Ranker:
     def _take_settings(self, settings: bytes) -> None:
         """Follow the settings that came with the weights, if they can be read: another release may write others."""
         try:
-            live = msgspec.json.decode(settings, type=LiveConfig)
+            live = read_live(settings)
         except (msgspec.DecodeError, ConfigError) as error:
             logger.error("settings are not taken over: %s", error)
             return

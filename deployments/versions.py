@@ -15,6 +15,7 @@ from deployments.errors import ApiError, InvalidError, MalformedError, Unavailab
 from deployments.gate import DEFAULT_WHO, KNOWN
 from deployments.http import Request, Response, json_response
 from features.access import ADMIN
+from features.decoding import decoder
 from features.errors import FeatureError
 from features.events import invalid_from
 from learners.errors import UnknownVersion
@@ -108,7 +109,7 @@ def decode(request: Request, kind: type[Any]) -> Any:
         MalformedError: If it is no JSON.
     """
     try:
-        body = msgspec.json.decode(request.body or b"{}", type=kind)
+        body = decoder(msgspec.json, kind)(request.body or b"{}")
     except msgspec.ValidationError as error:
         invalid = invalid_from(error)
         raise InvalidError(invalid.message, path=invalid.path) from None

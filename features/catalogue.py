@@ -143,7 +143,7 @@ def _readable(path: Path, where: Callable[[], str] = lambda: "") -> Iterator[Non
         yield
     except InvalidInput as error:
         raise InvalidInput(error.message if str(path) in error.message else f"{path}: {error.message}") from None
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
         raise InvalidInput(f"{path}: {where()}{error}") from None
 
 

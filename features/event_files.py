@@ -110,7 +110,7 @@ def slices(file: EventFile, row_group: int, n_rows: int, columns: Sequence[str] 
         while True:
             try:
                 batch = next(batches, None)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise BadFile(f"from row {first} on: {error}", file.url, row_group=row_group) from None
             if batch is None:
                 return
@@ -138,7 +138,7 @@ def _opened(file: EventFile) -> Iterator[pq.ParquetFile]:
         raise BadFile("0 bytes: this is no Parquet file", file.url)
     try:
         parquet = pq.ParquetFile(path, filesystem=system)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise BadFile(f"not to be read as Parquet, cut short perhaps: {error}", file.url) from None
     with parquet:
         yield parquet

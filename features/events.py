@@ -9,11 +9,12 @@ The module does not know where the log is kept, nor what features are made of an
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from features.errors import InvalidInput
+from features.decoding import decoder
+from features.errors import InvalidInput, SchemaMismatch
 from features.schema import Attribute, Schema
 
 ID_BYTES: Final = 256
@@ -51,14 +52,20 @@ class Attributes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     attributes: dict[str, Scalar | list[str]]
 
 
+Id = Annotated[str, msgspec.Meta(min_length=1)]
+Instant = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Value = Annotated[float, msgspec.Meta(ge=0.0, le=VALUE_MAX)]
+"""What folds rely on: an entry that was damaged is not decoded to something else, and none of them counts with it."""
+
+
 class LoggedEvent(msgspec.Struct, array_like=True, frozen=True):
     """Body of an event entry. `ts_ms` is always known here."""
 
     type: str
-    user: str
-    item: str
-    ts_ms: int
-    value: float
+    user: Id
+    item: Id
+    ts_ms: Instant
+    value: Value
     context: dict[str, Scalar]
     id: str | None
     decision: str | None
@@ -68,7 +75,7 @@ class LoggedEvent(msgspec.Struct, array_like=True, frozen=True):
 class LoggedAttributes(msgspec.Struct, array_like=True, frozen=True):
     """Body of an item or user entry."""
 
-    entity: str
+    entity: Id
     attributes: dict[str, Scalar | list[str]]
     ts_ms: int
 
@@ -76,7 +83,7 @@ class LoggedAttributes(msgspec.Struct, array_like=True, frozen=True):
 class LoggedErasure(msgspec.Struct, array_like=True, frozen=True):
     """Body of an erasure."""
 
-    user: str
+    user: Id
     ts_ms: int
 
 
@@ -88,11 +95,11 @@ class LoggedDecision(msgspec.Struct, array_like=True, frozen=True):
     """
 
     decision: str
-    user: str
-    ts_ms: int
+    user: Id
+    ts_ms: Instant
     version: int
     context: dict[str, Scalar]
-    items: list[str]
+    items: list[Id]
     propensities: list[float]
     inputs: bytes
     is_degraded: bool = False
@@ -130,13 +137,13 @@ class Entry(NamedTuple):
     state: bytes
 
 
-_event_decoder = msgspec.json.Decoder(Event)
-_attributes_decoder = msgspec.json.Decoder(Attributes)
+_event_of = decoder(msgspec.json, Event)
+_attributes_of = decoder(msgspec.json, Attributes)
 encode_body = msgspec.msgpack.Encoder().encode
-decode_event = msgspec.msgpack.Decoder(LoggedEvent).decode
-decode_attributes = msgspec.msgpack.Decoder(LoggedAttributes).decode
-decode_erasure = msgspec.msgpack.Decoder(LoggedErasure).decode
-decode_decision = msgspec.msgpack.Decoder(LoggedDecision).decode
+decode_event = decoder(msgspec.msgpack, LoggedEvent)
+decode_attributes = decoder(msgspec.msgpack, LoggedAttributes)
+decode_erasure = decoder(msgspec.msgpack, LoggedErasure)
+decode_decision = decoder(msgspec.msgpack, LoggedDecision)
 
 
 def parse_event(raw: bytes | msgspec.Raw) -> Event:
@@ -146,7 +153,7 @@ def parse_event(raw: bytes | msgspec.Raw) -> Event:
         InvalidInput: With the path of the field that is missing, unknown or of the wrong type.
     """
     try:
-        return _event_decoder.decode(raw)
+        return _event_of(raw)
     except msgspec.MsgspecError as error:
         raise invalid_from(error) from None
 
@@ -158,9 +165,22 @@ def parse_attributes(raw: bytes | msgspec.Raw) -> Attributes:
         InvalidInput: With the path of the bad field.
     """
     try:
-        return _attributes_decoder.decode(raw)
+        return _attributes_of(raw)
     except msgspec.MsgspecError as error:
         raise invalid_from(error) from None
+
+
+def logged_event(body: bytes, schema: Schema) -> LoggedEvent:
+    """Decode an event that was logged, for a fold under a schema.
+
+    Raises:
+        msgspec.DecodeError: If it is none.
+        SchemaMismatch: If it was logged under a schema with other types of events.
+    """
+    event = decode_event(body)
+    if event.type not in schema.type_index:
+        raise SchemaMismatch(f"event of type {event.type!r:.64}, expected one of {', '.join(schema.event_types)}")
+    return event
 
 
 def invalid_from(error: msgspec.MsgspecError) -> InvalidInput:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiling import compiled
+from features.decoding import decoder
 from features.errors import CorruptState
 from features.hashing import LONGEST, xxh3_64
 from features.schema import hash64
@@ -27,7 +28,8 @@ Recent = tuple[str, int, int]
 """(item, type number, ts_ms)"""
 
 BROKEN: Final = -1
-_decode = msgspec.msgpack.Decoder(list[Recent]).decode
+ANY_TYPE: Final = 1 << 31
+_decode = decoder(msgspec.msgpack, list[Recent])
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -89,23 +91,30 @@ def history_of(items: Sequence[Recent]) -> History:
     return History(len(items), b"".join(map(_encode, items)), items[0][2] if items else 0)
 
 
-def checked(n: int, packed: bytes) -> History:
+def checked(n: int, packed: bytes, n_types: int) -> History:
     """The history of `n` items that these bytes are.
 
+    Args:
+        n_types: Types of events that there are.
     Raises:
         CorruptState: If they are not.
     """
-    latest_ms = _check(np.frombuffer(packed, np.uint8), n) if n or packed else 0
+    if not n and not packed:
+        return NOTHING
+    latest_ms, is_plain = _check(np.frombuffer(packed, np.uint8), n, n_types)
     if latest_ms == BROKEN:
         raise CorruptState(f"recent items: expected {n} entries in {len(packed)} bytes")
-    return History(n, packed, latest_ms)
+    found = History(n, packed, latest_ms)
+    if not is_plain:
+        found.items()  # only that tells whether it is UTF-8; later nobody expects that it is not
+    return found
 
 
 def arrays_of(histories: Sequence[History], width: int) -> Arrays:
     """The newest `width` items of each."""
     data, start_B = joined([history.packed for history in histories])
     n_B = np.fromiter(map(len, histories), np.int64, len(histories))
-    found, _ = read(data, start_B[:-1], start_B[1:], n_B, width)
+    found, _ = read(data, start_B[:-1], start_B[1:], n_B, width, ANY_TYPE)
     return found
 
 
@@ -116,21 +125,35 @@ def joined(parts: Sequence[bytes]) -> tuple[NDArray[np.uint8], I64]:
     return np.frombuffer(b"".join(parts), np.uint8), start_B
 
 
-def read(data: NDArray[np.uint8], start_B: I64, end_B: I64, n_B: I64, width: int) -> tuple[Arrays, NDArray[np.bool_]]:
+def read(
+    data: NDArray[np.uint8], start_B: I64, end_B: I64, n_B: I64, width: int, n_types: int
+) -> tuple[Arrays, NDArray[np.bool_]]:
     """Packed histories that stand somewhere in these bytes.
 
     Args:
         n_B: Their items; negative for what is known to be none.
+        n_types: Types of events that there are.
     Returns:
         The newest `width` items of each, and which ones are histories; of the others there is nothing.
     """
     found, is_read_B = Arrays.zeros(len(n_B), width), np.empty(len(n_B), dtype=bool)
-    if _read(data, start_B, end_B, n_B, *found, is_read_B):
-        for b, w in zip(*np.nonzero(found.type < 0), strict=True):
-            packed = data[start_B[b] : end_B[b]].tobytes()
-            item, found.type[b, w], _ = History(int(n_B[b]), packed, 0).items()[int(w)]  # too long to be hashed there
-            found.key[b, w] = hash64(item)
+    if _read(data, start_B, end_B, n_B, n_types, found, is_read_B):
+        for b in np.flatnonzero((found.type < 0).any(axis=1)).tolist():
+            _read_strange(History(int(n_B[b]), data[start_B[b] : end_B[b]].tobytes(), 0), b, found, is_read_B)
     return found, is_read_B
+
+
+def _read_strange(history: History, b: int, found: Arrays, is_read_B: NDArray[np.bool_]) -> None:
+    """Fill in the ids that are too long to be hashed in the loop, or may be no UTF-8."""
+    try:
+        items = history.items()
+    except CorruptState:
+        is_read_B[b] = False
+        found.key[b], found.type[b], found.ms[b] = 0, 0, 0
+        return
+    for w in np.flatnonzero(found.type[b] < 0).tolist():
+        item, found.type[b, w], _ = items[w]
+        found.key[b, w] = hash64(item)
 
 
 @compiled()
@@ -158,34 +181,37 @@ def before(ms_B: Any, own_B: Any, key_BW: Any, ms_BW: Any, window_ms: Any, out_B
 
 
 @compiled()
-def _check(data: Any, n: int) -> Any:
-    """The time of the first of `n` entries, if these bytes are that and nothing else."""
+def _check(data: Any, n: int, n_types: int) -> Any:
+    """The time of the first of `n` entries, if these bytes are that and nothing else; and whether all ids are ASCII."""
     latest_ms = at = 0
+    is_plain = True
     for entry in range(n):
-        _, _, _, ms, at = next_entry(data, at, len(data))
+        start, length, _, ms, at = next_entry(data, at, len(data), n_types)
         if at == BROKEN:
-            return BROKEN
+            return BROKEN, False
+        is_plain &= _is_ascii(data, start, length)
         if entry == 0:
             latest_ms = ms
-    return latest_ms if at == len(data) else BROKEN
+    return (latest_ms if at == len(data) else BROKEN), is_plain
 
 
 @compiled()
-def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, key_BW: Any, type_BW: Any, ms_BW: Any, is_read_B: Any) -> Any:
-    """Read histories; a type of -1 where the id is too long to be hashed here. Returns how many those are."""
-    n_long, width = 0, key_BW.shape[1]
+def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, n_types: int, found: Any, is_read_B: Any) -> Any:
+    """Read histories; a type of -1 where the id is too long to be hashed here, or not ASCII. Returns how many."""
+    key_BW, type_BW, ms_BW = found.key, found.type, found.ms
+    n_strange, width = 0, key_BW.shape[1]
     for b in range(len(n_B)):
         at = start_B[b] if n_B[b] >= 0 else BROKEN
         for w in range(n_B[b]):
-            start, length, kind, ms, at = next_entry(data, at, end_B[b])
+            start, length, kind, ms, at = next_entry(data, at, end_B[b], n_types)
             if at == BROKEN:
                 break
             if w >= width:
                 continue
             ms_BW[b, w] = ms
-            if length > LONGEST:
+            if length > LONGEST or not _is_ascii(data, start, length):
                 type_BW[b, w] = -1
-                n_long += 1
+                n_strange += 1
             else:
                 key = xxh3_64(data, start, length)
                 key_BW[b, w] = key if key else np.uint64(1)
@@ -193,13 +219,22 @@ def _read(data: Any, start_B: Any, end_B: Any, n_B: Any, key_BW: Any, type_BW: A
         is_read_B[b] = at == end_B[b]
         if not is_read_B[b]:
             for w in range(width):
-                n_long -= type_BW[b, w] == -1
+                n_strange -= type_BW[b, w] == -1
                 key_BW[b, w], type_BW[b, w], ms_BW[b, w] = np.uint64(0), 0, 0
-    return n_long
+    return n_strange
 
 
 @compiled()
-def next_entry(data: Any, at: Any, end: Any) -> Any:
+def _is_ascii(data: Any, start: Any, length: Any) -> Any:
+    """Whether bytes are ASCII."""
+    every = np.uint8(0)
+    for at in range(start, start + length):
+        every |= data[at]
+    return every < 0x80
+
+
+@compiled()
+def next_entry(data: Any, at: Any, end: Any, n_types: int) -> Any:
     """Where the id of an entry starts, its bytes, type, time, and where the next entry starts; there `BROKEN` if it is
     none."""
     if at + 2 > end or data[at] != 0x93:
@@ -217,6 +252,8 @@ def next_entry(data: Any, at: Any, end: Any) -> Any:
         return 0, 0, 0, 0, BROKEN
     kind, at = _number(data, start + length, end)
     ms, at = _number(data, at, end)
+    if not 0 <= kind < n_types or ms < 0:  # as one of 64 bits becomes
+        at = BROKEN
     return start, length, kind, ms, at
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from features.clock import Clock
 from features.decisions import check_decision
+from features.decoding import decoder
 from features.errors import FeatureError, InvalidInput, StoreUnavailable
 from features.events import (
     Event,
@@ -195,6 +196,9 @@ class _Named(msgspec.Struct):
     source: str | None = None
 
 
+_named_of = decoder(msgspec.json, _Named)
+
+
 def _decoded(raw: bytes | msgspec.Raw | dict[str, Any], source: str | None) -> Event:
     event = event_from_row(raw) if isinstance(raw, dict) else parse_event(raw)
     return msgspec.structs.replace(event, source=source) if source is not None and event.source is None else event
@@ -203,7 +207,7 @@ def _decoded(raw: bytes | msgspec.Raw | dict[str, Any], source: str | None) -> E
 def _named(raw: bytes | msgspec.Raw | dict[str, Any]) -> str | None:
     """The source that an event names which is not valid, if that much can be read."""
     try:
-        return (msgspec.convert(raw, _Named) if isinstance(raw, dict) else msgspec.json.decode(raw, type=_Named)).source
+        return (msgspec.convert(raw, _Named) if isinstance(raw, dict) else _named_of(raw)).source
     except msgspec.MsgspecError:
         return None
 

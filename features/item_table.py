@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import history, kernels
+from features.decoding import decoder
 from features.errors import CorruptState, SchemaMismatch
-from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, decode_event
+from features.events import EVENT, ITEM, Entry, LoggedEvent, decode_attributes, logged_event
 from features.history import History, Recent
 from features.index import KeyIndex
 from features.schema import FORMAT, Attribute, Schema, bucket_of, duration, hash64
@@ -33,7 +34,7 @@ from features.voice import Voices
 
 UNKNOWN: Final = kernels.UNKNOWN
 SLICE: Final = 512  # rows packed at once
-_decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_decode_map = decoder(msgspec.msgpack, dict[str, Any])
 
 
 class Past(NamedTuple):
@@ -94,7 +95,7 @@ class ItemTable:
         events: list[tuple[LoggedEvent, History]] = []
         for entry in entries:
             if entry.kind == EVENT:
-                event, recent = decode_event(entry.body), history_in(entry.state, self.schema)
+                event, recent = logged_event(entry.body, self.schema), history_in(entry.state, self.schema)
                 if self.voices.has_voice(event, entry.state):
                     events.append((event, recent))
             elif entry.kind == ITEM:
@@ -232,7 +233,7 @@ class ItemTable:
             Row number of each item; `UNKNOWN` for one that was neither packed nor known.
         Raises:
             SchemaMismatch: If a row was written under another schema.
-            CorruptState: If a row is cut short.
+            CorruptState: If a row is cut short, or its attributes do not parse.
         """
         present = [(self.row(item), data) for item, data in zip(items, packed, strict=True) if data]
         if present:
@@ -361,7 +362,10 @@ class ItemTable:
         self.successors[row, :n_used] = np.frombuffer(data[start:end], self._successor_type)
         self.successors[row, n_used:] = np.zeros((), self._successor_type)
         if end < len(data):
-            self.attributes[row] = _decode_map(data[end:])
+            try:
+                self.attributes[row] = _decode_map(data[end:])
+            except msgspec.DecodeError as error:
+                raise CorruptState(f"item row: attributes: {error}") from None
         else:
             self.attributes.pop(row, None)
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from features.decoding import decoder
 from features.errors import BadFile
 from features.events import (
     DECISION,
@@ -96,6 +97,15 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     """Of the schema under which it was written, whose declaration stands beside."""
     groups: list[Group]
+
+
+class _Form(msgspec.Struct):
+    """What every format says."""
+
+    format: int | None = None
+
+
+_form_of, _about_of = decoder(msgspec.json, _Form), decoder(msgspec.json, About)
 
 
 def write_segment(sink: Any, entries: Sequence[Entry], after: StreamId, schema: Schema) -> About:
@@ -180,9 +190,12 @@ class SegmentReader:
         ours = {name: metadata.get(name, b"") for name in (ABOUT, DECLARATION)}
         if _digest_of(ours) != metadata.get(DIGEST, b"").decode(errors="replace"):
             raise BadFile("its footer is damaged", path)
-        if (form := msgspec.json.decode(metadata[ABOUT]).get("format")) != FORMAT:
-            raise BadFile(f"expected a segment of format {FORMAT}, got {form}: another release wrote it", path)
-        about = msgspec.json.decode(metadata[ABOUT], type=About)
+        try:
+            if (form := _form_of(metadata[ABOUT]).format) != FORMAT:
+                raise BadFile(f"expected a segment of format {FORMAT}, got {form}: another release wrote it", path)
+            about = _about_of(metadata[ABOUT])
+        except msgspec.DecodeError as error:
+            raise BadFile(f"its footer cannot be read: {error}", path) from None
         for name in ("partition", "after", "last"):
             if getattr(about, name) != getattr(segment, name):
                 raise BadFile(f"expected {name} {getattr(segment, name)}, got {getattr(about, name)}", path)

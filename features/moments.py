@@ -32,7 +32,7 @@ from features.events import (
     LoggedEvent,
     decode_attributes,
     decode_erasure,
-    decode_event,
+    logged_event,
 )
 from features.history import NOTHING, History, arrays_of
 from features.item_table import ItemTable
@@ -143,7 +143,7 @@ class Moments:
     def _hold(self, entry: Entry) -> _Held | None:
         try:
             if entry.kind == EVENT:
-                event = decode_event(entry.body)
+                event = logged_event(entry.body, self._schema)
                 self._note(event.user, entry)
                 return _Held(entry.id.ms, event.user, entry.state, self._change(entry, event), NO_KEYS)
             if entry.kind == ITEM:
@@ -159,7 +159,7 @@ class Moments:
                 before = self._state(user)
                 self._note(user, entry)
                 return _Held(entry.id.ms, user, before, None, NO_KEYS)
-        except msgspec.DecodeError:
+        except (FeatureError, msgspec.DecodeError):
             self.n_passed_over += 1
         return None
 

@@ -29,7 +29,7 @@ from features.events import (
     LoggedEvent,
     Positions,
     decode_attributes,
-    decode_event,
+    logged_event,
 )
 from features.history import NOTHING, History
 from features.item_table import ItemTable
@@ -138,7 +138,7 @@ class Projection:
         """
         try:
             if entry.kind == EVENT:
-                event, recent = decode_event(entry.body), history_in(entry.state, self._schema)
+                event, recent = logged_event(entry.body, self._schema), history_in(entry.state, self._schema)
                 if self._table.voices.has_voice(event, entry.state):
                     return entry, event, recent
                 self.n_unheard += 1

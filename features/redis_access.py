@@ -12,6 +12,7 @@ from redis.crc import key_slot
 
 from features.access import Action, ApiKey
 from features.access_store import N_ACTIONS, Demand, fresh
+from features.decoding import decoder
 from features.keys import Keys
 from features.redis_servers import RedisServers
 from features.store import all_of
@@ -76,8 +77,9 @@ class RedisAccessStore:
 
 
 def _readable(rows: Iterable[tuple[bytes, bytes]], kind: type[T]) -> Iterator[tuple[bytes, T]]:
+    decode = decoder(msgspec.json, kind)
     for name, row in rows:
         try:
-            yield name, msgspec.json.decode(row, type=kind)
+            yield name, decode(row)
         except msgspec.MsgspecError as error:
             logger.error("%s %r cannot be read: %s", kind.__name__, name, error)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from redis.crc import key_slot
 
+from features.decoding import decoder
 from features.events import Positions, StreamId
 from features.keys import Keys
 from features.redis_servers import Addressed, RedisServers
@@ -17,8 +18,8 @@ from features.sources import Quarantine
 from features.store import all_of
 
 SCAN_COUNT: Final = 1000  # keys looked at by one SCAN, half a millisecond of the server
-_decode = msgspec.json.Decoder(dict[int, StreamId]).decode
-_decode_quarantine = msgspec.json.Decoder(Quarantine).decode
+_decode = decoder(msgspec.json, dict[int, StreamId])
+_decode_quarantine = decoder(msgspec.json, Quarantine)
 
 
 class RedisBulk:

@@ -8,6 +8,7 @@ another schema are refused by name, never misread.
 The module knows no store and no model.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
@@ -205,7 +206,8 @@ def schema_from_dict(values: dict[str, Any]) -> Schema:
     """
     for name, kind in (("", Schema), ("counters", Counter), ("attributes", Attribute), ("voice", Voice)):
         found = values.get(name, []) if name else values
-        for row in [found] if isinstance(found, dict) else found:
+        rows = [found] if isinstance(found, dict) else found
+        for row in filter(lambda row: isinstance(row, dict), rows if isinstance(rows, Sequence) else ()):
             unknown = set(row) - set(kind.__dataclass_fields__)
             if unknown:
                 raise SchemaError(f"schema{'.' + name if name else ''}: unknown field {min(unknown)!r}")

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.compiling import compiled
+from features.decoding import decoder
 from features.errors import CorruptState, SchemaMismatch
-from features.events import EVENT, USER, Entry, LoggedEvent, decode_attributes, decode_event, encode_body
+from features.events import EVENT, USER, Entry, LoggedEvent, decode_attributes, encode_body, logged_event
 from features.history import NOTHING, Arrays, History, Recent, checked, joined, read
 from features.schema import FORMAT, Schema, bucket, duration
 
@@ -36,7 +37,7 @@ HEADER: Final = struct.Struct("<BQ")
 LISTS: Final = struct.Struct("<HII")
 N_LISTS: Final = LISTS.size
 _encode = msgspec.msgpack.Encoder().encode
-_decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_decode_map = decoder(msgspec.msgpack, dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def unpack(state: bytes, schema: Schema) -> UserState:
     try:
         return UserState(
             state[HEADER.size : lists],
-            checked((entries - lengths) // 2, state[entries:context]),
+            checked((entries - lengths) // 2, state[entries:context], len(schema.event_types)),
             _decode_map(state[end:]) if end < len(state) else {},
             _decode_map(state[context:end]) if context < end else {},
         )
@@ -142,7 +143,7 @@ def history_in(state: bytes, schema: Schema) -> History:
     if not state:
         return NOTHING
     _, lengths, entries, context, _ = _cuts(state, schema)
-    return checked((entries - lengths) // 2, state[entries:context])
+    return checked((entries - lengths) // 2, state[entries:context], len(schema.event_types))
 
 
 def histories_in(states: Sequence[bytes], schema: Schema) -> tuple[Arrays, NDArray[np.bool_]]:
@@ -158,7 +159,7 @@ def histories_in(states: Sequence[bytes], schema: Schema) -> tuple[Arrays, NDArr
         end_B,
         n_B,
     )
-    return read(data, first_B, end_B, n_B, schema.n_recent)
+    return read(data, first_B, end_B, n_B, schema.n_recent, len(schema.event_types))
 
 
 @compiled()
@@ -253,11 +254,11 @@ def state_after(state: bytes, entry: Entry, schema: Schema) -> bytes:
     """What a user's packed state is after an entry of the log that changes it: an event, attributes, or the erasure.
 
     Raises:
-        SchemaMismatch, CorruptState: As `split`.
+        SchemaMismatch, CorruptState: As `split`, and `logged_event`.
         msgspec.DecodeError: If the entry can't be read.
     """
     if entry.kind == EVENT:
-        return apply_update(state, update_for(decode_event(entry.body), schema), schema)
+        return apply_update(state, update_for(logged_event(entry.body, schema), schema), schema)
     if entry.kind == USER:
         return with_attributes(state, encode_body(decode_attributes(entry.body).attributes), schema)
     return b""

@@ -15,12 +15,14 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from features.decoding import decoder
 from features.errors import InvalidInput
 
 LINE_BYTES: Final = 1 << 20  # no request can hold more
 SHOWN_BYTES: Final = 4096  # of a line that cannot be read
 GZIP_MAGIC: Final = b"\x1f\x8b"
 BOM: Final = b"\xef\xbb\xbf"
+_decode = decoder(msgspec.json, object)
 
 
 class RawRow(NamedTuple):
@@ -82,8 +84,8 @@ def json_rows(lines: Iterator[bytes]) -> Iterator[RawRow]:
 
 def _json_row(line: bytes) -> RawRow:
     try:
-        values = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        values = _decode(line)
+    except msgspec.DecodeError as error:
         return _shown(line, str(error))
     return RawRow(values) if isinstance(values, dict) else _shown(line, "Expected an object")
 

@@ -68,7 +68,7 @@ class Voices:
         if item not in state:
             return True
         found = np.frombuffer(state, np.uint8), self._block.stop, np.frombuffer(item, np.uint8)
-        return bool(repetitions(*found, self._type_index.get(event.type, -1)) < self.per_item)
+        return bool(repetitions(*found, self._type_index.get(event.type, -1), len(self._type_index)) < self.per_item)
 
 
 def pace_of(schema: Schema) -> Any:
@@ -83,18 +83,19 @@ def pace_of(schema: Schema) -> Any:
 
 
 @compiled()
-def repetitions(state: Any, lists: Any, item: Any, kind: Any) -> Any:
+def repetitions(state: Any, lists: Any, item: Any, kind: Any, n_types: int) -> Any:
     """How many events of a type on an item a packed state remembers.
 
     Args:
         lists: Where the numbers of the lists begin.
         item: Bytes of its id.
         kind: Number of the type.
+        n_types: Types of events that there are.
     """
     n_recent = np.int64(state[lists]) | np.int64(state[lists + 1]) << 8
     at, n_same = lists + N_LISTS + 2 * n_recent, 0
     for _ in range(n_recent):
-        start, length, other, _, at = next_entry(state, at, len(state))
+        start, length, other, _, at = next_entry(state, at, len(state), n_types)
         if at == BROKEN:
             return 0
         is_same = other == kind and length == len(item)

@@ -2,16 +2,18 @@
 
     8 bytes   magic and format          8 bytes   xxh3_64 of the rest          msgpack
 
-Bytes that were cut or altered are refused as `CorruptSnapshot`. Arrays that are unpacked are read-only copies: so they
-are aligned, wherever in the bytes they stood.
+Bytes that were cut or altered are refused as `CorruptSnapshot`, and so are arrays that are not of the declared type.
+Arrays that are unpacked are read-only copies: so they are aligned, wherever in the bytes they stood.
 """
 
-from typing import Any, Generic, TypeVar
+from functools import cache
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 import numpy as np
 import xxhash
 
+from features.decoding import decoder
 from learners.errors import CorruptSnapshot
 
 T = TypeVar("T")
@@ -26,7 +28,18 @@ def _encode_array(value: Any) -> Any:
 
 def _decode_array(kind: Any, value: Any) -> Any:
     name, shape, data = value
-    return np.frombuffer(data, dtype=name).reshape(shape)
+    expected = _dtype_of(kind)
+    if name != expected.str:  # what else a name may stand for is not found out
+        raise ValueError(f"expected an array of {expected.str}, got {name!r:.32}")
+    return np.frombuffer(data, expected).reshape(shape)
+
+
+@cache
+def _dtype_of(kind: Any) -> np.dtype[Any]:
+    """Of a type such as `NDArray[np.float32]`."""
+    _, declared = get_args(kind)
+    dtype: np.dtype[Any] = np.dtype(get_args(declared)[0])
+    return dtype
 
 
 class Packing(Generic[T]):
@@ -40,7 +53,7 @@ class Packing(Generic[T]):
     def __init__(self, magic: bytes, kind: type[T]) -> None:
         self._magic = magic
         self._encode = msgspec.msgpack.Encoder(enc_hook=_encode_array).encode
-        self._decode = msgspec.msgpack.Decoder(kind, dec_hook=_decode_array).decode
+        self._decode = decoder(msgspec.msgpack, kind, _decode_array)
 
     def pack(self, value: T) -> bytes:
         """A value as bytes."""
@@ -60,5 +73,5 @@ class Packing(Generic[T]):
             raise CorruptSnapshot(f"snapshot of {len(view)} bytes: checksum does not match; fetch or write it again")
         try:
             return self._decode(view[16:])
-        except (msgspec.DecodeError, ValueError, TypeError) as error:
+        except (msgspec.DecodeError, ValueError, TypeError, OverflowError) as error:
             raise CorruptSnapshot(f"snapshot of {len(view)} bytes: {error}") from None

@@ -38,7 +38,7 @@ from features.events import (
     Positions,
     StreamId,
     decode_decision,
-    decode_event,
+    logged_event,
 )
 from features.item_table import ItemTable
 from features.joiner import JoinConfig, Joiner, Outcome
@@ -281,7 +281,7 @@ class ExampleReader:
                 if entry.kind == DECISION:
                     self._joiner.add_decision(decode_decision(entry.body), entry.state)
                 elif entry.kind == EVENT:
-                    event = decode_event(entry.body)
+                    event = logged_event(entry.body, self.schema)
                     has_voice = self.table.voices.has_voice(event, entry.state)
                     self._joiner.add_feedback(event, has_voice=has_voice)
             except (FeatureError, msgspec.DecodeError):
@@ -311,7 +311,7 @@ class ExampleReader:
             self.table.fold([entry])
 
     def _take_event(self, entry: Entry, is_mine: bool) -> None:
-        event = decode_event(entry.body)
+        event = logged_event(entry.body, self.schema)
         user = unpack(entry.state, self.schema) if is_mine else None
         has_voice = self.table.voices.has_voice(event, entry.state)
         is_joined = is_mine and self._joiner.add_feedback(event, has_voice=has_voice)

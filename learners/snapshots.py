@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.schema import Schema
-from learners.errors import ForeignSnapshot, StaleSnapshot
+from learners.errors import CorruptSnapshot, ForeignSnapshot, StaleSnapshot
 from learners.packing import Packing
 
 F32 = NDArray[np.float32]
@@ -164,11 +164,14 @@ def merge(full: Delta, delta: Delta) -> Delta:
     Raises:
         StaleSnapshot: If the delta stands on another version.
         ForeignSnapshot: If it is of another schema or network.
+        CorruptSnapshot: If its tables are not what tables can be.
     """
     if full.base is not None or delta.base != full.version:
         raise StaleSnapshot(f"version {delta.version} stands on {delta.base}, not on {full.version}; take a full one")
-    if (delta.fingerprint, delta.model) != (full.fingerprint, full.model):
+    if (delta.fingerprint, delta.model, set(delta.tables)) != (full.fingerprint, full.model, set(full.tables)):
         raise ForeignSnapshot(f"version {delta.version} is of another schema or network than {full.version}")
+    for name, part in delta.tables.items():
+        _check_rows(name, part)
     return Delta(
         delta.version,
         None,
@@ -179,6 +182,19 @@ def merge(full: Delta, delta: Delta) -> Delta:
         delta.progress,
         _merge_private(full.private, delta.private),
     )
+
+
+def _check_rows(name: str, part: Rows) -> None:
+    """Refuse rows that are not one for one, or lie beyond the table: there would be as much memory as they say."""
+    columns: list[NDArray[Any]] = [part.keys, part.values]
+    if part.upkeep is not None:
+        columns += [part.upkeep.accumulators, part.upkeep.uses, part.upkeep.met_s]
+    lengths = {len(column) for column in columns}
+    is_within = not len(part.rows) or int(part.rows.max()) < part.max_rows
+    if lengths != {len(part.rows)} or part.values.ndim != 2 or not is_within:
+        raise CorruptSnapshot(
+            f"table {name!r}: expected {len(part.rows)} rows below {part.max_rows} and as many of all"
+        )
 
 
 def _merge_private(full: Private | None, delta: Private | None) -> Private | None:

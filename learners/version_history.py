@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from features.decoding import decoder
+
 MAX_LINES: Final = 500
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ class Line(msgspec.Struct):
     why: str = ""
 
 
+_lines_of = decoder(msgspec.msgpack, list[Line])
+
+
 class VersionHistory:
     """`note` what happens; `load` goes on from `packed`."""
 
@@ -40,7 +45,7 @@ class VersionHistory:
     def load(self, packed: bytes) -> None:
         """Go on from what was packed; if another release wrote it, and it cannot be read, begin anew."""
         try:
-            self.lines = msgspec.msgpack.decode(packed, type=list[Line])
+            self.lines = _lines_of(packed)
         except msgspec.DecodeError as error:
             logger.warning("what became of versions is forgotten: %s", error)
 

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from features.decoding import decoder
 from features.events import EVENT, ITEM, USER, Entry, LoggedEvent, Positions, StreamId, decode_attributes, encode_body
 from features.keys import Keys
 from features.schema import Schema
@@ -27,7 +28,7 @@ from learners.online import LearnerConfig, OnlineLearner
 from learners.rounds import RoundConfig
 from learners.snapshots import Delta
 
-_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_decode = decoder(msgspec.msgpack, dict[str, Any])
 
 
 class Saved(msgspec.Struct):

@@ -42,11 +42,20 @@ def test_the_environment_names_the_store_and_a_file_may_set_anything(tmp_path: P
         ("[policy]\ntemperature = 0", "policy.temperature"),
         ("[policy]\nepsilon = 0.1", "policy.epsilon"),
         ("not toml", "headrace.toml"),
+        ("# \udcff", "headrace.toml"),
+        ("x = " + "[" * 100_000, "headrace.toml"),
+        ("store = 1", "store: expected a table, got 1"),
+        ("schema = [1]", "schema: expected a table"),
+        ("rank = 1", "rank: expected a table"),
+        ("[schema]\ncounters = 1", "schema"),
+        ("[schema]\nattributes = [1]", "schema"),
+        ('n_rankers = "two"', "n_rankers"),
+        ("folder = 1", "folder"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "headrace.toml"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=named):
         load_config(path, {})
 

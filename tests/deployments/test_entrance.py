@@ -127,7 +127,7 @@ async def door() -> Door:
 def described() -> list[str]:
     return [
         f"{method.upper()} {path}"
-        for path, operations in openapi()["paths"].items()
+        for path, operations in openapi(Schema())["paths"].items()
         for method in operations
         if method != "parameters"
     ]

@@ -8,8 +8,8 @@ import pytest
 
 from deployments.client import Headrace, HeadraceError
 from deployments.errors import ClusterError
-from deployments.events import MAX_EVENTS
 from deployments.item_batches import BATCH, DELAYS_S, ItemSender, StoppedError, batches
+from deployments.openapi_bodies import MAX_ROWS
 from features.catalogue import CatalogueRow, Rejected
 from tests.deployments.item_door import Item, opened
 
@@ -106,4 +106,4 @@ def test_the_user_can_stop_the_waiting() -> None:
 def test_bad_rows_fill_batches_too() -> None:
     bad = [Rejected(number, "no", "", {}) for number in range(2500)]
     assert [batch.n_rows for batch in batches(bad)] == [1000, 1000, 500]
-    assert BATCH <= MAX_EVENTS
+    assert BATCH <= MAX_ROWS

@@ -5,19 +5,20 @@ from typing import Any
 import msgspec
 
 from deployments.openapi import openapi
+from features.schema import Schema
 
 
 def test_every_reference_leads_somewhere() -> None:
-    description = msgspec.json.decode(msgspec.json.encode(openapi()))
+    description = msgspec.json.decode(msgspec.json.encode(openapi(Schema())))
     named = set(_references(description))
     assert named <= {f"#/components/schemas/{name}" for name in description["components"]["schemas"]}
 
 
 def test_rank_takes_one_or_many_in_json_and_msgpack() -> None:
-    operation = openapi()["paths"]["/v1/rank"]["post"]
+    operation = openapi(Schema())["paths"]["/v1/rank"]["post"]
     assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
-    assert {"200", "429", "default"} <= set(operation["responses"])
-    assert "deadline_ms" in openapi()["components"]["schemas"]["RankRequest"]["properties"]
+    assert {"200", "400", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+    assert "deadline_ms" in openapi(Schema())["components"]["schemas"]["RankRequest"]["properties"]
 
 
 def _references(value: Any) -> list[str]:

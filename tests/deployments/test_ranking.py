@@ -238,3 +238,7 @@ def test_the_first_bad_field_is_named() -> None:
             check_request(request, is_event_clock=False)
         assert caught.value.path == path
     check_request(RankRequest("u", ["é" * 128], now_ms=1), is_event_clock=True)
+    for now_ms in (0, -1, 1 << 63):  # beyond what a batch can hold, in which others are
+        with pytest.raises(InvalidError) as caught:
+            check_request(RankRequest("u", ITEMS, now_ms=now_ms), is_event_clock=True)
+        assert caught.value.path == "$.now_ms"

@@ -237,6 +237,9 @@ def test_another_schema_and_cut_rows_are_refused_by_name() -> None:
     for size in (3, 20, len(packed) // 2):
         with pytest.raises(CorruptState):
             ItemTable(SCHEMA).load(["a"], [packed[:size]])
+    for tail in (b"\x81", b"\xc1", b"\x81\xa1a\xa1\xff", b"\x81\xa1a" + b"\x91" * 100_000):
+        with pytest.raises(CorruptState, match="attributes"):
+            ItemTable(SCHEMA).load(["a"], [packed + tail])
 
 
 def test_attributes_become_keys_and_numbers_and_wrong_kinds_are_absent() -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from features.encoding import Request
-from features.events import DECISION, EVENT, Entry, decode_event
+from features.events import DECISION, EVENT, Entry, decode_event, encode_body
 from features.item_table import ItemTable
 from features.joiner import JoinConfig
 from features.schema import Schema
@@ -243,6 +243,24 @@ def test_a_decision_that_makes_no_sense_is_passed_over(caplog: pytest.LogCapture
     bad = entries[at]._replace(body=b"\xc1")
     learner = learned([*entries[:at], bad, *entries[at + 1 :]])
     assert "passed over" in caplog.text and learner.n_skipped == 0 and learner.n_examples >= 396
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xc1",
+        encode_body(["nod", "u1", "i1", T0_MS, 1.0, {}, None, None]),  # under another schema there is such a type
+        encode_body(["click", "u1", "i1", T0_MS, float("nan"), {}, None, None]),
+        encode_body(["click", "u1", "i1", 1 << 63, 1.0, {}, None, None]),
+        b"\x98\xa5click\xa1\xff",
+        b"\x98" + b"\x91" * 100_000,
+    ],
+)
+def test_an_event_that_no_fold_could_bear_is_passed_over(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    entries = log(stream(200))
+    bad = entries[100]._replace(body=body)
+    learner = learned([*entries[:100], bad, *entries[101:]])
+    assert "passed over" in caplog.text and learner.reader.n_events == 199
 
 
 @pytest.mark.parametrize("entries", [ENTRIES, shown(300)], ids=["events", "decisions"])

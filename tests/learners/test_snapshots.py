@@ -1,5 +1,8 @@
 """Snapshots come back as they were, or not at all."""
 
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,6 +74,25 @@ def test_any_flipped_byte_is_found(data: st.DataObject) -> None:
     flip = data.draw(st.integers(1, 255))
     with pytest.raises(CorruptSnapshot):
         snapshots.unpack(FULL[:at] + bytes([FULL[at] ^ flip]) + FULL[at + 1 :])
+
+
+def test_an_array_is_of_the_type_that_is_declared() -> None:
+    """Whoever reads it takes it for that."""
+    delta = delta_of(7, 6, [0], {})
+    for weights in (delta.weights.astype(np.float64), np.array([1, 2]), np.zeros(2, [("a", "f4")])):
+        with pytest.raises(CorruptSnapshot, match="expected an array of <f4"):
+            snapshots.unpack(snapshots.pack(msgspec.structs.replace(delta, weights=weights)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_rows": 3}, {"keys": np.zeros(1, np.uint64)}, {"values": np.zeros(6, np.float32)}]
+)
+def test_rows_that_no_table_has_are_not_merged(changes: dict[str, Any]) -> None:
+    """Memory is taken for as many as there are said to be."""
+    delta = delta_of(2, 1, [1, 5], {})
+    delta.tables["item"] = msgspec.structs.replace(delta.tables["item"], **changes)
+    with pytest.raises(CorruptSnapshot, match="'item'"):
+        snapshots.merge(snapshots.unpack(FULL), delta)
 
 
 def test_any_cut_is_found() -> None:
