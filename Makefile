@@ -1,12 +1,15 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster chaos fuzz check bench format clean
+LOCKS := deployments/locks
+INSTALL := $(BIN)/python $(LOCKS)/install.py
 
-$(VENV)/installed: pyproject.toml
+.PHONY: demo test test-cluster chaos fuzz check bench format lock licences sbom clean
+
+# install.py writes it, here as on nodes (cluster.yaml): the digests of what was installed from.
+$(VENV)/installed: pyproject.toml $(wildcard $(LOCKS)/*.lock)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	cp pyproject.toml $@
+	$(INSTALL) dev
 
 demo: $(VENV)/installed
 	$(BIN)/headrace demo $(ARGS)
@@ -35,9 +38,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deployments.locks.licences --check
 
-$(VENV)/bench-installed: pyproject.toml $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+$(VENV)/bench-installed: $(VENV)/installed
+	$(INSTALL) dev bench
 	touch $@
 
 bench: $(VENV)/bench-installed
@@ -47,6 +51,17 @@ bench: $(VENV)/bench-installed
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# From pyproject.toml, before what it names is installed; ARGS=--upgrade takes what is new.
+lock:
+	test -x $(BIN)/uv || $(MAKE) $(VENV)/installed
+	$(BIN)/python -m deployments.locks.resolve $(ARGS)
+
+licences: $(VENV)/bench-installed
+	$(BIN)/python -m deployments.locks.licences
+
+sbom: $(VENV)/installed
+	$(BIN)/python -m deployments.locks.sbom
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,7 +17,11 @@ Curves = Mapping[str, Sequence[tuple[float, float, float]]]
 
 def absence() -> str:
     """Why nothing can be plotted; empty if it can."""
-    return "" if find_spec("matplotlib") else "no plot: matplotlib is not installed (pip install -e '.[bench]')"
+    return (
+        ""
+        if find_spec("matplotlib")
+        else "no plot: matplotlib is not installed (python deployments/locks/install.py bench)"
+    )
 
 
 def plot_latency(curves: Curves, title: str, caption: str, path: Path) -> None:

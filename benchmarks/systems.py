@@ -75,7 +75,7 @@ def absence(name: str) -> str:
         if package:
             version(package)
     except PackageNotFoundError:
-        return f"{package} is not installed (pip install -e '.[bench]')"
+        return f"{package} is not installed (python deployments/locks/install.py bench)"
     return ""
 
 

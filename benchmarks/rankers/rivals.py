@@ -40,7 +40,7 @@ class Rival:
     def absence(self) -> str:
         """Why it cannot run; empty if it can."""
         if self.package and not find_spec(self.package):
-            return f"{self.name}: {self.package} is not installed (pip install -e '.[bench]')"
+            return f"{self.name}: {self.package} is not installed (python deployments/locks/install.py bench)"
         return ""
 
 

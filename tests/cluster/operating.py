@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from deployments.environment import FRONT_PORT
+from deployments.locks.install import installed_from
 from features.embedded import server_binary
 from tests.cluster.lab import OPERATOR, ROOT, STORE, Lab
 from tests.waiting import eventually
@@ -157,12 +158,12 @@ class Operator:
 
 
 def _furnish(home: Path, compiled: Path) -> None:
-    """Give a host what a newcomer's gets by `pip install`, without the network."""
+    """Give a host what a newcomer's gets by installing from the locks, without the network."""
     environment = home / "headrace" / ".venv"
     environment.mkdir(parents=True)
     for name in ("bin", "lib", "pyvenv.cfg"):
         (environment / name).symlink_to((Path(sys.prefix) / name).resolve())
-    shutil.copy(ROOT / "pyproject.toml", environment / "installed")
+    (environment / "installed").write_text("\n".join(installed_from(ROOT, ())))
     # `headrace` of this environment is installed from another folder than the host's.
     (home / ".bashrc").write_text("export PYTHONPATH=$HOME/headrace\n")
     (home / "headrace" / "node").mkdir()

@@ -4,6 +4,7 @@ With HEADRACE_KUBERAY_CRD, the path of KubeRay's own definition of a RayService,
 """
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -281,10 +282,19 @@ def instructions() -> list[list[str]]:
 def test_the_image_has_every_package_and_nothing_else_of_the_repository():
     copied = [word for name, *words in instructions() if name == "COPY" for word in words[:-1]]
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert sorted(copied) == sorted([*(name for name in packages if "." not in name), "pyproject.toml", "README.md"])
+    wanted = [*(name for name in packages if "." not in name), "pyproject.toml", "README.md", "deployments/locks"]
+    assert sorted(copied) == sorted(wanted)
     assert all((ROOT / word).exists() for word in copied)
-    (made,) = (words for name, *words in instructions() if name == "RUN" and words[0] == "mkdir")
-    assert {name.replace(".", "/") for name in packages} - {"features"} <= set(made), "installed before they are copied"
+
+
+def test_packages_of_the_image_are_installed_from_the_locks_before_the_source_is_copied():
+    before = list(itertools.takewhile(lambda words: "features" not in words[1:2], instructions()))
+    (made,) = (words for name, *words in before if name == "RUN" and words[0] == "mkdir")
+    assert made[-2:] == ["python", "deployments/locks/install.py"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name.replace(".", "/") for name in packages} - {"features", "deployments"}
+    assert folders <= {*made, "deployments/locks"}, "installed before they are copied"
+    assert ["COPY", "deployments/locks", "deployments/locks"] in before
 
 
 def test_the_image_runs_as_the_user_of_the_pods_where_nodes_are_made():
