@@ -24,7 +24,9 @@ def test_nothing_that_is_kept_gives_the_token_away() -> None:
     assert id_of(token) in kept.split('"') and digest_of(token) == key(token).digest
 
 
-@pytest.mark.parametrize("token", ["", "headrace_", "headrace_0123456789ab_", "hr_" + "0" * 77, f"headrace_{'0' * 12}_{'0' * 65}"])
+@pytest.mark.parametrize(
+    "token", ["", "headrace_", "headrace_0123456789ab_", "hr_" + "0" * 77, f"headrace_{'0' * 12}_{'0' * 65}"]
+)
 def test_what_is_no_token_has_no_id(token: str) -> None:
     assert id_of(token) is None
     with pytest.raises(ValueError, match="token"):
