@@ -62,8 +62,9 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
 
 
 def bulk_of(config: StoreConfig) -> RedisBulk:
-    """What replaces states and rows as a whole, and knows who reads the log."""
-    return RedisBulk(config.url, keys=Keys(n_partitions=config.n_partitions))
+    """What concerns all of the store."""
+    keys = Keys(n_partitions=config.n_partitions)
+    return RedisBulk(config.url, keys=keys, dedupe_window_s=config.dedupe_window_s)
 
 
 def files_of(config: StoreConfig) -> StoreFiles:
