@@ -14,6 +14,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.batcher import MicroBatcher
+from deployments.erasure_routes import ErasureRoutes, Rights, ask_export
 from deployments.errors import (
     FULL_S,
     ApiError,
@@ -36,7 +37,6 @@ from features.connect import StoreConfig, bulk_of, connect
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
-    LoggedErasure,
     Scalar,
     check_id,
     invalid_from,
@@ -49,7 +49,7 @@ from features.schema import Entity, Schema
 from features.source_watch import SourceWatch
 from features.sources import SourceRules
 from features.state import describe, unpack
-from features.store import Applied, FeatureStore, Record, all_of, erasure_record
+from features.store import Applied, FeatureStore, Record, all_of
 
 MAX_EVENTS: Final = 1000
 ASK_S: Final = 2.0
@@ -106,6 +106,7 @@ class EventsEndpoint:
         ask_judge: See `SourceRoutes`.
         log_status: Asks the keeper of the log.
         now_ms: Log time.
+        rights: See `ErasureRoutes`.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
     """
 
@@ -118,6 +119,7 @@ class EventsEndpoint:
         log_status: Callable[[], Awaitable[dict[str, Any]]],
         now_ms: Callable[[], int],
         *,
+        rights: Rights,
         is_event_clock: bool,
     ) -> None:
         self._store = store
@@ -135,12 +137,12 @@ class EventsEndpoint:
             ("GET", "/v1/items/{id}", self.get_item),
             ("GET", "/v1/users/{id}", self.get_user),
             ("PUT", "/v1/users/{id}", self.put_user),
-            ("DELETE", "/v1/users/{id}", self.delete_user),
             ("GET", "/v1/log", self.get_log),
             ("GET", "/v1/health", self.get_health),
             ("GET", "/v1/openapi.json", self.get_openapi),
             *VersionRoutes(ask_hub, now_ms).routes,
             *SourceRoutes(quarantine, ask_judge, now_ms).routes,
+            *ErasureRoutes(self._shared.apply, rights, now_ms).routes,
         ):
             self.app.add(method, path, handler)
 
@@ -200,12 +202,6 @@ class EventsEndpoint:
         """Replace a person's attributes."""
         body = _checked(lambda: parse_attributes(request.body))
         return await self._write(_checked(lambda: self._record("user", request.params["id"], body.attributes)))
-
-    async def delete_user(self, request: Request) -> Response:
-        """Erase a person's state."""
-        user = request.params["id"]
-        _checked(lambda: check_id(user, "$.id"))
-        return await self._write(erasure_record(LoggedErasure(user, self._now_ms()), self._store.keys))
 
     async def get_log(self, _: Request) -> Response:
         """Say how full the log is, how long that will do, and how far it is archived."""
@@ -333,9 +329,11 @@ class Events:
         is_event_clock = where.clock == "event"
         store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
-        quarantine = QuarantineKeeper(bulk_of(where), SourceWatch(rules, schema.context), clock.now_ms)
+        bulk = bulk_of(where)
+        quarantine = QuarantineKeeper(bulk, SourceWatch(rules, schema.context), clock.now_ms)
+        asked, rights = (ask_hub, ask_judge, log_status), Rights(bulk, ask_export)
         self._endpoint = EventsEndpoint(
-            store, quarantine, ask_hub, ask_judge, log_status, clock.now_ms, is_event_clock=is_event_clock
+            store, quarantine, *asked, clock.now_ms, rights=rights, is_event_clock=is_event_clock
         )
         exporters = Exporter(self._values), Exporter(lambda: source_values(quarantine.status()))
         loop = asyncio.get_running_loop()

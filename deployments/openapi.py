@@ -7,6 +7,7 @@ import msgspec
 
 from deployments.rank_body import MAX_REQUESTS
 from deployments.rank_request import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
+from features.erasures import STEPS
 from features.events import Attributes, Event
 
 _REF: Final = "#/components/schemas/{name}"
@@ -39,8 +40,10 @@ def openapi() -> dict[str, Any]:
             "/v1/users/{id}": _by_id(
                 get=_operation("Show what is known about a person", None, {200: "User"}),
                 put=_operation("Set a person's attributes", "Attributes", {202: "Written"}),
-                delete=_operation("Erase a person's state", None, {202: "Written"}),
+                delete=_operation("Erase a person: the state at once, then all the rest", None, {202: "ToErase"}),
             ),
+            "/v1/users/{id}/export": _by_id(get=_export()),
+            "/v1/erasures/{id}": _by_id(get=_operation("Show how far an erasure is", None, {200: "Erasure"})),
             "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
             "/v1/model/versions": {
                 "get": _operation("Show versions, and what became of them", None, {200: "Versions"})
@@ -116,6 +119,16 @@ _ANSWERS: Final[dict[str, Any]] = {
     "Events": _object({"events": _list(_ref("Event"))}),
     "Items": _object({"items": _list(_object({"id": _TEXT, "attributes": _MAP}))}),
     "Written": _object({"log_ms": _WHOLE}),
+    "ToErase": _object({"log_ms": _WHOLE, "erasure": _TEXT}),
+    "Erasure": _object(
+        {
+            "state": {"enum": ["under way", "done"]},
+            "asked_ms": _WHOLE,
+            "done_ms": {"type": ["integer", "null"]},
+            "steps": _object({step: {"type": ["integer", "null"]} for step in STEPS}),
+        }
+    ),
+    "Known": _object({"log_ms": _WHOLE}, {"user": _TEXT, "state": _ref("User"), "kind": _TEXT}),
     "Health": _object({"status": _TEXT}),
     "Receipt": _object(
         {
@@ -214,6 +227,16 @@ def _rank() -> dict[str, Any]:
     for holder in (operation["requestBody"], operation["responses"]["200"]):
         holder["content"]["application/msgpack"] = holder["content"]["application/json"]
     operation["responses"]["429"] = _content("Refused by load; Retry-After says for how long", "Error")
+    return operation
+
+
+def _export() -> dict[str, Any]:
+    """One object a line."""
+    operation = _operation(
+        "Say everything that is known of a person: the state, then every entry", None, {200: "Known"}
+    )
+    content = operation["responses"]["200"]["content"]
+    content["application/x-ndjson"] = content.pop("application/json")
     return operation
 
 

@@ -12,9 +12,7 @@ No clock and nobody waits here. Price: two columns of the whole archive, once fo
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from features.events import ITEM
 from features.log_files import LogFiles
 from features.log_segments import Segment
 from features.people import Gone
@@ -55,18 +53,11 @@ class ArchiveEraser:
         return True
 
     def _may_hold(self, segment: Segment) -> bool:
-        """Whether an entry is of these people, or cannot be read."""
         reader = self._files.open(segment)
         try:
-            for number in range(len(reader.about.groups)):
-                table = reader.table(number, ["user", "kind"])
-                is_unread = pc.and_(pc.is_null(table["user"]), pc.not_equal(table["kind"], ITEM))
-                is_theirs = pc.is_in(table["user"], value_set=self._people)
-                if pc.any(pc.or_(is_theirs, is_unread)).as_py():
-                    return True
+            return any(reader.may_name(number, self._people) for number in range(len(reader.about.groups)))
         finally:
             reader.close()
-        return False
 
     def _is_swept(self, now_s: float) -> bool:
         """Whether what was being written at first is there by now, or gone."""

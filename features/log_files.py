@@ -7,7 +7,7 @@ name holds the same entries whoever wrote it, and writing it again changes nothi
 not know of each other may overlap: all of them are true, and readers pass over what they have. One that lies within
 another is none, and is removed with time.
 
-Files appear whole, and nothing ever goes from one but what is erased (`features.archive_erasing`). What a file claims is
+Files appear whole, and nothing goes from one but what is erased (`features.archive_erasing`). What a file claims is
 checked as it is read (`features.log_segments`).
 """
 

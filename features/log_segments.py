@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -189,6 +190,12 @@ class SegmentReader:
         if _digest(entries) != self.about.groups[number].digest:
             raise BadFile("its entries are not those that were written", self.segment.path, row_group=number)
         return entries
+
+    def may_name(self, number: int, people: pa.Array) -> bool:
+        """Whether an entry of a row group is of one of these people, or cannot be read; two columns are looked at."""
+        table = self.table(number, ["user", "kind"])
+        is_unread = pc.and_(pc.is_null(table["user"]), pc.not_equal(table["kind"], ITEM))
+        return bool(pc.any(pc.or_(pc.is_in(table["user"], value_set=people), is_unread)).as_py())
 
     def entries(self) -> Iterator[list[Entry]]:
         """Everything in it."""

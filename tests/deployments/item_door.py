@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
+from deployments.erasure_routes import Rights
 from deployments.events import EventsEndpoint
 from deployments.http import MAX_BODY_BYTES, Message, Receive, Scope, Send, read_body
 from features.events import ITEM, decode_attributes
@@ -45,7 +46,9 @@ class Door:
         self.sizes_bytes: list[int] = []
         quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
         self._app = EventsEndpoint(
-            self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1, is_event_clock=False
+            *(self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1),
+            rights=Rights(self.store, _no_model),
+            is_event_clock=False,
         ).app
 
     @property

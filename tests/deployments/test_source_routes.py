@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 
+from deployments.erasure_routes import Rights
 from deployments.events import EventsEndpoint
 from features.memory_store import MemoryStore
 from features.quarantine import QuarantineKeeper
@@ -24,7 +25,10 @@ class Door:
         keeper = QuarantineKeeper(store, SourceWatch(SourceRules(), ("device",)), lambda: 5)
         self.labels: dict[str, dict[str, Any]] = {}
         """What the judge makes of sources."""
-        self._app = EventsEndpoint(store, keeper, _nobody, self._judge, _nobody, lambda: 5, is_event_clock=False).app
+        asked = _nobody, self._judge, _nobody
+        self._app = EventsEndpoint(
+            store, keeper, *asked, lambda: 5, rights=Rights(store, _nobody), is_event_clock=False
+        ).app
 
     async def _judge(self) -> dict[str, dict[str, Any]]:
         return self.labels
