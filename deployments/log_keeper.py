@@ -3,10 +3,11 @@
     log ─► segments, all the time (`features.archiving`)
     every `LOOK_S`: measured; too full ─► archived up to where room is wanted ─► trimmed (`features.log_space`)
     every `TRIM_S`: trimmed behind every reader, and every version that is kept
+    every `KEEP_S`: what its archive has kept for long enough goes (`features.archive_keeping`)
     every `ERASE_S`: people who asked for it are erased (`features.erasing`)
 
-Three loops, so that the log is measured and trimmed also while the archive is out of reach. What is to be archived at
-once the others leave for the one: an archiver is used by one loop alone. None holds up anything but itself.
+Loops of their own, so that the log is measured and trimmed also while the archive is out of reach. What is to be
+archived at once the others leave for the one: an archiver is used by one loop alone. None holds up anything but itself.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import ray
 from ray.exceptions import RayError
 
 from deployments.metrics import Exporter
+from features.archive_keeping import DAY_MS, drop_old
 from features.archiving import ArchiveLimits, Archiver
 from features.clock import WallClock
 from features.connect import StoreConfig, bulk_of, connect
@@ -40,7 +42,9 @@ LOOK_S: Final = 0.5  # with a limit; who has none looks as often as he trims
 TRIM_S: Final = 5.0
 ARCHIVE_S: Final = 0.5
 ERASE_S: Final = 2.0
+KEEP_S: Final = 600.0
 HUB_S: Final = 60.0  # versions are written anew
+RID_OF_OLD: Final = "rid of what its archive keeps no longer"
 ERASED: Final = "free of those who asked to be erased"
 RETRY_S: Final = 2.0
 COLLECTED_SHARE: Final = 0.4  # of the log's bytes: more is never in the log alone for the archive's sake
@@ -74,6 +78,8 @@ class LogKeeper:
         erased_from = LogFiles(store.archive) if store.archive else None
         self._eraser = Eraser(self._store, self._bulk, HubVersions(), erased_from, WallClock())
         work = [self._keep_space(), self._erase_for_ever()]
+        if store.archive_keep_days:
+            work.append(self._keep_archive())
         if store.archive:
             self._archiver = Archiver(self._store, self._bulk, LogFiles(store.archive), _limits(store))
             work.append(self._archive_for_ever())
@@ -174,6 +180,17 @@ class LogKeeper:
             oldest_ms, now_ms = self._archiver.oldest_ms, await self._store.now_ms()
             self._behind_s = 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000.0
             await asyncio.sleep(ARCHIVE_S)
+
+    async def _keep_archive(self) -> None:
+        files, kept_ms = LogFiles(self._config.archive), round(self._config.archive_keep_days * DAY_MS)
+        while True:
+            try:
+                read = await self._space.read_by_all(await self._needed())
+                await asyncio.to_thread(drop_old, files, await self._store.now_ms() - kept_ms, read)
+                self._problems.pop(RID_OF_OLD, None)
+            except Exception as error:  # noqa: BLE001  as above
+                self._note(RID_OF_OLD, error)
+            await asyncio.sleep(KEEP_S)
 
     async def _erase_for_ever(self) -> None:
         while True:

@@ -72,6 +72,10 @@ class Keys:
         """When an erasure was done; of whom nothing is kept."""
         return f"{self.prefix}:erased:{erasure}"
 
+    def erased_to(self) -> str:
+        """Hash of partition -> position of its newest erasure that is done."""
+        return f"{self.prefix}:erased_to"
+
     def trimmed(self, partition: int) -> str:
         """Position of the last entry that is gone from the log."""
         return f"{self.prefix}:{{p{partition}}}:trimmed"

@@ -180,8 +180,9 @@ class SegmentReader:
     def group(self, number: int) -> list[Entry]:
         """The entries of a row group."""
         names = [field.name for field in LOG_FIELDS]
-        table = self.table(number, names)
-        columns = [table[name].to_pylist() for name in names]
+        with _judged(self.segment, number):
+            table = self.table(number, names)
+            columns = [table[name].to_pylist() for name in names]
         partition = self.segment.partition
         entries = [
             Entry(StreamId(ms, seq), partition, kind, body, state)
@@ -193,9 +194,10 @@ class SegmentReader:
 
     def may_name(self, number: int, people: pa.Array) -> bool:
         """Whether an entry of a row group is of one of these people, or cannot be read; two columns are looked at."""
-        table = self.table(number, ["user", "kind"])
-        is_unread = pc.and_(pc.is_null(table["user"]), pc.not_equal(table["kind"], ITEM))
-        return bool(pc.any(pc.or_(pc.is_in(table["user"], value_set=people), is_unread)).as_py())
+        with _judged(self.segment, number):
+            table = self.table(number, ["user", "kind"])
+            is_unread = pc.and_(pc.is_null(table["user"]), pc.not_equal(table["kind"], ITEM))
+            return bool(pc.any(pc.or_(pc.is_in(table["user"], value_set=people), is_unread)).as_py())
 
     def entries(self) -> Iterator[list[Entry]]:
         """Everything in it."""

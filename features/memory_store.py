@@ -61,6 +61,7 @@ class MemoryStore:
         self._quarantined: dict[str, Quarantine] = {}
         self._erasing: dict[str, Erasing] = {}
         self._erased: dict[str, Erased] = {}
+        self._erased_to: Positions = {}
         self._holder = ""
         self._limit = LogLimit(0, self.log_bytes)
         self._has_appended = asyncio.Event()
@@ -282,12 +283,18 @@ class MemoryStore:
 
     async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
         """Note that an erasure is done."""
+        partition = erasing.partition
+        self._erased_to[partition] = max(erasing.at, self._erased_to.get(partition, START))
         self._erased[erasure] = end(erasing, done_ms)
         self._erasing.pop(erasure, None)
 
     async def erasure(self, erasure: str) -> Erasing | Erased | None:
         """An erasure that is under way or done."""
         return self._erasing.get(erasure) or self._erased.get(erasure)
+
+    async def erased_to(self) -> Positions:
+        """Of each log partition the newest erasure that is done."""
+        return dict(self._erased_to)
 
     async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
         """Have entries of a log partition no more, and events of these digests not known as seen."""

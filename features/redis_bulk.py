@@ -11,7 +11,7 @@ import msgspec
 from redis.crc import key_slot
 
 from features.erasures import ERASED_S, Erased, Erasing, end, pack, unpack
-from features.events import Positions, StreamId
+from features.events import START, Positions, StreamId
 from features.keys import Keys
 from features.log_drafting import rewrite_log
 from features.redis_servers import Addressed, RedisServers
@@ -150,7 +150,9 @@ class RedisBulk:
 
     async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
         """Note that an erasure is done; first that, then that it is not under way any more."""
-        done = msgspec.json.encode(end(erasing, done_ms))
+        done, partition = msgspec.json.encode(end(erasing, done_ms)), erasing.partition
+        if erasing.at > (await self.erased_to()).get(partition, START):
+            await self._call("HSET", self.keys.erased_to(), partition, str(erasing.at))
         await self._call("SET", self.keys.erased(erasure), done, "EX", ERASED_S)
         await self._call("HDEL", self.keys.erasing(erasing.partition), erasure)
 
@@ -162,6 +164,11 @@ class RedisBulk:
                 return unpack(told, partition)
         done = await self._call("GET", self.keys.erased(erasure))
         return None if done is None else _decode_erased(done)
+
+    async def erased_to(self) -> Positions:
+        """Of each log partition the newest erasure that is done."""
+        flat = await self._call("HGETALL", self.keys.erased_to())
+        return {int(partition): StreamId.parse(at) for partition, at in zip(flat[::2], flat[1::2], strict=True)}
 
     async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
         """Have entries of a log partition no more, and events of these digests not known as seen.

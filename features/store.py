@@ -280,6 +280,10 @@ class BulkStore(Protocol):
         """An erasure that is under way, or was done in the last `ERASED_S`; None: there is none of this name."""
         ...
 
+    async def erased_to(self) -> Positions:
+        """Of each log partition the newest erasure that is done; those without one are not there."""
+        ...
+
     async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
         """Have entries of a log partition no more, and events of these digests not known as seen.
 

@@ -56,6 +56,7 @@ async def test_whatever_a_person_is_called_it_is_told_and_then_it_is_not(both: B
     steps = {STATE: made.id.ms, LOG: 7, ARCHIVE: 8}
     assert await both.bulk.erasure("e1") == Erased(asked_ms=made.id.ms, done_ms=9, steps=steps)
     assert await both.bulk.erasing() == {}
+    assert await both.bulk.erased_to() == {noted.partition: made.id}
 
 
 async def test_an_erasure_may_end_twice(both: Both) -> None:
