@@ -97,7 +97,9 @@ class LogKeeper:
             "archive": without_account(archive),
             "archived_entries": values.get("headrace_log_archived_entries_total", 0),
             "archive_behind_s": values.get("headrace_log_archive_behind_s"),
-            "problems": [*self._problems.values(), *([self._eraser.waits] if self._eraser.waits else [])],
+            "erasures": self._eraser.n_pending,
+            "erasures_wait": self._eraser.waits,
+            "problems": list(self._problems.values()),
             "pid": os.getpid(),
             "release": self._release,
         }
@@ -213,10 +215,10 @@ class LogKeeper:
 class HubVersions:
     """The versions that the hub keeps; see `features.erasing.Versions`."""
 
-    async def erase(self, people: Sequence[str], positions: Positions) -> None:
+    async def erase(self, people: Sequence[str], positions: Positions) -> bool:
         """Ask the hub."""
         told = {partition: tuple(position) for partition, position in positions.items()}
-        await asyncio.wait_for(get_hub().erase.remote(list(people), told), HUB_S)
+        return bool(await asyncio.wait_for(get_hub().erase.remote(list(people), told), HUB_S))
 
 
 def get_keeper() -> Any:

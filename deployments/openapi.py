@@ -203,6 +203,8 @@ _ANSWERS: Final[dict[str, Any]] = {
             "archive": _TEXT,
             "archived_entries": _WHOLE,
             "archive_behind_s": {"type": ["number", "null"]},
+            "erasures": _WHOLE,
+            "erasures_wait": _TEXT,
             "problems": _list(_TEXT),
         }
     ),

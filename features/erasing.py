@@ -37,11 +37,10 @@ Ongoing = dict[str, Erasing]
 class Versions(Protocol):
     """What is learned, and every version of it that is kept."""
 
-    async def erase(self, people: Sequence[str], positions: Positions) -> None:
-        """Return once the newest version stands past these positions, and none that is kept holds these people.
+    async def erase(self, people: Sequence[str], positions: Positions) -> bool:
+        """Have these people in no version that is kept; False while the newest one does not stand past these positions.
 
-        Raises:
-            Exception: If that is not so yet; it is to be asked again.
+        It is asked again until it is so, also after it has raised. Until then the log tells of the erasures.
         """
         ...
 
@@ -76,6 +75,8 @@ class Eraser:
         """Up to where partitions have to be archived, before their people can be erased."""
         self.waits = ""
         """For what erasures wait, in words; empty: for nothing but time."""
+        self.n_pending = 0
+        """Under way, as of the last call."""
         self.n_done = 0
 
     async def advance(self) -> int:
@@ -87,16 +88,18 @@ class Eraser:
         """
         self.waits, self.wanted = "", {}
         pending = await self._bulk.erasing()
+        self.n_pending = len(pending)
         if not pending:
             return 0
         gone_from_log = await self._from_log(await self._ready(pending))
         gone = await self._from_archive(gone_from_log)
-        if gone:
-            await self._from_versions(gone)
+        if not gone or not await self._from_versions(gone):
+            return 0
         for name, erasing in gone.items():
             now_ms = await self._store.now_ms()
             await self._bulk.end_erasing(name, erasing.after(VERSIONS, now_ms), now_ms)
         self.n_done += len(gone)
+        self.n_pending -= len(gone)
         return len(gone)
 
     async def _ready(self, pending: Ongoing) -> Ongoing:
@@ -120,8 +123,8 @@ class Eraser:
         found = {p: await self._find(p, _gone(due)) for p in sorted({erasing.partition for erasing in due.values()})}
         await self._check_archived(due, found)
         due = {name: erasing for name, erasing in due.items() if erasing.partition not in self.wanted}
-        if due:
-            await self._from_versions(due)
+        if not due or not await self._from_versions(due):
+            return done
         for partition in sorted({erasing.partition for erasing in due.values()}):
             await self._bulk.drop_entries(partition, *found[partition])
             those = {name: erasing for name, erasing in due.items() if erasing.partition == partition}
@@ -172,13 +175,15 @@ class Eraser:
         self._archive = None
         return True
 
-    async def _from_versions(self, those: Ongoing) -> None:
+    async def _from_versions(self, those: Ongoing) -> bool:
         positions: Positions = {}
         for erasing in those.values():
             positions[erasing.partition] = max(erasing.at, positions.get(erasing.partition, START))
-        self.waits = "an erasure waits for versions of the model"
-        await self._versions.erase(sorted({erasing.user for erasing in those.values()}), positions)
-        self.waits = ""
+        waits, self.waits = self.waits, "an erasure waits for the newest version of the model to be past it"
+        if not await self._versions.erase(sorted({erasing.user for erasing in those.values()}), positions):
+            return False
+        self.waits = waits
+        return True
 
     async def _note(self, those: Ongoing, step: str) -> Ongoing:
         now_ms = await self._store.now_ms()

@@ -56,8 +56,9 @@ class Door:
 
 
 class _Clean:
-    async def erase(self, people: Any, positions: Any) -> None:
+    async def erase(self, people: Any, positions: Any) -> bool:
         """There are no versions."""
+        return True
 
 
 async def _nobody(*_: Any, **__: Any) -> Any:
