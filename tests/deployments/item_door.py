@@ -95,14 +95,20 @@ async def _no_model() -> Item:
 def opened(faults: Mapping[int, str] | None = None, schema: Schema | None = None) -> Iterator[Door]:
     """A door, open."""
     door = Door(schema or Schema(), faults or {})
-    server = uvicorn.Server(uvicorn.Config(door, lifespan="off", ws="none", log_level="critical"))  # type: ignore[arg-type]
+    with served(door) as door.url:
+        yield door
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[str]:
+    """An application on a real socket; its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        door.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             eventually(lambda: server.started, "the door is open")
-            yield door
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

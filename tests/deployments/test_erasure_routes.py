@@ -35,8 +35,9 @@ class Door:
         asked = (_nobody,) * 3
         rights = Rights(self.store, self._export)
         endpoint = EventsEndpoint(self.store, keeper, *asked, self.clock.now_ms, rights=rights, is_event_clock=True)
+        self.app = endpoint.app
         self.client = AsyncHeadrace("http://test")
-        self.client._http = httpx.AsyncClient(transport=httpx.ASGITransport(endpoint.app), base_url="http://test")
+        self.client._http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 
     async def _export(self, user: str) -> bytes | None:
         told = b"".join([line async for line in export(user, self.store, None)])

@@ -1,6 +1,11 @@
 """`headrace export`, `headrace erase` and `headrace archive` on a real store: what they write, and what they leave."""
 
 import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +13,7 @@ import msgspec
 import pytest
 
 from deployments.cli import main
+from deployments.terminal import INTERRUPTED
 from features.archiving import READER
 from features.embedded import EmbeddedServer
 from features.erasures import ARCHIVE, LOG
@@ -18,8 +24,11 @@ from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
 from features.store import Record, erasure_record
+from tests.deployments.item_door import served
+from tests.deployments.test_erasure_routes import Door
 from tests.features.examples import applied
-from tests.scanning import traces_in_files
+from tests.scanning import traces_in_files, traces_in_store
+from tests.waiting import eventually
 
 T0_MS = 1_764_000_000_000
 PERSON = "the-person-who-asked"
@@ -77,6 +86,42 @@ def trim(url: str, archive: str) -> None:
         await store.close()
 
     asyncio.run(drop())
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+@contextmanager
+def once_asked(door: Door, do: Callable[[], Any]) -> Iterator[None]:
+    """Meanwhile, as soon as an erasure is under way."""
+
+    def wait() -> None:
+        eventually(lambda: door.store._erasing, "it is asked")
+        do()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_an_erasure_is_asked_for_and_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    door = Door()
+    with served(door.app) as where:
+        assert main(["erase", PERSON, "--url", where]) == 0
+        assert f"{where}/v1/erasures/" in shown(capsys)
+        asyncio.run(door.carry_out())
+        with once_asked(door, lambda: asyncio.run(door.carry_out())):
+            assert main(["erase", PERSON, "--wait", "--url", where]) == 0
+    assert "after it was asked" in shown(capsys) and traces_in_store(door.store, [PERSON]) == []
+
+
+def test_whoever_stops_waiting_is_told_where_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    door = Door()
+    with served(door.app) as where, once_asked(door, lambda: os.kill(os.getpid(), signal.SIGINT)):
+        assert main(["erase", PERSON, "--wait", "--url", where]) == INTERRUPTED
+    assert f"{where}/v1/erasures/" in shown(capsys)
 
 
 def test_a_file_that_cannot_be_written_is_named(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
