@@ -30,6 +30,7 @@ from features.errors import FeatureError
 from features.event_files import without_account
 from features.events import START, Positions, StreamId
 from features.exporting import export
+from features.idling import erase_idle
 from features.log_files import LogFiles
 from features.log_space import LogSpace
 from features.priority import step_back
@@ -43,8 +44,10 @@ TRIM_S: Final = 5.0
 ARCHIVE_S: Final = 0.5
 ERASE_S: Final = 2.0
 KEEP_S: Final = 600.0
+IDLE_S: Final = 3600.0  # every state is looked at
 HUB_S: Final = 60.0  # versions are written anew
 RID_OF_OLD: Final = "rid of what its archive keeps no longer"
+RID_OF_IDLE: Final = "rid of people who have done nothing for long"
 ERASED: Final = "free of those who asked to be erased"
 RETRY_S: Final = 2.0
 COLLECTED_SHARE: Final = 0.4  # of the log's bytes: more is never in the log alone for the archive's sake
@@ -80,6 +83,8 @@ class LogKeeper:
         work = [self._keep_space(), self._erase_for_ever()]
         if store.archive_keep_days:
             work.append(self._keep_archive())
+        if store.forget_idle_days:
+            work.append(self._forget_idle())
         if store.archive:
             self._archiver = Archiver(self._store, self._bulk, LogFiles(store.archive), _limits(store))
             work.append(self._archive_for_ever())
@@ -193,6 +198,16 @@ class LogKeeper:
             except Exception as error:  # noqa: BLE001  as above
                 self._note(RID_OF_OLD, error)
             await asyncio.sleep(KEEP_S)
+
+    async def _forget_idle(self) -> None:
+        idle_ms = round(self._config.forget_idle_days * DAY_MS)
+        while True:
+            try:
+                await erase_idle(self._store, self._bulk, idle_ms)
+                self._problems.pop(RID_OF_IDLE, None)
+            except Exception as error:  # noqa: BLE001  as above
+                self._note(RID_OF_IDLE, error)
+            await asyncio.sleep(IDLE_S)
 
     async def _erase_for_ever(self) -> None:
         while True:

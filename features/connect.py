@@ -34,6 +34,8 @@ class StoreConfig:
     """Folder or bucket URL that the log is archived to all the time; empty: it is not."""
     archive_keep_days: float = 0.0
     """How long entries stay in that archive, in log time, and until everybody has read them; 0: for ever."""
+    forget_idle_days: float = 0.0
+    """People who have done nothing for so long are erased, as if they had asked for it; 0: nobody is."""
     log_max_bytes: int = 0
     """Memory that the log may take: then entries that are archived go, whoever has still to read them, and if that does
     not help events are refused. 0: as much as the server has."""
@@ -41,8 +43,9 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.n_partitions <= 4096:
             raise SchemaError(f"store.n_partitions: expected 1 to 4096, got {self.n_partitions}")
-        if not 0 <= self.archive_keep_days <= 1e5:
-            raise SchemaError(f"store.archive_keep_days: expected 0 to 100000, got {self.archive_keep_days}")
+        for name in ("archive_keep_days", "forget_idle_days"):
+            if not 0 <= getattr(self, name) <= 1e5:
+                raise SchemaError(f"store.{name}: expected 0 to 100000, got {getattr(self, name)}")
         if self.archive_keep_days and not self.archive:
             raise SchemaError("store.archive_keep_days: expected [store] archive, which it is about, or 0")
         if self.log_max_bytes < 0:

@@ -182,8 +182,11 @@ local function attributes(user, args)
 end
 
 -- Whatever is stored goes, readable or not; an erasure carries no state into the log. A further key: where it is noted
--- that the rest is to go, too. Further arguments: the name of the erasure, empty for none; whom it is about.
+-- that the rest is to go, too. Further arguments: the name of the erasure, empty for none; whom it is about; the state that must be there, empty for any.
 local function erasure(user, args, keys)
+  if args[9] ~= '' and redis.call('GET', user) ~= args[9] then
+    return redis.error_reply(string.format('HRMOVED %s: its state is another meanwhile', keys[1]))
+  end
   return nil, '', function(id)
     redis.call('DEL', user)
     if args[7] ~= '' then redis.call('HSET', keys[4], args[7], id .. ' {} ' .. args[8]) end

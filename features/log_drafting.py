@@ -4,7 +4,7 @@
 
 XDEL marks an entry as gone and leaves its bytes in the server's memory, in its files and in what it sends to replicas,
 until all of its neighbours are gone. A log that is written anew has never had it. Price: for as long as it takes the
-partition twice, and 3 us of the server an entry, a few hundred at a time.
+partition twice, and 4 us of the server an entry (EPYC, entries of 700 bytes), a hundred at a time.
 """
 
 import uuid
@@ -15,7 +15,7 @@ from typing import Any, Final
 from features.events import START, StreamId
 from features.keys import Keys
 
-ENTRIES_AT_ONCE: Final = 200  # a millisecond of the server, which answers nobody else meanwhile
+ENTRIES_AT_ONCE: Final = 100  # half a millisecond of the server, which answers nobody else meanwhile
 
 
 async def rewrite_log(

@@ -330,6 +330,8 @@ class MemoryStore:
         if record.user is None:
             return record.state, b""
         if record.kind == ERASURE:
+            if record.state and record.state != self._users.get(record.user):
+                raise LogMoved(f"partition {record.partition}: the state is another meanwhile")
             return b"", b""
         before = self._users.get(record.user, b"")
         if record.update is not None:

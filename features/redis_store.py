@@ -304,7 +304,7 @@ class RedisStore:
         if record.attributes is not None:
             return "headrace_4_attributes", (*layout, record.attributes)
         if record.kind == ERASURE:
-            return "headrace_4_erasure", (record.erasure, record.user or "")
+            return "headrace_4_erasure", (record.erasure, record.user or "", record.state)
         return "headrace_4_plain", (record.state,)
 
 

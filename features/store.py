@@ -57,7 +57,8 @@ class Record:
     erasure: str = ""
     """Name under which an erasure is noted, to be carried out in all other places; empty: it is not."""
     state: bytes = b""
-    """State to log with a record that has no `user`: what a decision was made with."""
+    """State to log with a record that has no `user`: what a decision was made with. Of an erasure: the state that the
+    person must have; empty: any."""
 
 
 class Applied(NamedTuple):
@@ -346,8 +347,12 @@ def user_record(entry: LoggedAttributes, keys: Keys) -> Record:
     )
 
 
-def erasure_record(entry: LoggedErasure, keys: Keys, erasure: str = "") -> Record:
-    """The record that erases a person's state, and with a name has everything else erased; see `features.erasing`."""
+def erasure_record(entry: LoggedErasure, keys: Keys, erasure: str = "", state: bytes = b"") -> Record:
+    """The record that erases a person's state, and with a name has everything else erased; see `features.erasing`.
+
+    Args:
+        state: What it must be, else applying it is `LogMoved`; empty: whatever it is.
+    """
     return Record(
         kind=ERASURE,
         partition=keys.user_partition(entry.user),
@@ -355,6 +360,7 @@ def erasure_record(entry: LoggedErasure, keys: Keys, erasure: str = "") -> Recor
         ts_ms=entry.ts_ms,
         user=entry.user,
         erasure=erasure,
+        state=state,
     )
 
 
