@@ -123,7 +123,7 @@ class Eraser:
         found = {p: await self._find(p, _gone(due)) for p in sorted({erasing.partition for erasing in due.values()})}
         await self._check_archived(due, found)
         due = {name: erasing for name, erasing in due.items() if erasing.partition not in self.wanted}
-        if not due or not await self._from_versions(due):
+        if not due or not await self._from_versions(due, found):
             return done
         for partition in sorted({erasing.partition for erasing in due.values()}):
             await self._bulk.drop_entries(partition, *found[partition])
@@ -175,10 +175,12 @@ class Eraser:
         self._archive = None
         return True
 
-    async def _from_versions(self, those: Ongoing) -> bool:
+    async def _from_versions(self, those: Ongoing, found: Mapping[int, _Found] | None = None) -> bool:
+        """Erase from versions; they are to be past all that goes from the log, so that nobody reads it in two ways."""
         positions: Positions = {}
         for erasing in those.values():
-            positions[erasing.partition] = max(erasing.at, positions.get(erasing.partition, START))
+            going = found[erasing.partition].entries if found else ()
+            positions[erasing.partition] = max(erasing.at, positions.get(erasing.partition, START), *going)
         waits, self.waits = self.waits, "an erasure waits for the newest version of the model to be past it"
         if not await self._versions.erase(sorted({erasing.user for erasing in those.values()}), positions):
             return False
