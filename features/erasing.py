@@ -126,8 +126,10 @@ class Eraser:
         if not due or not await self._from_versions(due, found):
             return done
         for partition in sorted({erasing.partition for erasing in due.values()}):
-            await self._bulk.drop_entries(partition, *found[partition])
             those = {name: erasing for name, erasing in due.items() if erasing.partition == partition}
+            reach = max(*(erasing.at for erasing in those.values()), START, *found[partition].entries)
+            await self._bulk.note_erased(partition, reach)
+            await self._bulk.drop_entries(partition, *found[partition])
             done |= await self._note(those, LOG)
         return done
 

@@ -73,7 +73,7 @@ class Keys:
         return f"{self.prefix}:erased:{erasure}"
 
     def erased_to(self) -> str:
-        """Hash of partition -> position of its newest erasure that is done."""
+        """Hash of partition -> position up to which entries were erased from its log."""
         return f"{self.prefix}:erased_to"
 
     def trimmed(self, partition: int) -> str:

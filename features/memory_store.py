@@ -283,8 +283,6 @@ class MemoryStore:
 
     async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
         """Note that an erasure is done."""
-        partition = erasing.partition
-        self._erased_to[partition] = max(erasing.at, self._erased_to.get(partition, START))
         self._erased[erasure] = end(erasing, done_ms)
         self._erasing.pop(erasure, None)
 
@@ -292,8 +290,12 @@ class MemoryStore:
         """An erasure that is under way or done."""
         return self._erasing.get(erasure) or self._erased.get(erasure)
 
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more."""
+        self._erased_to[partition] = max(at, self._erased_to.get(partition, START))
+
     async def erased_to(self) -> Positions:
-        """Of each log partition the newest erasure that is done."""
+        """Up to where entries were erased."""
         return dict(self._erased_to)
 
     async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:

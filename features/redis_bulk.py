@@ -150,9 +150,7 @@ class RedisBulk:
 
     async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
         """Note that an erasure is done; first that, then that it is not under way any more."""
-        done, partition = msgspec.json.encode(end(erasing, done_ms)), erasing.partition
-        if erasing.at > (await self.erased_to()).get(partition, START):
-            await self._call("HSET", self.keys.erased_to(), partition, str(erasing.at))
+        done = msgspec.json.encode(end(erasing, done_ms))
         await self._call("SET", self.keys.erased(erasure), done, "EX", ERASED_S)
         await self._call("HDEL", self.keys.erasing(erasing.partition), erasure)
 
@@ -165,8 +163,13 @@ class RedisBulk:
         done = await self._call("GET", self.keys.erased(erasure))
         return None if done is None else _decode_erased(done)
 
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more."""
+        if at > (await self.erased_to()).get(partition, START):
+            await self._call("HSET", self.keys.erased_to(), partition, str(at))
+
     async def erased_to(self) -> Positions:
-        """Of each log partition the newest erasure that is done."""
+        """Up to where entries were erased."""
         flat = await self._call("HGETALL", self.keys.erased_to())
         return {int(partition): StreamId.parse(at) for partition, at in zip(flat[::2], flat[1::2], strict=True)}
 

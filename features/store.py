@@ -281,8 +281,12 @@ class BulkStore(Protocol):
         """An erasure that is under way, or was done in the last `ERASED_S`; None: there is none of this name."""
         ...
 
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more, before they go."""
+        ...
+
     async def erased_to(self) -> Positions:
-        """Of each log partition the newest erasure that is done; those without one are not there."""
+        """Up to where entries were erased; partitions where none was are not there."""
         ...
 
     async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:

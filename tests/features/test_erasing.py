@@ -157,7 +157,7 @@ async def test_after_an_erasure_a_person_is_nowhere_and_others_are_as_they_were(
     both: Both, files: LogFiles, is_archived: bool, tmp_path: Path
 ) -> None:
     await applied(both.store, *life(PERSON), *life(NEIGHBOUR), *life("u1"), item_record(attributes("a", price=3), KEYS))
-    await applied(both.store, asked())
+    done_at = (await applied(both.store, asked()))[0].id
     await settle(both)
     if is_archived:
         await archived(both.store, both.bulk, files)
@@ -170,6 +170,7 @@ async def test_after_an_erasure_a_person_is_nowhere_and_others_are_as_they_were(
     assert await everything(both, files) == of_others(before)
     done = await both.bulk.erasure("e1")
     assert isinstance(done, Erased) and done.asked_ms == ASKED_MS
+    assert await both.bulk.erased_to() == {HOME: done_at}
     assert set(done.steps) == {STATE, LOG, ARCHIVE, VERSIONS} and done.done_ms >= max(done.steps.values())
     assert await made.advance() == 0
 
@@ -278,7 +279,7 @@ async def test_whoever_dies_at_any_write_goes_on(tmp_path: Path, has_written: bo
         mortal = Mortal(n, has_written=has_written)
         dying = Eraser(
             store,
-            mortal.around(store, "note_erasing", "end_erasing", "drop_entries"),
+            mortal.around(store, "note_erasing", "note_erased", "end_erasing", "drop_entries"),
             mortal.around(FakeVersions(), "erase"),
             mortal.around(LogFiles(files.url), "rewrite"),
             FakeClock(T0_MS),

@@ -15,7 +15,7 @@ from features.log_drafting import rewrite_log
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.store import Record, erasure_record
-from tests.features.examples import KEYS, T0_MS, Both, applied, click, erasure, log_of
+from tests.features.examples import KEYS, T0_MS, Both, applied, click, dump, erasure, log_of
 from tests.scanning import traces_in_servers, traces_in_store
 
 HOME = KEYS.user_partition("u1")
@@ -56,7 +56,13 @@ async def test_whatever_a_person_is_called_it_is_told_and_then_it_is_not(both: B
     steps = {STATE: made.id.ms, LOG: 7, ARCHIVE: 8}
     assert await both.bulk.erasure("e1") == Erased(asked_ms=made.id.ms, done_ms=9, steps=steps)
     assert await both.bulk.erasing() == {}
-    assert await both.bulk.erased_to() == {noted.partition: made.id}
+
+
+async def test_up_to_where_entries_were_erased_is_never_taken_back(both: Both) -> None:
+    assert await both.bulk.erased_to() == {}
+    for partition, seq in ((1, 5), (2, 7), (1, 4), (2, 8)):
+        await both.bulk.note_erased(partition, StreamId(3, seq))
+    assert await both.bulk.erased_to() == {1: StreamId(3, 5), 2: StreamId(3, 8)}
 
 
 async def test_an_erasure_may_end_twice(both: Both) -> None:
@@ -94,6 +100,29 @@ async def test_xdel_would_leave_bytes_which_the_scan_sees(empty_server: Embedded
         client.xdel("hr:{p0}:log", gone)
     assert len(traces_in_servers([empty_server.url], ["first-of-a-person"])) == 1
     assert traces_in_servers([empty_server.url], ["third-of-a-person"]) == []
+
+
+@pytest.mark.parametrize("both", ["redis", "cluster"], indirect=True)
+async def test_who_dies_over_a_draft_leaves_the_log_as_it_is_and_the_next_one_finishes(both: Both) -> None:
+    assert isinstance(both.store, RedisStore) and isinstance(both.bulk, RedisBulk)
+    made = await applied(both.store, *(click("u1", f"i{n}", ts_ms=T0_MS + n) for n in range(250)))
+    bulk, before = both.bulk, await of_home(both)
+    for n_calls in range(1, 4):
+        left = n_calls
+
+        async def dying(*command: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise ConnectionError
+            return await bulk._call(*command)
+
+        with pytest.raises(ConnectionError):
+            await rewrite_log(dying, KEYS, HOME, [made[7].id])
+        assert await of_home(both) == before
+    await bulk.drop_entries(HOME, [made[7].id], [])
+    assert await of_home(both) == [entry for entry in before if entry.id != made[7].id]
+    assert not [key for key in dump(both.store) if b"draft" in key]
 
 
 async def test_positions_stay_when_the_newest_entries_are_dropped_or_all(both: Both) -> None:

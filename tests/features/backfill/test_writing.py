@@ -283,7 +283,7 @@ async def test_what_was_made_of_an_archive_before_somebody_was_erased_is_refused
     home = KEYS.user_partition("u1")
     earlier = {home: StreamId(made.id.ms - 1, 0)}
     await begin(both.store, both.bulk, "one", earlier)
-    await both.bulk.end_erasing("e1", (await both.bulk.erasing())["e1"], made.id.ms)
+    await both.bulk.note_erased(home, made.id)
     await begin(both.store, both.bulk, "two", {home: made.id})
     await begin(both.store, both.bulk, "three", {})
     with pytest.raises(StoreRefused, match="somebody was erased"):
