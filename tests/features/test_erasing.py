@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import erasing, people
+from features import erasing, log_segments, people
 from features.archiving import READER
 from features.clock import FakeClock
 from features.deep_log import DeepLog
@@ -362,6 +362,26 @@ async def test_a_reader_with_a_file_open_goes_on_while_it_is_rewritten(memory: B
     assert await eraser(memory, files).advance() == 1
     rest = reader.read(HOME, first[-1].id, 99)
     assert of_others(rest) == [entry for entry in await everything(memory, files) if entry.partition == HOME]
+
+
+async def test_a_reader_of_a_bucket_whose_file_is_another_under_its_hands_opens_it_anew(
+    memory: Both, files: LogFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_segments, "GROUP_ENTRIES", 2)
+    await applied(memory.store, *life(NEIGHBOUR), *life(PERSON), *life(NEIGHBOUR, T0_MS + 9), asked())
+    await settle(memory)
+    await archived(memory.store, memory.bulk, files)
+    reader = LogFiles(files.url)
+    path = Path(reader.segments_of(HOME)[0].path)
+    first = reader.read(HOME, START, 2)
+    held = os.open(path, os.O_RDWR)  # of the file that the reader has open
+    assert await eraser(memory, files).advance() == 1
+    after = path.read_bytes()
+    os.pwrite(held, after, 0)
+    os.ftruncate(held, len(after))
+    os.close(held)
+    rest = reader.read(HOME, first[-1].id, 99)
+    assert first + rest == [entry for entry in await everything(memory, files) if entry.partition == HOME]
 
 
 USERS = [PERSON, NEIGHBOUR, "u1", "u2"]

@@ -194,6 +194,15 @@ async def test_of_two_who_drop_entries_the_second_one_does_it(both: Both) -> Non
     assert [entry.id for entry in await of_home(both)] == [one.id for one in made[2:]]
 
 
+async def test_a_reader_that_waits_goes_on_waiting_for_what_comes(both: Both) -> None:
+    made = await applied(both.store, *(click("u1", f"i{n}", ts_ms=T0_MS + n) for n in range(5)))
+    reading = asyncio.create_task(both.store.read_log(await both.store.heads(), count=9, block_s=20.0))
+    await both.bulk.drop_entries(HOME, [made[1].id, made[4].id], [])
+    assert not reading.done()
+    (after,) = await applied(both.store, click("u1", "next", ts_ms=T0_MS + 9))
+    assert [entry.id for entry in await reading] == [after.id]
+
+
 async def test_a_reader_anywhere_goes_on(both: Both) -> None:
     made = await applied(both.store, *(click("u1", f"i{n}", ts_ms=T0_MS + n) for n in range(9)))
     await both.bulk.drop_entries(HOME, [one.id for one in made[2:5]], [])
