@@ -93,7 +93,7 @@ class Eraser:
             return 0
         gone_from_log = await self._from_log(await self._ready(pending))
         gone = await self._from_archive(gone_from_log)
-        if not gone or not await self._from_versions(gone):
+        if not gone or not await self._from_versions(gone, _reach(gone, {})):
             return 0
         for name, erasing in gone.items():
             now_ms = await self._store.now_ms()
@@ -120,16 +120,18 @@ class Eraser:
         """Erase from the log; those of whom nothing is in it any more."""
         done = {name: erasing for name, erasing in ready.items() if LOG in erasing.steps}
         due = {name: erasing for name, erasing in ready.items() if LOG not in erasing.steps}
-        found = {p: await self._find(p, _gone(due)) for p in sorted({erasing.partition for erasing in due.values()})}
-        await self._check_archived(due, found)
-        due = {name: erasing for name, erasing in due.items() if erasing.partition not in self.wanted}
-        if not due or not await self._from_versions(due, found):
+        due = await self._archived(due, _reach(due, {}))
+        if not due or not await self._from_versions(due, _reach(due, {})):
             return done
-        for partition in sorted({erasing.partition for erasing in due.values()}):
-            those = {name: erasing for name, erasing in due.items() if erasing.partition == partition}
-            reach = max(*(erasing.at for erasing in those.values()), START, *found[partition].entries)
-            await self._bulk.note_erased(partition, reach)
+        found = {p: await self._find(p, _gone(due)) for p in _reach(due, {})}  # not before: it reads all of them
+        due = await self._archived(due, _reach(due, found))
+        reach = _reach(due, found)
+        if reach != _reach(due, {}) and not await self._from_versions(due, reach):
+            return done
+        for partition, position in reach.items():
+            await self._bulk.note_erased(partition, position)
             await self._bulk.drop_entries(partition, *found[partition])
+            those = {name: erasing for name, erasing in due.items() if erasing.partition == partition}
             done |= await self._note(those, LOG)
         return done
 
@@ -143,17 +145,15 @@ class Eraser:
             after = lot[-1].id
         return found
 
-    async def _check_archived(self, due: Ongoing, found: Mapping[int, _Found]) -> None:
-        """Who archives holds entries that are in no file yet: of those that go none may be among them."""
+    async def _archived(self, due: Ongoing, reach: Positions) -> Ongoing:
+        """Those of whom all that goes is in files: who archives holds entries that are in none yet."""
         archived = (await self._bulk.readers()).get(READER)
         if archived is None:
-            return
-        for erasing in due.values():
-            partition = erasing.partition
-            reach = max(self.wanted.get(partition, START), erasing.at, *found[partition].entries)
-            if archived.get(partition, START) < reach:
-                self.wanted[partition] = reach
-                self.waits = "an erasure waits for the archive to reach it"
+            return due
+        self.wanted |= {p: position for p, position in reach.items() if archived.get(p, START) < position}
+        if self.wanted:
+            self.waits = "an erasure waits for the archive to reach it"
+        return {name: erasing for name, erasing in due.items() if erasing.partition not in self.wanted}
 
     async def _from_archive(self, ready: Ongoing) -> Ongoing:
         """Erase from the archive; those of whom nothing is in it any more."""
@@ -177,12 +177,8 @@ class Eraser:
         self._archive = None
         return True
 
-    async def _from_versions(self, those: Ongoing, found: Mapping[int, _Found] | None = None) -> bool:
+    async def _from_versions(self, those: Ongoing, positions: Positions) -> bool:
         """Erase from versions; they are to be past all that goes from the log, so that nobody reads it in two ways."""
-        positions: Positions = {}
-        for erasing in those.values():
-            going = found[erasing.partition].entries if found else ()
-            positions[erasing.partition] = max(erasing.at, positions.get(erasing.partition, START), *going)
         waits, self.waits = self.waits, "an erasure waits for the newest version of the model to be past it"
         if not await self._versions.erase(sorted({erasing.user for erasing in those.values()}), positions):
             return False
@@ -207,6 +203,15 @@ async def erase_from_archive(store: FeatureStore, bulk: BulkStore, files: LogFil
         for name, erasing in due.items():
             await bulk.note_erasing(name, erasing.after(ARCHIVE, now_ms))
     return True
+
+
+def _reach(those: Ongoing, found: Mapping[int, _Found]) -> Positions:
+    """The last entries that go, by partition: erasures, and what was found."""
+    reach: Positions = {}
+    for erasing in those.values():
+        going = found[erasing.partition].entries if found else ()
+        reach[erasing.partition] = max(erasing.at, reach.get(erasing.partition, START), *going)
+    return reach
 
 
 def _gone(those: Ongoing) -> Gone:
