@@ -11,7 +11,7 @@ from deployments.client import Headrace
 TRAINED_S: Final = 120.0
 
 
-def feed(url: str, world: World, n_events: int) -> dict[str, int]:
+def feed(url: str, world: World, n_events: int, *, api_key: str | None = None) -> dict[str, int]:
     """Send items and events, and wait until a rank is answered by weights trained on all of them.
 
     Returns:
@@ -19,7 +19,7 @@ def feed(url: str, world: World, n_events: int) -> dict[str, int]:
     Raises:
         RuntimeError: If something was rejected, or the weights do not come.
     """
-    with Headrace(url, timeout_s=60.0) as client:
+    with Headrace(url, timeout_s=60.0, api_key=api_key) as client:
         for body in posts(world.items()):
             rows = msgspec.json.decode(body)["events"]
             _check(client.items({row["id"]: row["attributes"] for row in rows}))

@@ -13,6 +13,8 @@ class Load:
     port: int
     bodies: tuple[bytes, ...]
     """Bodies of the requests, sent in turn."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Beside those that every request has."""
     path: str = "/v1/rank"
     host: str = "127.0.0.1"
     n_connections: int = 1
@@ -45,11 +47,9 @@ class Load:
 
 def requests_of(load: Load) -> list[bytes]:
     """The bytes of every request."""
-    head = (
-        f"POST {load.path} HTTP/1.1\r\nhost: {load.host}:{load.port}\r\n"
-        "content-type: application/json\r\ncontent-length: {}\r\n\r\n"
-    )
-    return [head.format(len(body)).encode() + body for body in load.bodies]
+    fields = {"host": f"{load.host}:{load.port}", "content-type": "application/json", **dict(load.headers)}
+    head = f"POST {load.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in load.bodies]
 
 
 def answer_length(received: bytes) -> int:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import httpx
+import msgspec
 import psutil
 
 from benchmarks.rivals.options import Options, export
@@ -31,6 +32,7 @@ from deployments import processes
 from deployments.app import Run
 from deployments.cluster import ClusterConfig, remove_run_folder
 from deployments.config import Config
+from deployments.gate import AccessConfig
 from deployments.ranking import RankConfig
 from features.connect import StoreConfig
 from features.embedded import _free_port
@@ -90,15 +92,27 @@ class System:
         redis_url: Store to use; it must outlive the block.
         folder: Where versions are kept; a rival reads its weights from there.
         n_rankers: Replicas of Headrace.
+        has_keys: Whether Headrace wants keys; `api_key` opens everything.
     """
 
     def __init__(
-        self, name: str, *, redis_url: str, folder: Path, log_decisions: bool = True, n_rankers: int = 1
+        self,
+        name: str,
+        *,
+        redis_url: str,
+        folder: Path,
+        log_decisions: bool = True,
+        n_rankers: int = 1,
+        has_keys: bool = False,
     ) -> None:
         self.name = name
         self.port = _free_port()
+        self.api_key: str | None = None
+        self._redis_url = redis_url
+        self._has_keys = has_keys
         self._arguments = ["--port", str(self.port), "--redis", redis_url, "--folder", str(folder)]
         self._arguments += ["--rankers", str(n_rankers), *([] if log_decisions else ["--no-decisions"])]
+        self._arguments += ["--keys"] if has_keys else []
         self._run_id = uuid.uuid4().hex
         self._home = tempfile.TemporaryDirectory(prefix="headrace-bench-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,6 +161,12 @@ class System:
     ) -> None:
         self.stop()
 
+    def new_key(self, name: str, *options: str) -> str:
+        """Make an API key, as an operator would."""
+        command = [sys.executable, "-m", "deployments.cli", "keys", "add", name, *options]
+        environment = {**os.environ, "HEADRACE_REDIS_URL": self._redis_url}
+        return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
     def processes(self) -> list[psutil.Process]:
         """All its processes."""
         return processes.marked_processes(self._run_id)
@@ -180,11 +200,19 @@ class System:
         headers = {"content-type": "application/json"}
         with httpx.Client(timeout=5.0) as client:
             while time.monotonic() < deadline_s and process.poll() is None:
+                if self._has_keys and self.api_key is None:
+                    self.api_key = self._read_key()
+                    headers["authorization"] = f"Bearer {self.api_key}"
                 with contextlib.suppress(httpx.TransportError):
                     if client.post(f"{self.url}/v1/rank", content=body, headers=headers).status_code == 200:
                         return
                 time.sleep(0.1)
         raise RuntimeError(f"{self.name} did not start; the end of its log:\n{log.read_text()[-3000:]}")
+
+    def _read_key(self) -> str | None:
+        """The key of the run, once its run file is there."""
+        file = Path(self.home) / f"run-{self.port}.json"
+        return str(msgspec.json.decode(file.read_bytes())["api_key"]) if file.exists() else None
 
 
 def run_headrace(options: Options) -> None:
@@ -195,6 +223,7 @@ def run_headrace(options: Options) -> None:
         rank=RankConfig(log_decisions=options.log_decisions),
         folder=options.folder,
         n_rankers=options.n_rankers,
+        access=AccessConfig(keys="on" if options.has_keys else "auto"),
     )
     with Run(config), processes.termination() as stop:
         stop.wait()
@@ -209,6 +238,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--no-decisions", action="store_true")
     parser.add_argument("--rankers", type=int, default=1)
+    parser.add_argument("--keys", action="store_true")
     given = parser.parse_args()
     options = Options(
         port=given.port,
@@ -216,6 +246,7 @@ def main() -> None:
         folder=given.folder,
         log_decisions=not given.no_decisions,
         n_rankers=given.rankers,
+        has_keys=given.keys,
     )
     export(options)
     kind = KINDS[given.name]

@@ -9,9 +9,10 @@ modules that need Ray are imported by name, inside functions.
 import asyncio
 import importlib
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +25,17 @@ from deployments import processes
 from deployments.cluster import MAX_ONGOING, QUIET, LocalCluster
 from deployments.config import Config, as_dict, with_store
 from deployments.environment import LEARNING, SERVING, TRACE
-from deployments.errors import UnavailableError
+from deployments.errors import ConfigError, UnavailableError
+from deployments.key_ring import KeyRing
 from deployments.load_policy import LoadPolicy
 from deployments.node import DRAINING_S
 from deployments.release import release_of
+from features.access import ADMIN
 from features.archiving import Archiver
-from features.connect import bulk_of, connect
+from features.clock import WallClock
+from features.connect import access_of, bulk_of, connect
 from features.embedded import EmbeddedServer
+from features.errors import FeatureError
 from features.log_files import LogFiles
 
 READY_S: Final = 120.0
@@ -90,10 +95,11 @@ def deploy(config: Config, n_nodes: int | None = None) -> None:
     _watch_skew(config, settings)
     ray, serve = importlib.import_module("ray"), importlib.import_module("ray.serve")
     ray.get(started.hub.configure.remote(msgspec.json.encode(config.replica.live)))
-    replica = config.replica
+    access = config.access.at(is_loopback=n_nodes is None and config.is_loopback)
+    replica = replace(config.replica, access=access)
     ranker = _deployment("Ranker", config, config.n_rankers, n_nodes, release).bind(replica)
     events = _deployment("Events", config, config.n_events, n_nodes, release).bind(
-        replica.store, replica.schema, config.sources
+        replica.store, replica.schema, config.sources, access
     )
     serve.run_many(
         [
@@ -178,6 +184,8 @@ class Run:
         self.config = config
         self.cluster = LocalCluster(config.cluster)
         self.server: EmbeddedServer | None = None
+        self.api_key: str | None = None
+        """Opens everything; None where nobody needs one."""
         self._say = say
         self._log_path = log_path
 
@@ -196,6 +204,7 @@ class Run:
         try:
             run_id = processes.mark_this_process()
             self._start_store(run_id)
+            self.api_key = self._make_key()
             self._say("starting Ray and Serve")
             self.cluster.start()
             self._say("starting learner, projector, hub and replicas")
@@ -208,6 +217,7 @@ class Run:
                 redis_url=self.config.store.url,
                 ray_address=self.cluster.ray_address,
                 log_path=self._log_path,
+                api_key=self.api_key or "",
             )
             processes.write_record(record)
         except BaseException:
@@ -219,6 +229,9 @@ class Run:
     def stop(self) -> None:
         """End everything that was started; what is durable stays."""
         self.cluster.stop()
+        if self.api_key is not None:
+            self._drop_key()
+            self.api_key = None
         if self.server is not None:
             self.server.close()
             self.server = None
@@ -239,17 +252,50 @@ class Run:
             try_store(self.config)
             return
         self._say("starting a private store")
-        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral).start()
+        self.server = EmbeddedServer(is_ephemeral=self.config.store.ephemeral, has_password=True).start()
         if self.server.pid is not None:
             self.cluster.spare.add(self.server.pid)
         folder = self.config.folder or str(run_versions(run_id))
         self.config = with_store(replace(self.config, folder=folder), url=self.server.url)
         try_store(self.config)
 
+    @property
+    def _key_name(self) -> str:
+        return f"operator@{os.uname().nodename}.{self.config.cluster.port}"
+
+    def _make_key(self) -> str | None:
+        """The key of commands on this machine, in the place of what a run before may have left."""
+        if self.config.access.at(is_loopback=self.config.is_loopback).keys == "off":
+            return None
+        name = self._key_name
+
+        async def made(ring: KeyRing) -> str:
+            for key in await ring.all():
+                if key.name == name:
+                    await ring.revoke(key.id)
+            return await ring.make(name, [ADMIN])
+
+        token: str = self._with_ring(made)
+        return token
+
+    def _drop_key(self) -> None:
+        try:
+            self._with_ring(lambda ring: ring.revoke(self._key_name))
+        except (FeatureError, ConfigError) as error:
+            logger.warning("the key of this run is not taken away: %s", error)
+
+    def _with_ring(self, work: Callable[[KeyRing], Awaitable[Any]]) -> Any:
+        async def done() -> Any:
+            async with KeyRing(access_of(self.config.store), "headrace up", WallClock().now_ms) as ring:
+                return await work(ring)
+
+        return asyncio.run(done())
+
     def _wait_until_ready(self) -> None:
         deadline_s = time.monotonic() + READY_S
         body = {"user": "headrace-ready", "candidates": ["headrace-ready"]}
-        with httpx.Client(timeout=5.0) as client:
+        headers = {} if self.api_key is None else {"authorization": f"Bearer {self.api_key}"}
+        with httpx.Client(timeout=5.0, headers=headers) as client:
             while True:
                 try:
                     answers = client.post(f"{self.url}/v1/rank", json=body), client.get(f"{self.url}/v1/health")

@@ -4,23 +4,33 @@ That one is imported only then: what a node of a cluster is asked at its start m
 """
 
 import argparse
-import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from deployments.arguments import (
+    add_address,
+    add_attributes,
+    add_config,
+    add_queries,
+    command,
+    count,
+    here_or_there,
+    lazily,
+    milliseconds,
+    seconds,
+    speed,
+)
 from deployments.client import HeadraceError
 from deployments.errors import ApiError, ClusterError, ConfigError
 from deployments.terminal import console
 from features.errors import FeatureError
 
 EVENTS = "Parquet: a file, a folder, or the URL of a bucket's folder; or what `headrace archive` made"
-
-Run = Callable[[argparse.Namespace], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_versions(commands)
     _add_sources(commands)
     _add_people(commands)
+    _add_keys(commands)
     _add_history(commands)
     _add_items(commands)
     _add_backfill(commands)
@@ -55,22 +66,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_local(commands: Any) -> None:
     """What starts and ends everything on this machine."""
-    up = _command(
+    up = command(
         commands,
         "up",
-        _lazily("cli_local", "run_up"),
+        lazily("cli_local", "run_up"),
         "Start everything on this machine.",
         "headrace up --port 8000 --detach",
     )
-    _add_config(up)
+    add_config(up)
     up.add_argument("--port", type=int, help="port of the HTTP route (default 8000)")
     up.add_argument("--clock", choices=("wall", "event"), help="event: history can be lived through")
     up.add_argument("--ephemeral", action="store_true", help="keep nothing on disk")
     up.add_argument("--detach", action="store_true", help="return once it is ready; end it with `headrace down`")
-    demo = _command(
+    demo = command(
         commands,
         "demo",
-        _lazily("demo", "run_demo"),
+        lazily("demo", "run_demo"),
         "Live through a real stream and watch it learn.",
         "headrace demo --exit",
     )
@@ -80,29 +91,29 @@ def _add_local(commands: Any) -> None:
 
 def _add_cluster(commands: Any) -> None:
     """What brings a cluster up, shows it and ends it; the last two also what runs here."""
-    down = _command(
-        commands, "down", _here_or_there("down"),
+    down = command(
+        commands, "down", here_or_there("down"),
         "End what `headrace up` started here, or what runs on a cluster and its workers, before `ray down`.",
         "headrace down --address http://192.0.2.10:8265",
     )  # fmt: skip
     down.add_argument("--port", type=int, default=8000, help="of the run on this machine")
-    _add_address(down, required=False)
-    status = _command(
-        commands, "status", _here_or_there("status"), "Show what is running, here or on a cluster.",
+    add_address(down, required=False)
+    status = command(
+        commands, "status", here_or_there("status"), "Show what is running, here or on a cluster.",
         "headrace status --address http://192.0.2.10:8265 --json",
     )  # fmt: skip
     status.add_argument("--port", type=int, default=8000, help="of the run on this machine")
     status.add_argument("--json", action="store_true")
-    _add_address(status, required=False)
-    deploy = _command(
-        commands, "deploy", _lazily("cli_deploy", "run_deploy"),
+    add_address(status, required=False)
+    deploy = command(
+        commands, "deploy", lazily("cli_deploy", "run_deploy"),
         "Bring this machine's source and settings up on a running cluster, or put them in place of what runs there.",
         "HEADRACE_REDIS_URL=redis://:PASSWORD@192.0.2.20:6379/0 headrace deploy --address http://192.0.2.10:8265",
     )  # fmt: skip
-    _add_address(deploy, required=True)
-    _add_config(deploy)
-    node = _command(
-        commands, "node", _lazily("node", "run_node"),
+    add_address(deploy, required=True)
+    add_config(deploy)
+    node = command(
+        commands, "node", lazily("node", "run_node"),
         "Make this machine a node of a cluster, before `ray start`: cluster.yaml does it.",
         "headrace node && source ~/headrace/node/environment.sh",
     )  # fmt: skip
@@ -114,65 +125,65 @@ def _add_cluster(commands: Any) -> None:
 
 def _add_versions(commands: Any) -> None:
     """What goes back to an earlier model, and on again."""
-    versions = _command(
-        commands, "versions", _lazily("cli_versions", "run_versions"),
+    versions = command(
+        commands, "versions", lazily("cli_versions", "run_versions"),
         "Show which version of the model answers, which are kept, and what became of versions, by whom and why.",
         "headrace versions",
     )  # fmt: skip
     versions.add_argument("--json", action="store_true")
-    rollback = _command(
-        commands, "rollback", _lazily("cli_versions", "run_rollback"),
+    rollback = command(
+        commands, "rollback", lazily("cli_versions", "run_rollback"),
         "Have all replicas answer with an earlier version, until `headrace resume`; learning goes on meanwhile.",
         'headrace rollback 1841 --reason "clicks fell after the release"',
     )  # fmt: skip
     rollback.add_argument(
         "version", type=int, nargs="?", help="as in `headrace versions` (default: stay at what answers)"
     )
-    resume = _command(
-        commands, "resume", _lazily("cli_versions", "run_resume"),
+    resume = command(
+        commands, "resume", lazily("cli_versions", "run_resume"),
         "Have replicas follow the newest version again.", "headrace resume",
     )  # fmt: skip
-    for command in (versions, rollback, resume):
-        command.add_argument("--url", default="http://127.0.0.1:8000")
-    for command in (rollback, resume):
-        command.add_argument("--reason", default="", help="why, for the history")
+    for one in (versions, rollback, resume):
+        one.add_argument("--url", default="http://127.0.0.1:8000")
+    for one in (rollback, resume):
+        one.add_argument("--reason", default="", help="why, for the history")
 
 
 def _add_sources(commands: Any) -> None:
     """Whose events count."""
-    sources = _command(
-        commands, "sources", _lazily("cli_sources", "run_sources"),
+    sources = command(
+        commands, "sources", lazily("cli_sources", "run_sources"),
         "Show what each source of events sends, and which are in quarantine, by whom and why.", "headrace sources",
     )  # fmt: skip
     sources.add_argument("--json", action="store_true")
-    quarantine = _command(
-        commands, "quarantine", _lazily("cli_sources", "run_quarantine"),
+    quarantine = command(
+        commands, "quarantine", lazily("cli_sources", "run_quarantine"),
         "Have what a source sends kept in the log, and change nothing, until `headrace release`.",
         'headrace quarantine kiosk --reason "sends every click twice"',
     )  # fmt: skip
-    release = _command(
-        commands, "release", _lazily("cli_sources", "run_release"),
+    release = command(
+        commands, "release", lazily("cli_sources", "run_release"),
         "Have what a source sends count again, from now on.", "headrace release kiosk",
     )  # fmt: skip
-    for command in (sources, quarantine, release):
-        command.add_argument("--url", default="http://127.0.0.1:8000")
-    for command in (quarantine, release):
-        command.add_argument("source", help="as its events name it")
+    for one in (sources, quarantine, release):
+        one.add_argument("--url", default="http://127.0.0.1:8000")
+    for one in (quarantine, release):
+        one.add_argument("source", help="as its events name it")
     quarantine.add_argument("--reason", default="", help="why, for whoever looks")
 
 
 def _add_people(commands: Any) -> None:
     """What people may ask for."""
-    erase = _command(
-        commands, "erase", _lazily("cli_people", "run_erase"),
+    erase = command(
+        commands, "erase", lazily("cli_people", "run_erase"),
         "Have a person erased: the state at once; log, archive and versions of the model by and by.",
         "headrace erase u1 --wait",
     )  # fmt: skip
     erase.add_argument("user")
     erase.add_argument("--wait", action="store_true", help="return when nothing of this person is left")
     erase.add_argument("--url", default="http://127.0.0.1:8000")
-    export = _command(
-        commands, "export", _lazily("cli_people", "run_export"),
+    export = command(
+        commands, "export", lazily("cli_people", "run_export"),
         "Write everything that is known of a person, a JSON object a line: the state, then every entry of the log.",
         "headrace export u1 --out u1.ndjson",
     )  # fmt: skip
@@ -180,22 +191,70 @@ def _add_people(commands: Any) -> None:
     export.add_argument("--out", type=Path, help="where to write it (default: standard output)")
     export.add_argument("--archive", metavar="FOLDER", help="of the log (default: [store] archive)")
     export.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
-    _add_config(export)
+    add_config(export)
+
+
+def _add_keys(commands: Any) -> None:
+    """Who may come in, and what was done with power."""
+    keys = command(
+        commands, "keys", lazily("cli_keys", "run_keys"),
+        "Show the API keys of a store; with a second word, make one, replace one, or take some away.",
+        'HEADRACE_REDIS_URL=redis://… headrace keys add web --scope rank --scope events --per-s 500',
+    )  # fmt: skip
+    keys.add_argument("--json", action="store_true")
+    _add_store(keys)
+    changes = keys.add_subparsers(title="changes", metavar="add|rotate|revoke")
+    add = command(
+        changes, "add", lazily("cli_keys", "run_add"), "Make a key; it is shown once.",
+        "headrace keys add kiosk --scope events --days 90",
+    )  # fmt: skip
+    add.add_argument("name", help="of whoever holds it: so it stands in the record, and its events have this source")
+    add.add_argument("--scope", action="append", required=True, choices=("rank", "events", "admin"), help="what it may")
+    add.add_argument(
+        "--per-s", type=float, default=0.0, metavar="N", help="rankings and events a second (default: any)"
+    )
+    add.add_argument("--source", action="append", metavar="NAME", help="it sends events of this source; * of any")
+    add.add_argument("--days", type=float, default=0.0, metavar="D", help="how long it opens (default: for ever)")
+    rotate = command(
+        changes, "rotate", lazily("cli_keys", "run_rotate"),
+        "Make a key with the rights of another one, which opens for a while yet.", "headrace keys rotate web",
+    )  # fmt: skip
+    rotate.add_argument("name", help="whose")
+    rotate.add_argument("--keep-s", type=seconds, default=3600.0, metavar="S", help="how long (default 3600)")
+    revoke = command(
+        changes, "revoke", lazily("cli_keys", "run_revoke"), "Take keys away, within a second.",
+        "headrace keys revoke web",
+    )  # fmt: skip
+    revoke.add_argument("name", help="of the keys, or the id of one")
+    for one in (add, rotate, revoke):
+        _add_store(one)
+    audit = command(
+        commands, "audit", lazily("cli_keys", "run_audit"),
+        "Show what was done with power: by whom, when, from which version to which.", "headrace audit --last 20",
+    )  # fmt: skip
+    audit.add_argument("--last", type=count, default=100, metavar="N", help="so many (default 100)")
+    audit.add_argument("--json", action="store_true")
+    audit.add_argument("--url", default="http://127.0.0.1:8000")
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it is")
 
 
 def _add_history(commands: Any) -> None:
     """What lives through recorded streams."""
-    replay = _command(
-        commands, "replay", _lazily("cli_replay", "run_replay"),
+    replay = command(
+        commands, "replay", lazily("cli_replay", "run_replay"),
         "Send a recorded stream through the front door; or live through the log again as if a source had sent nothing.",
         "headrace replay events.parquet --queries queries.parquet --out predictions.parquet; "
         "headrace replay --without checkout-app --config my.toml",
     )  # fmt: skip
     replay.add_argument("events", nargs="?", metavar="EVENTS", help=f"send this. {EVENTS}")
-    replay.add_argument("--speed", type=_speed, default=None, help="max (default), or event time per wall time")
+    replay.add_argument("--speed", type=speed, default=None, help="max (default), or event time per wall time")
     replay.add_argument("--url", help="where to send EVENTS (default http://127.0.0.1:8000)")
-    _add_queries(replay, required=False)
-    _add_attributes(replay)
+    add_queries(replay, required=False)
+    add_attributes(replay)
     replay.add_argument("--without", nargs="+", metavar="NAME", help="leave out what these sources sent")
     log = replay.add_argument_group("without EVENTS: the log, offline, into a lineage for `headrace promote`")
     log.add_argument("--with", nargs="+", metavar="NAME", help="count in what these sources sent while in quarantine")
@@ -204,28 +263,28 @@ def _add_history(commands: Any) -> None:
     log.add_argument("--port", type=int, help="of the run on this machine, whose log and Ray it uses (default 8000)")
     log.add_argument("--memory", type=float, metavar="MB", help="what each core may take for its data (default 512)")
     log.add_argument("--folder", help="where lineages are kept; a URL for several machines")
-    _add_config(replay)
+    add_config(replay)
     _add_promote(commands)
     _add_autoschema(commands)
-    evaluate = _command(
-        commands, "evaluate", _lazily("cli_history", "run_evaluate"),
+    evaluate = command(
+        commands, "evaluate", lazily("cli_history", "run_evaluate"),
         "Replay and learn without servers: the same loop, offline.",
         "headrace evaluate events.parquet --queries queries.parquet --out predictions.parquet",
     )  # fmt: skip
     evaluate.add_argument("events", help=EVENTS)
-    _add_config(evaluate)
-    _add_queries(evaluate, required=True)
-    _add_attributes(evaluate)
+    add_config(evaluate)
+    add_queries(evaluate, required=True)
+    add_attributes(evaluate)
 
 
 def _add_promote(commands: Any) -> None:
-    promote = _command(
-        commands, "promote", _lazily("cli_promote", "run_promote"),
+    promote = command(
+        commands, "promote", lazily("cli_promote", "run_promote"),
         "Put a lineage that `headrace replay --without` has made in the place of what serves; without NAME list them.",
         "headrace promote 5c1f1d0a9be3a7f2",
     )  # fmt: skip
     promote.add_argument("name", nargs="?", metavar="NAME", help="of a lineage")
-    _add_config(promote)
+    add_config(promote)
     promote.add_argument(
         "--port", type=int, default=8000, help="of the run on this machine, whose store and Ray it uses"
     )
@@ -233,24 +292,24 @@ def _add_promote(commands: Any) -> None:
 
 
 def _add_autoschema(commands: Any) -> None:
-    autoschema = _command(
-        commands, "autoschema", _lazily("cli_autoschema", "run_autoschema"),
+    autoschema = command(
+        commands, "autoschema", lazily("cli_autoschema", "run_autoschema"),
         "Look at recorded events, and propose a schema for them: TOML, each line with what speaks for it.",
         "headrace autoschema events/ --items items.parquet --out my.toml && headrace up --config my.toml",
     )  # fmt: skip
     autoschema.add_argument("events", nargs="+", metavar="EVENTS", help="Parquet files, folders of them, bucket URLs")
-    _add_attributes(autoschema)
+    add_attributes(autoschema)
     autoschema.add_argument("--out", type=Path, help="where to write it (default: standard output)")
     autoschema.add_argument("--force", action="store_true", help="put it in the place of a file that is there")
     autoschema.add_argument(
-        "--sample", type=_count, default=1_000_000, metavar="N", help="look at so many events at most (default 1000000)"
+        "--sample", type=count, default=1_000_000, metavar="N", help="look at so many events at most (default 1000000)"
     )
 
 
 def _add_items(commands: Any) -> None:
     """What loads a catalogue."""
-    items = _command(
-        commands, "items", _lazily("cli_items", "run_items"), "Load a catalogue into what is running.",
+    items = command(
+        commands, "items", lazily("cli_items", "run_items"), "Load a catalogue into what is running.",
         "headrace items catalogue.csv --config my.toml",
     )  # fmt: skip
     items.description = (
@@ -263,7 +322,7 @@ def _add_items(commands: Any) -> None:
     items.add_argument("file", type=Path, help="Parquet, CSV or NDJSON; the latter two perhaps gzipped")
     items.add_argument("--format", choices=("parquet", "csv", "ndjson"), help="default: as the name of FILE ends")
     items.add_argument("--url", default="http://127.0.0.1:8000")
-    _add_config(items)
+    add_config(items)
     items.add_argument(
         "--tag-separator", default="|", metavar="TEXT", help="between tags that are one text (default |), not a list"
     )
@@ -273,13 +332,13 @@ def _add_items(commands: Any) -> None:
 
 def _add_backfill(commands: Any) -> None:
     """What makes states, rows and a model out of a history."""
-    backfill = _command(
-        commands, "backfill", _lazily("cli_backfill", "run_backfill"),
+    backfill = command(
+        commands, "backfill", lazily("cli_backfill", "run_backfill"),
         "Make states of people, rows of items and a warm model out of a history, while live events go on.",
         "headrace backfill history/ --config my.toml",
     )  # fmt: skip
     backfill.add_argument("events", nargs="+", help="Parquet: a file, a folder, or the URL of a bucket's folder")
-    _add_config(backfill)
+    add_config(backfill)
     backfill.add_argument(
         "--port", type=int, default=8000, help="of the run on this machine, whose store and Ray it uses"
     )
@@ -293,8 +352,8 @@ def _add_backfill(commands: Any) -> None:
 
 def _add_archive(commands: Any) -> None:
     """What keeps the log for ever."""
-    archive = _command(
-        commands, "archive", _lazily("cli_archive", "run_archive"),
+    archive = command(
+        commands, "archive", lazily("cli_archive", "run_archive"),
         "Write the log to Parquet, for ever or up to now.",
         "headrace archive s3://bucket/log --once",
     )  # fmt: skip
@@ -305,7 +364,7 @@ def _add_archive(commands: Any) -> None:
         "also while nobody archives: --forget ends that. `headrace replay FOLDER` lives through the events again."
     )
     archive.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder, or the URL of a bucket's folder")
-    _add_config(archive)
+    add_config(archive)
     archive.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose log it is")
     archive.add_argument("--once", action="store_true", help="archive what the log holds now, and end")
     archive.add_argument("--forget", action="store_true", help="let the log be trimmed without regard to an archive")
@@ -313,8 +372,8 @@ def _add_archive(commands: Any) -> None:
 
 def _add_check_skew(commands: Any) -> None:
     """What proves that features are served as they are learned from."""
-    skew = _command(
-        commands, "check-skew", _lazily("cli_check_skew", "run_check_skew"),
+    skew = command(
+        commands, "check-skew", lazily("cli_check_skew", "run_check_skew"),
         "Make the features of logged decisions again from the log, and compare.",
         "headrace check-skew --last-s 600 --sample 10",
     )  # fmt: skip
@@ -324,16 +383,16 @@ def _add_check_skew(commands: Any) -> None:
         "half a second before the decision on. Of a log whose beginning is gone, decisions of the last minute or two "
         "are judged. Exit status: 0 if nothing differs, 1 if something does or the check failed, 130 after Ctrl-C."
     )
-    _add_config(skew)
+    add_config(skew)
     skew.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
     skew.add_argument(
         "--archive", metavar="FOLDER", help="of the log, which goes back to its beginning (config: store.archive)"
     )
     skew.add_argument("--last-s", type=float, metavar="S", help="only decisions of the last S seconds")
-    skew.add_argument("--sample", type=_count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
+    skew.add_argument("--sample", type=count, default=1, metavar="N", help="one decision of N, by its id (default 1)")
     skew.add_argument(
         "--behind-ms",
-        type=_milliseconds,
+        type=milliseconds,
         default=500,
         metavar="MS",
         help="how far rows may be behind the log (default 500)",
@@ -342,75 +401,6 @@ def _add_check_skew(commands: Any) -> None:
         "--from-version", action="store_true", help="begin at the oldest whole version, though the log is whole"
     )
     skew.add_argument("--json", action="store_true", help="everything that was found, to standard output")
-
-
-def _lazily(module: str, function: str) -> Run:
-    def run(options: argparse.Namespace) -> int | None:
-        imported: Run = getattr(importlib.import_module(f"deployments.{module}"), function)
-        return imported(options)
-
-    return run
-
-
-def _command(commands: Any, name: str, run: Run, text: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, epilog=f"example: {example}"
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _here_or_there(command: str) -> Run:
-    """With an address what a command does to a cluster, else to what runs on this machine."""
-
-    def run(options: argparse.Namespace) -> int | None:
-        return _lazily(f"cli_{command}" if options.address else "cli_local", f"run_{command}")(options)
-
-    return run
-
-
-def _add_address(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "--address", metavar="URL", required=required, help="head of a cluster of several machines, http://HOST:8265"
-    )
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="TOML file; every setting has a default")
-
-
-def _add_queries(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--queries", type=Path, required=required, help="Parquet: query_id, ts_ms, user, candidates")
-    parser.add_argument("--out", type=Path, required=required, help="where to write query_id, scores")
-
-
-def _add_attributes(parser: argparse.ArgumentParser) -> None:
-    for entity in ("item", "user"):
-        text = f"Parquet: {entity}, perhaps ts_ms (when it became known), and an attribute a column"
-        parser.add_argument(f"--{entity}s", type=Path, help=text)
-
-
-def _speed(text: str) -> float | None:
-    if text == "max":
-        return None
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("expected max, or a number above 0")
-    return value
-
-
-def _milliseconds(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 3_600_000:
-        raise argparse.ArgumentTypeError("expected 0 to 3600000")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("expected a number above 0")
-    return value
 
 
 if __name__ == "__main__":

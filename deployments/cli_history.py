@@ -11,6 +11,7 @@ from rich.progress import Progress
 from deployments import replay
 from deployments.client import Headrace
 from deployments.config import load_config
+from deployments.credentials import connected
 from deployments.errors import ConfigError
 from deployments.terminal import console, progress
 from learners.answers import judge
@@ -24,7 +25,7 @@ def run_replay(options: argparse.Namespace) -> int:
     events = replay.without(replay.read_events(options.events), options.without or ())
     queries = replay.read_queries(options.queries) if options.queries else None
     items, users = _attributes(options)
-    with Headrace(options.url, timeout_s=60.0) as client, progress() as bar:
+    with connected(options.url, timeout_s=60.0) as client, progress() as bar:
         show = ReplayProgress(bar, client, events.num_rows, queries.num_rows if queries is not None else 0)
         tally = replay.Replay(client, options.speed, show).run(events, queries, items, users)
     console.print(

@@ -11,6 +11,7 @@ from rich.progress import Progress, TaskID
 
 from deployments.client import Headrace, HeadraceError
 from deployments.config import load_config
+from deployments.credentials import connected
 from deployments.errors import ClusterError, ConfigError
 from deployments.item_batches import Batch, ItemSender, StoppedError, batches
 from deployments.item_progress import Load, RejectedFile, StateFile, Tally
@@ -65,7 +66,7 @@ class Loading:
         try:
             with (
                 RejectedFile(Path(self._load.rejected_path), self._tally.rejected_bytes) as rejected,
-                Headrace(url, timeout_s=TIMEOUT_S) as client,
+                connected(url, timeout_s=TIMEOUT_S) as client,
             ):
                 self._send(client, rejected)
         except StoppedError:

@@ -13,9 +13,10 @@ import httpx
 
 from deployments import processes
 from deployments.app import Run
-from deployments.client import Headrace, HeadraceError
+from deployments.client import HeadraceError
 from deployments.cluster import remove_run_folder
 from deployments.config import Config, load_config, with_store
+from deployments.credentials import connected
 from deployments.terminal import console
 
 LOG: Final = "HEADRACE_LOG"
@@ -96,7 +97,7 @@ def run_status(options: argparse.Namespace) -> int:
     status: dict[str, Any] = {"running": record is not None and not processes.is_stale(record), "port": options.port}
     options.url = f"http://127.0.0.1:{options.port}"
     try:
-        with Headrace(options.url, timeout_s=5.0) as client:
+        with connected(options.url, timeout_s=5.0) as client:
             status["health"] = client.get("/v1/health")["status"]
             status["model"] = client.get("/v1/model")
             status["running"] = True

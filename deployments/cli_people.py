@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 from deployments.cli_archive import TIMEOUT_S
 from deployments.client import Headrace
 from deployments.config import Config, load_config
+from deployments.credentials import connected
 from deployments.errors import ConfigError
 from deployments.processes import termination
 from deployments.store_of_run import with_store_of_run
@@ -23,7 +24,7 @@ LOOK_S: Final = 1.0
 
 def run_erase(options: argparse.Namespace) -> int:
     """Have a person erased; with --wait exit status 130 if the user did not wait for it."""
-    with Headrace(options.url) as client, termination() as stop:
+    with connected(options.url) as client, termination() as stop:
         name = client.erase(options.user)
         if not options.wait:
             where = f"{options.url}/v1/erasures/{name}"

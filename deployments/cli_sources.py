@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from deployments.client import Headrace
+from deployments.credentials import connected
 from deployments.terminal import console, user_name, utc
 
 COLUMNS: Final = ("source", "counts", "held", "invalid", "newest", "age", "same", "labels", "")
@@ -15,7 +15,7 @@ COLUMNS: Final = ("source", "counts", "held", "invalid", "newest", "age", "same"
 
 def run_sources(options: argparse.Namespace) -> int:
     """Show every source, as the replica that answers knows it, and what is wrong with which."""
-    with Headrace(options.url) as client:
+    with connected(options.url) as client:
         told = client.get("/v1/sources")
     if options.json:
         print(json.dumps(told))
@@ -28,7 +28,7 @@ def run_sources(options: argparse.Namespace) -> int:
 
 def run_quarantine(options: argparse.Namespace) -> int:
     """Have what a source sends kept, and nothing else."""
-    with Headrace(options.url) as client:
+    with connected(options.url) as client:
         found = client.quarantine(options.source, who=user_name(), reason=options.reason)
     console.print(
         f"source {options.source!r} is in quarantine since {utc(found['since_ms'])} UTC, by {found['who']}; until: "
@@ -40,8 +40,8 @@ def run_quarantine(options: argparse.Namespace) -> int:
 
 def run_release(options: argparse.Namespace) -> int:
     """Have what a source sends count again."""
-    with Headrace(options.url) as client:
-        client.release(options.source)
+    with connected(options.url) as client:
+        client.release(options.source, who=user_name())
     console.print(f"what source {options.source!r} sends counts again", markup=False)
     return 0
 

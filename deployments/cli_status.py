@@ -8,6 +8,7 @@ from rich.table import Table
 
 from deployments import front_doors
 from deployments.cluster_status import ClusterStatus, Node, compose, serving_addresses
+from deployments.credentials import API_KEY, key_for
 from deployments.front_doors import Log
 from deployments.head import Head, read_token
 from deployments.terminal import console
@@ -19,10 +20,13 @@ def run_status(options: argparse.Namespace) -> int:
     with Head(options.address, read_token()) as head:
         nodes, actors, serve = head.nodes(), head.actors(), head.serving()
         being_set_up = head.being_set_up() or ()
-    addresses = serving_addresses(nodes)
-    doors, log = front_doors.look(addresses), front_doors.look_at_log(addresses)
+    addresses, api_key = serving_addresses(nodes), key_for("")
+    doors, log = front_doors.look(addresses, api_key), front_doors.look_at_log(addresses, api_key) if api_key else None
     status = compose(nodes, actors, serve, doors, log, being_set_up)
-    status = msgspec.structs.replace(status, sources=front_doors.look_at_sources(addresses))
+    if api_key:
+        status = msgspec.structs.replace(status, sources=front_doors.look_at_sources(addresses, api_key))
+    else:
+        console.print(f"model, log and sources are told to a key of scope admin: set {API_KEY}", style="dim")
     if options.json:
         print(msgspec.json.encode(status).decode())
     else:

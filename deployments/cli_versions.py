@@ -7,14 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deployments.client import Headrace
+from deployments.credentials import connected
 from deployments.terminal import console, user_name, utc
 from learners.checkpoints import spans
 
 
 def run_versions(options: argparse.Namespace) -> int:
     """Show what became of versions, by whom and why, and which are kept."""
-    with Headrace(options.url) as client:
+    with connected(options.url) as client:
         told = client.get("/v1/model/versions")
     if options.json:
         print(json.dumps(told))
@@ -25,7 +25,7 @@ def run_versions(options: argparse.Namespace) -> int:
 
 def run_rollback(options: argparse.Namespace) -> int:
     """Have replicas answer with an earlier version, or stay at the one that answers."""
-    with Headrace(options.url, timeout_s=60.0) as client:
+    with connected(options.url, timeout_s=60.0) as client:
         version = client.rollback(options.version, who=user_name(), reason=options.reason)
     console.print(f"version {version} answers, until: headrace resume", markup=False)
     return 0
@@ -33,7 +33,7 @@ def run_rollback(options: argparse.Namespace) -> int:
 
 def run_resume(options: argparse.Namespace) -> int:
     """Have replicas follow the newest version again."""
-    with Headrace(options.url, timeout_s=60.0) as client:
+    with connected(options.url, timeout_s=60.0) as client:
         version = client.resume(who=user_name(), reason=options.reason)
     console.print(f"versions are published again, from {version} on", markup=False)
     return 0

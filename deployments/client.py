@@ -80,11 +80,19 @@ class Headrace:
     Every method raises `HeadraceError` for an answer other than success, and `httpx.TransportError` if there is none.
 
     Args:
+        api_key: What opens the doors; on one machine alone none is needed.
         source: Who sends: the source of events that name none.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0, source: str | None = None) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=_headers(source))
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 10.0,
+        api_key: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=_headers(api_key, source))
 
     def rank(
         self,
@@ -165,12 +173,12 @@ class Headrace:
         found: dict[str, Any] = _read(self._http.post("/v1/sources/quarantine", json=body))["quarantine"]
         return found
 
-    def release(self, source: str) -> None:
+    def release(self, source: str, *, who: str = "operator") -> None:
         """Have what a source sends count again."""
-        _read(self._http.post("/v1/sources/release", json={"source": source}))
+        _read(self._http.post("/v1/sources/release", json={"source": source, "who": who}))
 
     def get(self, path: str) -> dict[str, Any]:
-        """Read `/v1/users/{id}`, `/v1/items/{id}`, `/v1/model`, `/v1/model/versions`, `/v1/sources` or `/v1/health`."""
+        """Read what a path shows, such as `/v1/items/{id}`, `/v1/model` or `/v1/audit`."""
         body: dict[str, Any] = _read(self._http.get(path))
         return body
 
@@ -190,8 +198,15 @@ class Headrace:
 class AsyncHeadrace:
     """`Headrace` for asyncio."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 10.0, source: str | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=_headers(source))
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 10.0,
+        api_key: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, headers=_headers(api_key, source))
 
     async def rank(
         self,
@@ -263,9 +278,9 @@ class AsyncHeadrace:
         found: dict[str, Any] = _read(await self._http.post("/v1/sources/quarantine", json=body))["quarantine"]
         return found
 
-    async def release(self, source: str) -> None:
+    async def release(self, source: str, *, who: str = "operator") -> None:
         """As `Headrace.release`."""
-        _read(await self._http.post("/v1/sources/release", json={"source": source}))
+        _read(await self._http.post("/v1/sources/release", json={"source": source, "who": who}))
 
     async def get(self, path: str) -> dict[str, Any]:
         """As `Headrace.get`."""
@@ -285,8 +300,13 @@ class AsyncHeadrace:
         await self.close()
 
 
-def _headers(source: str | None) -> dict[bytes, bytes]:
-    return HEADERS if source is None else {**HEADERS, b"headrace-source": source.encode()}
+def _headers(api_key: str | None, source: str | None) -> dict[bytes, bytes]:
+    headers = dict(HEADERS)
+    if api_key is not None:
+        headers[b"authorization"] = b"Bearer " + api_key.encode()
+    if source is not None:
+        headers[b"headrace-source"] = source.encode()
+    return headers
 
 
 def _items_body(items: Mapping[str, Mapping[str, Any]]) -> bytes:

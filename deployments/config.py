@@ -4,7 +4,7 @@
     [store]    features.connect.StoreConfig     [learner]   learners.online.LearnerConfig
     [policy]   learners.policies.PolicyConfig   [cluster]   deployments.cluster.ClusterConfig
     [judge]    learners.judge.JudgeConfig       [autoscale] deployments.autoscaling.AutoscaleConfig
-    [sources]  features.sources.SourceRules
+    [sources]  features.sources.SourceRules         [access]    deployments.gate.AccessConfig
 
 Every table and every field has a default; an unknown one is an error that names it.
 """
@@ -20,7 +20,9 @@ import msgspec
 
 from deployments.autoscaling import AutoscaleConfig
 from deployments.cluster import ClusterConfig
+from deployments.environment import LOOPBACK
 from deployments.errors import ConfigError
+from deployments.gate import AccessConfig
 from deployments.ranking import RankConfig
 from features.connect import StoreConfig
 from features.errors import SchemaError
@@ -55,6 +57,7 @@ class ReplicaConfig:
     """To start with."""
     late_s: float
     """An answer that takes longer counts as late; see `AutoscaleConfig`."""
+    access: AccessConfig
     capture_folder: str = ""
     """Test hook: where to write the inputs of every batch; empty: nowhere."""
 
@@ -71,6 +74,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sources: SourceRules = field(default_factory=SourceRules)
+    access: AccessConfig = field(default_factory=AccessConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     n_rankers: int = 1
@@ -106,6 +110,7 @@ class Config:
         ):
             if not low <= value <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+        self.access.at(is_loopback=self.is_loopback)
         if 0 < self.autoscale.max_rankers < self.n_rankers:
             raise ConfigError(f"max_rankers: expected n_rankers or more, {self.n_rankers}, or 0")
         if self.keep_log_s < self.learner.join.attribution_s:
@@ -115,6 +120,11 @@ class Config:
             )
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the doors of `headrace up`."""
+        return self.cluster.host == LOOPBACK
+
+    @property
     def replica(self) -> ReplicaConfig:
         """The part a serving replica gets."""
         return ReplicaConfig(
@@ -122,6 +132,7 @@ class Config:
             schema=self.schema,
             live=LiveConfig(rank=self.rank, policy=self.policy),
             late_s=self.autoscale.late_ms / 1000.0,
+            access=self.access,
             capture_folder=self.capture_folder,
         )
 
@@ -166,6 +177,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         "learner": LearnerConfig,
         "judge": JudgeConfig,
         "sources": SourceRules,
+        "access": AccessConfig,
         "cluster": ClusterConfig,
         "autoscale": AutoscaleConfig,
     }

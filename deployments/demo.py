@@ -46,7 +46,7 @@ def run(port: int, *, is_exit: bool) -> int:
     console.print(f"stream: {stream.name}, {stream.events.num_rows:,} events, {len(stream.items):,} items")
     with (
         Run(demo_config(port), say=lambda text: console.print(f"[dim]{text}[/dim]")) as running,
-        Headrace(running.url, timeout_s=60.0) as client,
+        Headrace(running.url, timeout_s=60.0, api_key=running.api_key) as client,
     ):
         live_through(client, stream)
         checks = [learned_something(client), *show_clicks(client, stream), *measure_promises(client, stream)]

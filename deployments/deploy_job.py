@@ -5,6 +5,7 @@
 Replicas of before answer meanwhile, with the weights they have. Says on standard output what it does.
 """
 
+import asyncio
 import importlib.metadata
 import logging
 import sys
@@ -17,8 +18,13 @@ from ray import serve
 
 from deployments.app import deploy, try_store
 from deployments.cluster import NAMESPACE, QUIET
+from deployments.config import Config
 from deployments.environment import EVERYWHERE, FRONT_PORT, SERVING
-from deployments.shipping import DEPENDENCIES_FILE, unpack
+from deployments.release import release_of
+from deployments.shipping import DEPENDENCIES_FILE, Visitor, unpack, unpack_visitor
+from features.access import Action
+from features.clock import WallClock
+from features.connect import access_of
 
 
 def main() -> int:
@@ -35,10 +41,21 @@ def main() -> int:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     n_nodes = len([node for node in nodes if node["Alive"] and SERVING in node["Resources"]])
     try_store(config)
+    asyncio.run(let_in(config, unpack_visitor(folder)))
     say(f"starting learner, projector, hub, and replicas on {n_nodes} nodes, in the place of those of another release")
     deploy(config, n_nodes)
     say("deployed")
     return 0
+
+
+async def let_in(config: Config, visitor: Visitor) -> None:
+    """Keep who deploys what, and the key by which the doors are seen to open."""
+    store = access_of(config.store)
+    try:
+        await store.note_action(Action(WallClock().now_ms(), visitor.who, "deploy", release_of(config)))
+        await store.put_key(visitor.key)
+    finally:
+        await store.close()
 
 
 def say(text: str) -> None:

@@ -8,13 +8,15 @@ the log, so that nobody here waits for it.
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ray.exceptions import RayError
 
+from deployments.audit import Audit
 from deployments.errors import ApiError, InvalidError, NotFoundError, TooLargeError, UnavailableError
 from deployments.http import Request, Response, json_response
 from deployments.log_keeper import get_keeper
+from features.access import ADMIN
 from features.erasures import STATE, STEPS, Erased
 from features.errors import FeatureError, InvalidInput
 from features.events import LoggedErasure, check_id
@@ -28,12 +30,15 @@ Export = Callable[[str], Awaitable[bytes | None]]
 """What is known of a person; None: more than `EXPORT_BYTES`."""
 
 
-class Rights(NamedTuple):
-    """What is asked beside the store that is written to."""
+class LogSide(NamedTuple):
+    """What is asked about the log, beside the store that is written to."""
 
     bulk: BulkStore
-    """The same one."""
+    """The same one: erasures are noted there."""
+    status: Callable[[], Awaitable[dict[str, Any]]]
+    """Asks the log's keeper."""
     export: Export
+    """Asks it, too."""
 
 
 class ErasureRoutes:
@@ -47,25 +52,29 @@ class ErasureRoutes:
     def __init__(
         self,
         apply: Callable[[Sequence[Record]], Awaitable[list[Applied | FeatureError]]],
-        rights: Rights,
+        log: LogSide,
+        audit: Audit,
         now_ms: Callable[[], int],
     ) -> None:
         self._apply = apply
-        self._bulk, self._export = rights
+        self._bulk = log.bulk
+        self._export = log.export
+        self._audit = audit
         self._now_ms = now_ms
         self.routes = (
-            ("DELETE", "/v1/users/{id}", self.erase),
-            ("GET", "/v1/users/{id}/export", self.export),
-            ("GET", "/v1/erasures/{id}", self.get_erasure),
+            ("DELETE", "/v1/users/{id}", self.erase, ADMIN),
+            ("GET", "/v1/users/{id}/export", self.export, ADMIN),
+            ("GET", "/v1/erasures/{id}", self.get_erasure, ADMIN),
         )
 
     async def erase(self, request: Request) -> Response:
         """Erase a person: the state at once, everything else by and by."""
         user, name = _user_of(request), uuid.uuid4().hex
         record = erasure_record(LoggedErasure(user, self._now_ms()), self._bulk.keys, name)
-        (result,) = await self._apply([record])
-        if isinstance(result, FeatureError):
-            raise _as_api_error(result)
+        async with self._audit.noted(request.caller, "erase"):
+            (result,) = await self._apply([record])
+            if isinstance(result, FeatureError):
+                raise _as_api_error(result)
         return json_response({"log_ms": result.id.ms, "erasure": name}, 202)
 
     async def get_erasure(self, request: Request) -> Response:
@@ -90,7 +99,9 @@ class ErasureRoutes:
 
     async def export(self, request: Request) -> Response:
         """Say everything that is known of a person, as lines of JSON."""
-        told = await self._export(_user_of(request))
+        user = _user_of(request)
+        async with self._audit.noted(request.caller, "export"):
+            told = await self._export(user)
         if told is None:
             raise TooLargeError(f"there are more than {EXPORT_BYTES} bytes: `headrace export` writes them to a file")
         return Response(200, told, (NDJSON_TYPE,))

@@ -6,12 +6,16 @@ Owns what a client may be told and under which status; does not know who raises 
     ClusterError           a cluster did not do what its operator asked for, and what it said about it
     ApiError               carries status, code, message and, where one field is to blame, its path
     |- MalformedError      400  the body cannot be read at all
+    |- UnauthorizedError   401  with WWW-Authenticate
+    |- ForbiddenError      403
     |- NotFoundError       404
     |- MethodError         405  with Allow
+    |- SlowError           408
     |- TooLargeError       413
     |- MediaTypeError      415
     |- InvalidError        422  readable, but a field breaks a rule
     |- OverloadedError     429  with Retry-After
+    |  |- RateError        429  of this key alone; with what HAProxy holds it back by
     |  `- LogFullError     429  nothing more may be written for now
     `- UnavailableError    503  with Retry-After
 """
@@ -21,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
+HOLD_HEADER: Final = "headrace-hold-ms"  # for how long HAProxy refuses a key by itself
 FULL_S: Final = 5.0  # until a writer may try again: an archive that is there again makes room within seconds
 
 
@@ -68,6 +73,23 @@ class MalformedError(ApiError):
     code = "malformed"
 
 
+class UnauthorizedError(ApiError):
+    """Nobody comes in without a key that is valid."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class ForbiddenError(ApiError):
+    """The key is valid, and does not open this."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFoundError(ApiError):
     """No such path, or no such thing under it."""
 
@@ -84,6 +106,16 @@ class MethodError(ApiError):
     def __init__(self, method: str, allowed: Iterable[str]) -> None:
         allow = ", ".join(sorted(allowed))
         super().__init__(f"method {method} is not allowed here; allowed: {allow}", headers={"allow": allow})
+
+
+class SlowError(ApiError):
+    """The body took too long to come."""
+
+    status = 408
+    code = "slow"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
 
 
 class TooLargeError(ApiError):
@@ -115,6 +147,16 @@ class OverloadedError(ApiError):
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message, headers=retry_after(retry_after_s))
+
+
+class RateError(OverloadedError):
+    """The rate of the key is used up; those of others are not."""
+
+    code = "rate"
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message, retry_after_s=wait_s)
+        self.headers = {**self.headers, HOLD_HEADER: str(math.ceil(1000.0 * wait_s))}
 
 
 class LogFullError(OverloadedError):

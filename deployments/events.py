@@ -6,7 +6,7 @@ the next one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,10 +14,12 @@ from ray import serve
 from ray.exceptions import RayError
 
 from deployments.batcher import MicroBatcher
-from deployments.erasure_routes import ErasureRoutes, Rights, ask_export
+from deployments.entrance import Entrance, name_of_this_process
+from deployments.erasure_routes import ErasureRoutes, LogSide, ask_export
 from deployments.errors import (
     FULL_S,
     ApiError,
+    ForbiddenError,
     InvalidError,
     LogFullError,
     MalformedError,
@@ -25,6 +27,7 @@ from deployments.errors import (
     UnavailableError,
     retry_after,
 )
+from deployments.gate import KNOWN, PUBLIC, AccessConfig
 from deployments.http import JSON_TYPE, App, Request, Response, json_response, wire_headers
 from deployments.log_clock import LogClock
 from deployments.log_keeper import get_keeper
@@ -32,8 +35,9 @@ from deployments.metrics import Exporter, source_values
 from deployments.openapi import openapi
 from deployments.source_routes import AskJudge, SourceRoutes, ask_judge
 from deployments.versions import Ask, VersionRoutes, ask_hub
+from features.access import ADMIN, EVENTS
 from features.clock import WallClock
-from features.connect import StoreConfig, bulk_of, connect
+from features.connect import StoreConfig, access_of, bulk_of, connect
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
@@ -102,11 +106,11 @@ class EventsEndpoint:
 
     Args:
         quarantine: Knows whose events do not count; somebody runs it.
+        entrance: Lets in who may, and keeps what is done with power.
         ask_hub: Asks the hub; see `deployments.versions`.
         ask_judge: See `SourceRoutes`.
-        log_status: Asks the keeper of the log.
+        log: See `LogSide`.
         now_ms: Log time.
-        rights: See `ErasureRoutes`.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
     """
 
@@ -116,35 +120,37 @@ class EventsEndpoint:
         quarantine: QuarantineKeeper,
         ask_hub: Ask,
         ask_judge: AskJudge,
-        log_status: Callable[[], Awaitable[dict[str, Any]]],
+        log: LogSide,
         now_ms: Callable[[], int],
         *,
-        rights: Rights,
+        entrance: Entrance,
         is_event_clock: bool,
     ) -> None:
         self._store = store
-        self._log_status = log_status
+        self._log_status = log.status
         self._now_ms = now_ms
         self._shared = SharedPipeline(store)
         self._watch = quarantine.watch
         self._intake = Intake(self._shared, None if is_event_clock else WallClock(), quarantine)
         self.n_accepted = self.n_duplicates = self.n_quarantined = self.n_rejected = 0
-        self.app = App()
-        for method, path, handler in (
-            ("POST", "/v1/events", self.post_events),
-            ("POST", "/v1/items", self.post_items),
-            ("PUT", "/v1/items/{id}", self.put_item),
-            ("GET", "/v1/items/{id}", self.get_item),
-            ("GET", "/v1/users/{id}", self.get_user),
-            ("PUT", "/v1/users/{id}", self.put_user),
-            ("GET", "/v1/log", self.get_log),
-            ("GET", "/v1/health", self.get_health),
-            ("GET", "/v1/openapi.json", self.get_openapi),
-            *VersionRoutes(ask_hub, now_ms).routes,
-            *SourceRoutes(quarantine, ask_judge, now_ms).routes,
-            *ErasureRoutes(self._shared.apply, rights, now_ms).routes,
+        self._audit = audit = entrance.audit
+        self.app = entrance.app()
+        for method, path, handler, scope in (
+            ("POST", "/v1/events", self.post_events, EVENTS),
+            ("POST", "/v1/items", self.post_items, EVENTS),
+            ("PUT", "/v1/items/{id}", self.put_item, EVENTS),
+            ("GET", "/v1/items/{id}", self.get_item, KNOWN),
+            ("GET", "/v1/users/{id}", self.get_user, ADMIN),
+            ("PUT", "/v1/users/{id}", self.put_user, EVENTS),
+            ("GET", "/v1/log", self.get_log, KNOWN),
+            ("GET", "/v1/health", self.get_health, PUBLIC),
+            ("GET", "/v1/openapi.json", self.get_openapi, KNOWN),
+            *VersionRoutes(ask_hub, audit, now_ms).routes,
+            *SourceRoutes(quarantine, ask_judge, audit, now_ms).routes,
+            *ErasureRoutes(self._shared.apply, log, audit, now_ms).routes,
+            *audit.routes,
         ):
-            self.app.add(method, path, handler)
+            self.app.add(method, path, handler, scope)
 
     async def post_events(self, request: Request) -> Response:
         """Accept events; each is judged by itself."""
@@ -154,7 +160,8 @@ class EventsEndpoint:
         except MalformedError:
             self._watch.refuse(source)
             raise
-        receipt = await self._intake.accept(events, source)
+        request.caller.charge(len(events) - 1)
+        receipt = await self._intake.accept(events, source, request.caller.speaks_for)
         self.n_accepted += receipt.accepted
         self.n_duplicates += receipt.duplicates
         self.n_quarantined += receipt.quarantined
@@ -165,7 +172,9 @@ class EventsEndpoint:
         """Accept item attributes; each item is judged by itself."""
         receipt = Receipt()
         records: list[tuple[int, Record]] = []
-        for index, raw in enumerate(_raw_list(request, ItemEnvelope, "items")):
+        rows = _raw_list(request, ItemEnvelope, "items")
+        request.caller.charge(len(rows) - 1)
+        for index, raw in enumerate(rows):
             try:
                 item = _decode(Item, raw)
                 records.append((index, self._record("item", item.id, item.attributes)))
@@ -235,19 +244,22 @@ class EventsEndpoint:
 
 
 def _source_of(request: Request) -> str | None:
-    """Who sends a post, if it says so.
+    """Who sends a post: as it says, or the one that its key speaks for.
 
     Raises:
         MalformedError: If that is no name.
+        ForbiddenError: If its key does not speak for that one.
     """
     raw = request.headers.get(SOURCE_HEADER.encode())
     if raw is None:
-        return None
+        return request.caller.own_source
     try:
         source = raw.decode()
         check_id(source, "$")
     except (UnicodeDecodeError, InvalidInput) as error:
         raise MalformedError(f"header {SOURCE_HEADER}: {error}") from None
+    if not request.caller.speaks_for(source):
+        raise ForbiddenError(f"header {SOURCE_HEADER}: this key does not speak for {source!r}")
     return source
 
 
@@ -325,19 +337,30 @@ async def log_status() -> dict[str, Any]:
 class Events:
     """One replica."""
 
-    def __init__(self, where: StoreConfig, schema: Schema, rules: SourceRules) -> None:
+    def __init__(self, where: StoreConfig, schema: Schema, rules: SourceRules, access: AccessConfig) -> None:
         is_event_clock = where.clock == "event"
         store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
         bulk = bulk_of(where)
         quarantine = QuarantineKeeper(bulk, SourceWatch(rules, schema.context), clock.now_ms)
-        asked, rights = (ask_hub, ask_judge, log_status), Rights(bulk, ask_export)
+        entrance = Entrance(access, access_of(where), name_of_this_process())
         self._endpoint = EventsEndpoint(
-            store, quarantine, *asked, clock.now_ms, rights=rights, is_event_clock=is_event_clock
+            store,
+            quarantine,
+            ask_hub,
+            ask_judge,
+            LogSide(bulk, log_status, ask_export),
+            clock.now_ms,
+            entrance=entrance,
+            is_event_clock=is_event_clock,
         )
-        exporters = Exporter(self._values), Exporter(lambda: source_values(quarantine.status()))
+        exporters = (
+            Exporter(self._values),
+            Exporter(lambda: source_values(quarantine.status())),
+            Exporter(entrance.values),
+        )
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(each.run()) for each in (clock, quarantine, *exporters)]
+        self._tasks = [loop.create_task(each.run()) for each in (clock, quarantine, entrance, *exporters)]
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""

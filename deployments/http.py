@@ -3,14 +3,17 @@
 Owns the way from an ASGI scope to a handler and from a `Response` or an exception back to bytes. Does not know what is
 asked, nor that Ray Serve runs it.
 
-    app = App()
-    app.add("POST", "/v1/rank", rank)            # async def rank(request: Request) -> Response
-    app.add("GET", "/v1/users/{id}", show_user)  # request.params["id"], percent-decoded
+    app = App(gate)
+    app.add("POST", "/v1/rank", rank, RANK)             # async def rank(request: Request) -> Response
+    app.add("GET", "/v1/users/{id}", show_user, ADMIN)  # request.params["id"], percent-decoded
+
+Whoever asks is let in, or not, before anything of the body is read; every route says which scope it needs.
 
 Invariant: every request that is read to its end gets exactly one answer, JSON if it is an error. A client that leaves
 while its body is read gets none, and nothing is logged. The price: a body is held in memory whole, up to the limit.
 """
 
+import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -27,12 +30,14 @@ from deployments.errors import (
     MediaTypeError,
     MethodError,
     NotFoundError,
+    SlowError,
     TooLargeError,
 )
+from deployments.gate import ANYBODY, MAX_BODY_BYTES, Caller, Gate, OpenGate
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES: Final = 1 << 20  # after decompression
+BODY_S: Final = 10.0
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
 Scope = MutableMapping[str, Any]
@@ -70,6 +75,7 @@ class Request:
     query: bytes
     body: bytes
     params: Mapping[str, str] = field(default_factory=dict)
+    caller: Caller = ANYBODY
 
     @property
     def content_type(self) -> str:
@@ -87,6 +93,8 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+Route = tuple[Handler, str]
+"""A handler, and the scope that one needs for it."""
 Hook = Callable[[], Awaitable[None]]
 
 
@@ -113,22 +121,25 @@ class Router:
     """Method and path to handler: exact paths by one look-up, `{param}` paths by their fixed parts."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, dict[str, Handler]] = {}
-        self._prefixed: list[tuple[str, str, str, dict[str, Handler]]] = []
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._prefixed: list[tuple[str, str, str, dict[str, Route]]] = []
 
-    def add(self, method: str, path: str, handler: Handler) -> None:
+    def add(self, method: str, path: str, handler: Handler, scope: str) -> None:
         """Route one method of a path, which may hold one whole segment `{name}`.
+
+        Args:
+            scope: That one needs; see `gate.PUBLIC` and `gate.KNOWN` for what everybody may do.
 
         Raises:
             ValueError: the pattern is not one of these, or is taken.
         """
-        handlers = self._handlers(path)
-        if method in handlers:
+        routes = self._routes(path)
+        if method in routes:
             raise ValueError(f"{method} {path} is routed twice")
-        handlers[method] = handler
+        routes[method] = handler, scope
 
-    def find(self, method: str, path: str, raw_path: str) -> tuple[Handler, Mapping[str, str]]:
-        """Return the handler and its parameters.
+    def find(self, method: str, path: str, raw_path: str) -> tuple[Route, Mapping[str, str]]:
+        """Return the route and its parameters.
 
         Args:
             path: Decoded path, for exact routes.
@@ -137,35 +148,35 @@ class Router:
             NotFoundError: no such path.
             MethodError: the path answers other methods.
         """
-        handlers = self._exact.get(path)
+        routes = self._exact.get(path)
         params: Mapping[str, str] = {}
-        if handlers is None:
-            handlers, params = self._find_prefixed(raw_path)
-        handler = handlers.get(method)
-        if handler is None:
-            raise MethodError(method, handlers)
-        return handler, params
+        if routes is None:
+            routes, params = self._find_prefixed(raw_path)
+        route = routes.get(method)
+        if route is None:
+            raise MethodError(method, routes)
+        return route, params
 
-    def _handlers(self, path: str) -> dict[str, Handler]:
+    def _routes(self, path: str) -> dict[str, Route]:
         if "{" not in path:
             return self._exact.setdefault(path, {})
         before, _, rest = path.partition("{")
         name, _, after = rest.partition("}")
         if not before.endswith("/") or (after and not after.startswith("/")) or "{" in after or not name:
             raise ValueError(f"path {path!r}: expected at most one parameter, filling a segment: /a/{{name}}/b")
-        for prefix, _, suffix, handlers in self._prefixed:
+        for prefix, _, suffix, routes in self._prefixed:
             if (prefix, suffix) == (before, after):
-                return handlers
+                return routes
         self._prefixed.append((before, name, after, {}))
         return self._prefixed[-1][3]
 
-    def _find_prefixed(self, raw_path: str) -> tuple[dict[str, Handler], Mapping[str, str]]:
-        for prefix, name, suffix, handlers in self._prefixed:
+    def _find_prefixed(self, raw_path: str) -> tuple[dict[str, Route], Mapping[str, str]]:
+        for prefix, name, suffix, routes in self._prefixed:
             if not raw_path.startswith(prefix) or not raw_path.endswith(suffix):
                 continue
             segment = raw_path[len(prefix) : len(raw_path) - len(suffix)]
             if segment and "/" not in segment:
-                return handlers, {name: decode_segment(segment)}
+                return routes, {name: decode_segment(segment)}
         raise NotFoundError("no such path")
 
 
@@ -173,20 +184,31 @@ class App:
     """An ASGI application: `Router` in front, handlers behind, errors as JSON.
 
     Args:
+        gate: Lets in who may; None: everybody.
+        max_body_bytes: After decompression.
+        body_s: Until a body must be there.
         on_start: Awaited at lifespan start; a failure is reported as failed start-up.
         on_stop: Awaited at lifespan end.
     """
 
     def __init__(
-        self, *, max_body_bytes: int = MAX_BODY_BYTES, on_start: Hook | None = None, on_stop: Hook | None = None
+        self,
+        gate: Gate | None = None,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        body_s: float = BODY_S,
+        on_start: Hook | None = None,
+        on_stop: Hook | None = None,
     ) -> None:
         self._router = Router()
+        self._gate = gate or OpenGate()
         self._max_body_bytes = max_body_bytes
+        self._body_s = body_s
         self._hooks = {"lifespan.startup": on_start, "lifespan.shutdown": on_stop}
 
-    def add(self, method: str, path: str, handler: Handler) -> None:
+    def add(self, method: str, path: str, handler: Handler, scope: str) -> None:
         """Route one method of a path; see `Router.add`."""
-        self._router.add(method, path, handler)
+        self._router.add(method, path, handler, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: an HTTP request, or the lifespan."""
@@ -205,10 +227,12 @@ class App:
         try:
             method, path = scope["method"], scope["path"]
             raw_path = scope.get("raw_path") or path.encode()
-            handler, params = self._router.find(method, path, raw_path.decode("latin-1"))
+            (handler, needed), params = self._router.find(method, path, raw_path.decode("latin-1"))
             headers = dict(scope["headers"])
-            body = await read_body(headers, receive, self._max_body_bytes)
-            return await handler(Request(method, path, headers, scope.get("query_string", b""), body, params))
+            caller = await self._gate.admit(headers, needed)
+            body = await self._read(headers, receive)
+            query = scope.get("query_string", b"")
+            return await handler(Request(method, path, headers, query, body, params, caller))
         except ApiError as error:
             return error_response(error)
         except ClientGoneError:
@@ -217,6 +241,13 @@ class App:
             # Logs are kept, and name nobody: what comes third in a path may be an id.
             logger.exception("%s %s failed", scope["method"], "/".join(scope["path"].split("/")[:3]))
             return INTERNAL
+
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_s):
+                return await read_body(headers, receive, self._max_body_bytes)
+        except TimeoutError:
+            raise SlowError(f"the body did not come within {self._body_s:g} s") from None
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

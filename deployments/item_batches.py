@@ -17,7 +17,7 @@ import httpx
 
 from deployments.client import Headrace, HeadraceError
 from deployments.errors import ClusterError
-from deployments.http import MAX_BODY_BYTES
+from deployments.gate import MAX_BODY_BYTES
 from features.catalogue import CatalogueRow, Rejected, encode
 
 BATCH: Final = 1000  # rows of a request; the route takes no more

@@ -65,7 +65,9 @@ BY_SOURCE: Final = {
     "headrace_source_is_quarantined": "Whether a source is in quarantine: 0 or 1",
 }
 """With tags: `source` (empty: events that name none), `field`."""
-TEXTS: Final = {**GAUGES, **COUNTERS, **BY_SOURCE}
+REFUSED: Final = {"headrace_access_refused_total": "Requests refused for the sake of their key"}
+"""With the tag `why`: `unauthorized`, `forbidden` or `rate`."""
+TEXTS: Final = {**GAUGES, **COUNTERS, **BY_SOURCE, **REFUSED}
 Tagged = tuple[str, tuple[tuple[str, str], ...]]
 """Name of a metric, and its tags."""
 

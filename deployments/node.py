@@ -3,6 +3,7 @@
     ~/headrace/node/   environment.sh    to be sourced before `ray start`
                        haproxy, …        the program that Ray starts in HAProxy's place, and its files
                        compiled/         loops, compiled once for all processes of the node
+                       firewall.nft      who reaches its ports, see `firewall.py`
 
 `cluster.yaml` says when. A node has its machine to itself: ports are Serve's own, the same on every node.
 """
@@ -21,6 +22,7 @@ import psutil
 
 from deployments.environment import EVERYWHERE, LOOPBACK, ray_environment, serve_environment
 from deployments.errors import ConfigError
+from deployments.firewall import PEERS, close_to_others, find_nft
 from deployments.haproxy import write_haproxy_wrapper
 from deployments.terminal import console
 
@@ -40,6 +42,8 @@ def run_node(options: argparse.Namespace) -> int:
     if options.joined:
         return 0 if has_joined(options.joined) else 1
     file = write_node(options.folder.expanduser(), gcs_redis=os.environ.get(GCS_REDIS, ""))
+    if peers := os.environ.get(PEERS, ""):
+        close_to_others(options.folder.expanduser(), peers, find_nft())
     console.print(f"before `ray start`: source {file}", markup=False, highlight=False)
     return 0
 

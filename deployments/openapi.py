@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from deployments.audit import MAX_SHOWN
 from deployments.rank_body import MAX_REQUESTS
 from deployments.rank_request import MAX_CANDIDATES, MAX_DEADLINE_MS, RankRequest
 from features.erasures import STEPS
@@ -27,6 +28,7 @@ def openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace", "version": "1"},
+        "security": [{"key": []}],
         "paths": {
             "/v1/rank": {"post": _rank()},
             "/v1/events": {
@@ -60,10 +62,16 @@ def openapi() -> dict[str, Any]:
                 "post": _operation("Have what a source sends count again", "Release", {200: "Quarantined"})
             },
             "/v1/log": {"get": _operation("Show how full the log is, and how far it is archived", None, {200: "Log"})},
-            "/v1/health": {"get": _operation("Show whether the store answers", None, {200: "Health"})},
+            "/v1/audit": {
+                "get": _operation("Show what was done with power, newest first", None, {200: "Actions"})
+                | {"parameters": [_LAST]}
+            },
+            "/v1/health": {
+                "get": _operation("Show whether the store answers", None, {200: "Health"}) | {"security": []}
+            },
             "/v1/openapi.json": {"get": _operation("This description", None, {200: "Any"})},
         },
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"key": _KEY}},
     }
 
 
@@ -93,6 +101,19 @@ _SOURCE_OF: Final = {
     "required": False,
     "description": "Source of the events that name none",
     "schema": _TEXT,
+}
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key with the scope that the operation needs; on one machine alone none is needed. Without a "
+    "key that is valid the answer is 401, without the scope 403, beyond its rate 429",
+}
+_LAST: Final = {
+    "name": "last",
+    "in": "query",
+    "required": False,
+    "description": "So many of the newest",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SHOWN},
 }
 _QUARANTINE: Final = {"oneOf": [_object({"who": _TEXT, "why": _TEXT, "since_ms": _WHOLE}), {"type": "null"}]}
 _LABELS: Final = {
@@ -191,7 +212,25 @@ _ANSWERS: Final[dict[str, Any]] = {
     "Resume": _object({}, {"reason": _TEXT, "who": _TEXT}),
     "Resumed": _object({"version": _WHOLE}),
     "Quarantine": _object({"source": _TEXT}, {"reason": _TEXT, "who": _TEXT}),
-    "Release": _object({"source": _TEXT}),
+    "Release": _object({"source": _TEXT}, {"who": _TEXT}),
+    "Actions": _object(
+        {
+            "actions": _list(
+                _object(
+                    {
+                        "at_ms": _WHOLE,
+                        "who": _TEXT,
+                        "what": _TEXT,
+                        "about": _TEXT,
+                        "before": {"type": ["integer", "null"]},
+                        "after": {"type": ["integer", "null"]},
+                        "reason": _TEXT,
+                        "failed": _TEXT,
+                    }
+                )
+            )
+        }
+    ),
     "Quarantined": _object({"source": _TEXT, "quarantine": _QUARANTINE}),
     "Sources": _object({"sources": {"type": "object", "additionalProperties": _SOURCE}, "problems": _list(_TEXT)}),
     "Log": _object(

@@ -46,6 +46,8 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ray_address: str
     started_ms: int
     log_path: str
+    api_key: str = ""
+    """Opens everything, for commands on this machine; empty where nobody needs one."""
 
 
 def mark_this_process(run_id: str | None = None) -> str:
@@ -143,12 +145,19 @@ def home() -> Path:
 
 
 def new_record(
-    run_id: str, port: int, *, host: str = "127.0.0.1", redis_url: str = "", ray_address: str = "", log_path: str = ""
+    run_id: str,
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    redis_url: str = "",
+    ray_address: str = "",
+    log_path: str = "",
+    api_key: str = "",
 ) -> RunRecord:
     """Describe the run this process leads."""
     pid_started_ms = int(psutil.Process().create_time() * 1000)
     now_ms = time.time_ns() // 1_000_000
-    return RunRecord(run_id, os.getpid(), pid_started_ms, host, port, redis_url, ray_address, now_ms, log_path)
+    return RunRecord(run_id, os.getpid(), pid_started_ms, host, port, redis_url, ray_address, now_ms, log_path, api_key)
 
 
 def record_path(port: int) -> Path:
@@ -161,6 +170,8 @@ def write_record(record: RunRecord) -> Path:
     path = record_path(record.port)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(f".{os.getpid()}.tmp")
+    half.unlink(missing_ok=True)
+    half.touch(mode=0o600)  # the key and the store's password are in it
     half.write_bytes(msgspec.json.encode(record))
     half.replace(path)
     return path

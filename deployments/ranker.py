@@ -27,6 +27,7 @@ from deployments.autoscaling import Load
 from deployments.batcher import MicroBatcher
 from deployments.config import LiveConfig, ReplicaConfig
 from deployments.decision_log import DecisionLog
+from deployments.entrance import Entrance, name_of_this_process
 from deployments.errors import ApiError, ConfigError, OverloadedError, UnavailableError
 from deployments.http import App, Request, Response, error_response
 from deployments.log_clock import LogClock
@@ -36,7 +37,8 @@ from deployments.rank_request import REQUEST_COST, RankRequest, check_request, r
 from deployments.ranking import RankConfig, Ranking
 from deployments.warm_up import MadeUpWeights, warm_up
 from deployments.weights import WeightFollower
-from features.connect import connect
+from features.access import RANK
+from features.connect import access_of, connect
 from features.encoding import Inputs
 from features.errors import StoreUnavailable
 from features.priority import make_idle
@@ -59,6 +61,7 @@ class RankEndpoint:
         barrier: Awaited before a request is ranked; under the event clock it waits for the projection.
         deadline_ms: For requests that name none; None: they wait as long as it takes.
         note: Told how many seconds each answer took, infinity for one that was refused.
+        app: To add the route to; None: one that lets everybody in.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class RankEndpoint:
         *,
         deadline_ms: int | None = None,
         note: Callable[[float], None] = lambda _took_s: None,
+        app: App | None = None,
     ) -> None:
         self._barrier = barrier
         self.deadline_ms = deadline_ms
@@ -76,8 +80,8 @@ class RankEndpoint:
             ranking.answer, max_batch=MAX_BATCH, max_cost=MAX_COST, max_depth=MAX_DEPTH, cost=request_cost
         )
         self.n_answered = 0
-        self.app = App()
-        self.app.add("POST", "/v1/rank", self.rank)
+        self.app = app or App()
+        self.app.add("POST", "/v1/rank", self.rank, RANK)
 
     async def rank(self, request: Request) -> Response:
         """Answer one request, or many at once; an error is written in the format of the body it answers."""
@@ -85,6 +89,8 @@ class RankEndpoint:
         codec = CODECS.get(request.content_type, JSON_CODEC)
         try:
             body = codec.decode(request.body)
+            if isinstance(body, list):
+                request.caller.charge(len(body) - 1)
             answer = (
                 await self._answer(body, arrived_s)
                 if isinstance(body, RankRequest)
@@ -154,14 +160,16 @@ class Ranker:
         rank, policy = self._of(config.live)
         self._ranking = Ranking(self._store, self._weights, now_ms, keep, rank, capture, policy)
         self._load = Load(config.late_s)
+        entrance = Entrance(config.access, access_of(config.store), name_of_this_process())
         # Under the event clock nobody waits in front of a page; history is lived through however long it takes.
         self._endpoint = (
-            RankEndpoint(self._ranking, self._wait_for_projection)
+            RankEndpoint(self._ranking, self._wait_for_projection, app=entrance.app())
             if is_event_clock
-            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms, note=self._load.note)
+            else RankEndpoint(self._ranking, deadline_ms=rank.deadline_ms, note=self._load.note, app=entrance.app())
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._start(self._decision_log.run(), self._clock.run(), Exporter(self._values).run())
+        self._start(entrance.run(), Exporter(entrance.values).run())
         self._start(self._ranking.follow_rows())
         made_up_weights = MadeUpWeights.of(config.schema)
         made_up = Ranking(self._store, made_up_weights, now_ms, lambda _record: None, rank, policy=policy)

@@ -13,9 +13,12 @@ import msgspec
 import ray
 from ray.exceptions import RayError
 
+from deployments.audit import Audit
 from deployments.errors import ApiError, InvalidError, NotFoundError, UnavailableError
+from deployments.gate import DEFAULT_WHO
 from deployments.http import Request, Response, json_response
 from deployments.versions import ASK_S, decode
+from features.access import ADMIN
 from features.errors import FeatureError, InvalidInput
 from features.events import check_id
 from features.quarantine import QuarantineKeeper
@@ -32,13 +35,14 @@ class ToQuarantine(msgspec.Struct, forbid_unknown_fields=True):
 
     source: str
     reason: str = ""
-    who: str = "operator"
+    who: str = DEFAULT_WHO
 
 
 class ToRelease(msgspec.Struct, forbid_unknown_fields=True):
     """Body of `POST /v1/sources/release`."""
 
     source: str
+    who: str = DEFAULT_WHO
 
 
 T = TypeVar("T", ToQuarantine, ToRelease)
@@ -52,14 +56,15 @@ class SourceRoutes:
         now_ms: Log time.
     """
 
-    def __init__(self, keeper: QuarantineKeeper, ask_judge: AskJudge, now_ms: Callable[[], int]) -> None:
+    def __init__(self, keeper: QuarantineKeeper, ask_judge: AskJudge, audit: Audit, now_ms: Callable[[], int]) -> None:
         self._keeper = keeper
         self._ask_judge = ask_judge
+        self._audit = audit
         self._now_ms = now_ms
         self.routes = (
-            ("GET", "/v1/sources", self.get_sources),
-            ("POST", "/v1/sources/quarantine", self.quarantine),
-            ("POST", "/v1/sources/release", self.release),
+            ("GET", "/v1/sources", self.get_sources, ADMIN),
+            ("POST", "/v1/sources/quarantine", self.quarantine, ADMIN),
+            ("POST", "/v1/sources/release", self.release, ADMIN),
         )
 
     async def get_sources(self, _: Request) -> Response:
@@ -76,15 +81,18 @@ class SourceRoutes:
 
     async def quarantine(self, request: Request) -> Response:
         """Have what a source sends kept, and nothing else, from within a second on."""
-        body = _decode(request, ToQuarantine)
-        await _answered(self._keeper.put(body.source, Quarantine(body.who, body.reason, self._now_ms())))
+        body, caller = _decode(request, ToQuarantine), request.caller
+        found = Quarantine(caller.named(body.who), body.reason, self._now_ms())
+        async with self._audit.noted(caller, "quarantine", who=body.who, about=body.source, reason=body.reason):
+            await _answered(self._keeper.put(body.source, found))
         return json_response({"source": body.source, "quarantine": self._keeper.held.get(body.source)})
 
     async def release(self, request: Request) -> Response:
         """Have what a source sends count again, and judge it anew."""
         body = _decode(request, ToRelease)
-        if not await _answered(self._keeper.release(body.source)):
-            raise NotFoundError(f"source {body.source!r} is not in quarantine")
+        async with self._audit.noted(request.caller, "release", who=body.who, about=body.source):
+            if not await _answered(self._keeper.release(body.source)):
+                raise NotFoundError(f"source {body.source!r} is not in quarantine")
         return json_response({"source": body.source, "quarantine": None})
 
 

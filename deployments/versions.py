@@ -10,8 +10,11 @@ from typing import Any, Final
 import msgspec
 from ray.exceptions import RayError
 
+from deployments.audit import Audit
 from deployments.errors import ApiError, InvalidError, MalformedError, UnavailableError
+from deployments.gate import DEFAULT_WHO, KNOWN
 from deployments.http import Request, Response, json_response
+from features.access import ADMIN
 from features.errors import FeatureError
 from features.events import invalid_from
 from learners.errors import UnknownVersion
@@ -31,14 +34,14 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     version: int | None = None
     """None: the one that answers."""
     reason: str = ""
-    who: str = "operator"
+    who: str = DEFAULT_WHO
 
 
 class Resume(msgspec.Struct, forbid_unknown_fields=True):
     """Body of `POST /v1/model/resume`."""
 
     reason: str = ""
-    who: str = "operator"
+    who: str = DEFAULT_WHO
 
 
 class VersionRoutes:
@@ -48,14 +51,15 @@ class VersionRoutes:
         now_ms: Log time.
     """
 
-    def __init__(self, ask: Ask, now_ms: Callable[[], int]) -> None:
+    def __init__(self, ask: Ask, audit: Audit, now_ms: Callable[[], int]) -> None:
         self._ask = ask
+        self._audit = audit
         self._now_ms = now_ms
         self.routes = (
-            ("GET", "/v1/model", self.get_model),
-            ("GET", "/v1/model/versions", self.get_versions),
-            ("POST", "/v1/model/rollback", self.roll_back),
-            ("POST", "/v1/model/resume", self.resume),
+            ("GET", "/v1/model", self.get_model, KNOWN),
+            ("GET", "/v1/model/versions", self.get_versions, KNOWN),
+            ("POST", "/v1/model/rollback", self.roll_back, ADMIN),
+            ("POST", "/v1/model/resume", self.resume, ADMIN),
         )
 
     async def get_model(self, _: Request) -> Response:
@@ -72,13 +76,28 @@ class VersionRoutes:
     async def roll_back(self, request: Request) -> Response:
         """Have replicas answer with a version that is kept, until they are told to go on."""
         body = decode(request, Rollback)
-        version = await self._ask("rollback", body.version, body.who, body.reason, wait_s=CHANGE_S)
+        who, live = request.caller.named(body.who), (await self._ask("status"))["live"]
+        after = live if body.version is None else body.version
+        async with self._audit.noted(
+            request.caller, "rollback", who=body.who, before=live, after=after, reason=body.reason
+        ):
+            version = await self._ask("rollback", body.version, who, body.reason, wait_s=CHANGE_S)
         return json_response({"version": version, "state": "pinned"})
 
     async def resume(self, request: Request) -> Response:
         """Have replicas follow the newest version again."""
         body = decode(request, Resume)
-        return json_response({"version": await self._ask("resume", body.who, body.reason, wait_s=CHANGE_S)})
+        who, status = request.caller.named(body.who), await self._ask("status")
+        async with self._audit.noted(
+            request.caller,
+            "resume",
+            who=body.who,
+            before=status["live"],
+            after=status["version"],
+            reason=body.reason,
+        ):
+            version = await self._ask("resume", who, body.reason, wait_s=CHANGE_S)
+        return json_response({"version": version})
 
 
 def decode(request: Request, kind: type[Any]) -> Any:

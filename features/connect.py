@@ -1,11 +1,12 @@
 """Where the store is and what it promises: the one description that every process of a deployment opens it from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from features.durability import Durability
 from features.errors import SchemaError
 from features.keys import Keys
+from features.redis_access import RedisAccessStore
 from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
 from features.schema import Schema
@@ -16,7 +17,7 @@ from features.store_files import StoreFiles
 class StoreConfig:
     """How to reach the store. Partitions and clock are fixed when a store is created."""
 
-    url: str
+    url: str = field(repr=False)
     """`redis://[user:password@]host:port/db`, `rediss://` for TLS; of a cluster some servers, with commas between."""
     n_partitions: int = 64
     """Log partitions, and item partitions; bounds how far a store can be spread over a Redis Cluster."""
@@ -74,6 +75,11 @@ def bulk_of(config: StoreConfig) -> RedisBulk:
     """What concerns all of the store."""
     keys = Keys(n_partitions=config.n_partitions)
     return RedisBulk(config.url, keys=keys, dedupe_window_s=config.dedupe_window_s)
+
+
+def access_of(config: StoreConfig) -> RedisAccessStore:
+    """API keys, and what was done with them."""
+    return RedisAccessStore(config.url, keys=Keys(n_partitions=config.n_partitions), timeout_s=config.timeout_s)
 
 
 def files_of(config: StoreConfig) -> StoreFiles:

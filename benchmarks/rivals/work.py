@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.rivals.options import Options
 from deployments.decision_log import DecisionLog
+from deployments.gate import PUBLIC
 from deployments.http import App, Request, Response
 from deployments.rank_body import api_error
 from deployments.rank_request import RankRequest, check_request
@@ -157,5 +158,5 @@ def fixed_app() -> App:
         return response
 
     app = App()
-    app.add("POST", "/v1/rank", rank)
+    app.add("POST", "/v1/rank", rank, PUBLIC)
     return app

@@ -181,4 +181,5 @@ def operator(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         contextlib.closing(Operator(lab, shared, compiled)) as operator,
     ):
         operator.start_store()
+        operator.make_key()
         yield operator

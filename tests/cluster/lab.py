@@ -34,7 +34,7 @@ ROOT: Final = Path(__file__).parents[2]
 OPERATOR: Final = "operator"
 STORE: Final = "store"
 NETWORK: Final = "10.77.0"
-NEEDED: Final = ("ip", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "unshare", "/usr/sbin/sshd")
+NEEDED: Final = ("ip", "nft", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "unshare", "/usr/sbin/sshd")
 # No variable of this process reaches a host.
 ENVIRONMENT: Final = ("HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb", f"PATH={os.defpath}:/usr/sbin:/sbin")
 SSHD_CONFIG: Final = """\
@@ -55,7 +55,7 @@ def what_is_missing() -> str:
         return "a lab needs Linux and root"
     absent = [program for program in NEEDED if shutil.which(program) is None]
     if absent:
-        return f"a lab needs {', '.join(absent)}: install iproute2, openssh-server, rsync and util-linux"
+        return f"a lab needs {', '.join(absent)}: install iproute2, nftables, openssh-server, rsync and util-linux"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
     return "" if tried.returncode == 0 else f"no namespaces here: {tried.stderr.decode().strip()}"
 

@@ -12,8 +12,10 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from deployments.environment import FRONT_PORT
 from features.embedded import server_binary
 from tests.cluster.lab import OPERATOR, ROOT, STORE, Lab
+from tests.waiting import eventually
 
 DOCUMENTED: Final = {"192.0.2.10": "h1", "192.0.2.11": "h2", "192.0.2.12": "h3"}
 MOUNTED: Final = ("features", "learners", "deployments", "pyproject.toml", "README.md", "cluster.yaml")
@@ -41,6 +43,8 @@ class Operator:
         self.shared = shared
         self.checkout = lab.home(OPERATOR) / "checkout"
         self.password = "s3cret-of-the-store"
+        self.api_key = ""
+        """Opens everything; there is one from `start_store` on."""
         self._http = httpx.Client(timeout=10.0)
         for host in lab.hosts:
             _furnish(lab.home(host), compiled)
@@ -89,13 +93,21 @@ class Operator:
     @property
     def deploy_command(self) -> str:
         """Brings the operator's checkout and settings up on the cluster."""
-        store = f"HEADRACE_REDIS_URL=redis://:{self.password}@{self.lab.addresses[STORE]}:6379/0"
-        return f"{store} headrace deploy --address {self.head_url} --config my.toml"
+        return f"headrace deploy --address {self.head_url} --config my.toml"
 
     def run(self, command: str, *, wait_s: float = 120.0) -> str:
         """Run a shell command in the operator's checkout; returns what it printed."""
         settings = f"PATH={BIN}:$PATH PYTHONPATH=$HOME/checkout RAY_AUTH_MODE=token RAY_UP_enable_autoscaler_v2=0"
+        if self.api_key:
+            store = f"redis://:{self.password}@{self.lab.addresses[STORE]}:6379/0"
+            settings += f" HEADRACE_REDIS_URL={store} HEADRACE_API_KEY={self.api_key}"
         return self.lab.run(OPERATOR, "bash", "-c", f"export {settings}; cd ~/checkout; {command}", wait_s=wait_s)
+
+    def make_key(self) -> None:
+        """Have a key that opens everything, and a store to deploy on."""
+        store = f"redis://:{self.password}@{self.lab.addresses[STORE]}:6379/0"
+        made = f"HEADRACE_REDIS_URL={store} headrace keys add lab --scope admin 2> /dev/null"
+        self.api_key = eventually(lambda: self.run(f"{made} || true").strip(), "a key")
 
     def start_store(self, port: int = 6379) -> None:
         """Start a store with a password, on a host of its own; it ends with the lab."""
@@ -119,12 +131,19 @@ class Operator:
         return f"http://{self.lab.addresses[host]}:{port}"
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Send a request from the operator's machine.
+        """Send a request from the operator's machine, to a front door with the key.
 
         Raises:
             httpx.TransportError: If nobody answers.
         """
+        if self.api_key and httpx.URL(url).port == FRONT_PORT:
+            options.setdefault("headers", self.shown)
         return self.lab.as_operator(lambda: self._http.request(method, url, **options))
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The header that opens front doors."""
+        return {"authorization": f"Bearer {self.api_key}"}
 
     def is_closed(self, host: str, port: int = 8000) -> bool:
         """Say whether nobody listens on a port of a host."""

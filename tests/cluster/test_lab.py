@@ -51,7 +51,7 @@ def test_the_dashboard_is_closed_without_the_token(operator: Operator) -> None:
 
 
 def test_a_deployment_that_cannot_work_is_refused_with_the_reason(operator: Operator) -> None:
-    refused = operator.run(f"! headrace deploy --address {operator.head_url}")
+    refused = operator.run(f"! env -u HEADRACE_REDIS_URL headrace deploy --address {operator.head_url}")
     assert "HEADRACE_REDIS_URL" in refused
     operator.settings("")
     (operator.checkout / "pyproject.toml").write_text('[project]\ndependencies = ["no-such-thing==1"]\n')
@@ -107,6 +107,7 @@ def test_status_says_that_all_is_well(operator: Operator, timed: Callable[[str],
     assert all(node["door"]["version"] > 0 for node in shown["nodes"])
     assert [actor["name"] for actor in shown["actors"]] == [
         "headrace-hub",
+        "headrace-judge",
         "headrace-learner",
         "headrace-log",
         "headrace-projector",
@@ -131,7 +132,10 @@ def test_newer_source_takes_the_place_of_what_runs_without_a_failed_request(
     file = operator.checkout / "deployments" / "openapi.py"
     file.write_text(file.read_text().replace('"version": "1"', '"version": "newer"'))
     doors = [operator.url(host) for host in operator.lab.hosts]
-    with Traffic(doors, in_thread=operator.lab.enter_as_operator) as traffic, timed("headrace deploy, again"):
+    with (
+        Traffic(doors, in_thread=operator.lab.enter_as_operator, headers=operator.shown) as traffic,
+        timed("headrace deploy, again"),
+    ):
         operator.run(operator.deploy_command, wait_s=400.0)
     tell("requests", dict(traffic.outcomes()))
     assert set(traffic.outcomes()) == {(RANK, 200), (EVENTS, 202)}, traffic.outcomes()
@@ -148,7 +152,7 @@ def test_a_lost_head_that_kept_nothing_is_done_without_and_a_new_one_starts_from
 ) -> None:
     before = operator.model()
     others = [operator.url(host) for host in operator.lab.hosts[1:]]
-    with Traffic(others, in_thread=operator.lab.enter_as_operator) as traffic:
+    with Traffic(others, in_thread=operator.lab.enter_as_operator, headers=operator.shown) as traffic:
         operator.lab.crash("h1")
         n_answers = len(traffic.answers)
         eventually(lambda: len(traffic.answers) > n_answers + 500, "answers without a head", 60.0)

@@ -41,7 +41,9 @@ def traffic_beside(served: Operator, lost: str) -> Iterator[Traffic]:
     hosts = [host for host in served.lab.hosts if host != lost]
     doors, first = [served.url(host) for host in hosts], hosts[0]
     before = served.model(first).get("events", 0)
-    with Traffic(doors, pause_s=0.05, timeout_s=5.0, in_thread=served.lab.enter_as_operator) as traffic:
+    with Traffic(
+        doors, pause_s=0.05, timeout_s=5.0, in_thread=served.lab.enter_as_operator, headers=served.shown
+    ) as traffic:
         eventually(lambda: traffic.n_taken > 300 and served.model(first)["events"] > before, "traffic", 60.0)
         yield traffic
     n_events = before + traffic.n_taken

@@ -19,7 +19,8 @@ COUNT = """
 import json, socket, struct, sys, time, urllib.request
 
 def version():
-    return json.load(urllib.request.urlopen("http://127.0.0.1:8000/v1/model", timeout=10))["version"]
+    shown = urllib.request.Request("http://127.0.0.1:8000/v1/model", headers={"authorization": f"Bearer {sys.argv[3]}"})
+    return json.load(urllib.request.urlopen(shown, timeout=10))["version"]
 
 source, n_bytes, buffer = socket.inet_aton(sys.argv[1]), 0, bytearray(1 << 16)
 with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as packets:
@@ -79,7 +80,7 @@ def _count(divided: Operator) -> dict[str, Any]:
     """Of a node that serves, while events come: what the one with the hub sent it, and how many versions it took."""
     door, source = divided.url("h2"), divided.lab.addresses["h1"]
     crowd = {"rankers": 0, "n_candidates": 5000, "events_per_post": 50, "pause_s": 0.1}
-    with Traffic([door], **crowd, in_thread=divided.lab.enter_as_operator) as traffic:
+    with Traffic([door], **crowd, in_thread=divided.lab.enter_as_operator, headers=divided.shown) as traffic:
         eventually(lambda: traffic.n_taken > 5000, "events", 60.0)
         counted: dict[str, Any] = msgspec.json.decode(
             divided.lab.run("h2", "python3", "-c", COUNT, source, str(COUNT_S)).encode()

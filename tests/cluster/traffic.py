@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -16,6 +16,7 @@ import httpx
 RANK: Final = "/v1/rank"
 EVENTS: Final = "/v1/events"
 USERS: Final = [f"u{index}" for index in range(40)]
+NO_HEADERS: Final[Mapping[str, str]] = {}
 DEADLINE_MS: Final = 20_000  # on two cores for everything, starting replicas leave little to those that answer
 
 
@@ -50,6 +51,7 @@ class Traffic:
         pause_s: Of each thread between two requests.
         timeout_s: After which no answer is waited for.
         in_thread: Called in every thread before it sends anything.
+        headers: Of every request.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Traffic:
         pause_s: float = 0.02,
         timeout_s: float = 30.0,
         in_thread: Callable[[], None] = lambda: None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self._doors = list(doors)
         self._items = [f"i{index}" for index in range(n_candidates)]
         self._events_per_post = events_per_post
         self._pause_s = pause_s
         self._timeout_s = timeout_s
+        self._headers = headers
         self._numbers = count()
         self._name = secrets.token_hex(4)
         self._is_over, self._is_given_up = threading.Event(), threading.Event()
@@ -110,7 +114,7 @@ class Traffic:
             running.result()
 
     def _rank(self, door: str) -> None:
-        with httpx.Client(timeout=self._timeout_s) as http:
+        with httpx.Client(timeout=self._timeout_s, headers=self._headers) as http:
             for number in count():
                 if self._is_over.wait(self._pause_s):
                     return
@@ -119,7 +123,7 @@ class Traffic:
                 self._post(http, door, RANK, body)
 
     def _send(self, at: int) -> None:
-        with httpx.Client(timeout=self._timeout_s) as http:
+        with httpx.Client(timeout=self._timeout_s, headers=self._headers) as http:
             while not self._is_over.wait(self._pause_s):
                 events = [self._event(next(self._numbers)) for _ in range(self._events_per_post)]
                 while events and not self._is_given_up.is_set():

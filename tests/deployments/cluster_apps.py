@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 
 from deployments import errors
+from deployments.gate import PUBLIC
 from deployments.http import App, Request, Response, Scope, json_response
 
 OPTIONS: dict[str, Any] = {
@@ -72,8 +73,8 @@ class Ranker:
 
     def __init__(self) -> None:
         self.app_ = EchoApp("rank")
-        self.app_.add("POST", "/v1/rank", self.app_.echo)
-        self.app_.add("GET", "/v1/rank", self.app_.echo)
+        self.app_.add("POST", "/v1/rank", self.app_.echo, PUBLIC)
+        self.app_.add("GET", "/v1/rank", self.app_.echo, PUBLIC)
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application; it must be an instance with an async `__call__`."""
@@ -87,9 +88,9 @@ class Rest:
 
     def __init__(self) -> None:
         self.app_ = EchoApp("rest")
-        self.app_.add("GET", "/v1/health", self.app_.echo)
-        self.app_.add("POST", "/v1/events", self.app_.echo)
-        self.app_.add("GET", "/v1/users/{id}", self.app_.echo)
+        self.app_.add("GET", "/v1/health", self.app_.echo, PUBLIC)
+        self.app_.add("POST", "/v1/events", self.app_.echo, PUBLIC)
+        self.app_.add("GET", "/v1/users/{id}", self.app_.echo, PUBLIC)
 
     def __serve_build_asgi_app__(self) -> App:
         """Hand Serve the application."""

@@ -12,9 +12,12 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from deployments.erasure_routes import Rights
+from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
-from deployments.http import MAX_BODY_BYTES, Message, Receive, Scope, Send, read_body
+from deployments.gate import MAX_BODY_BYTES, AccessConfig
+from deployments.http import Message, Receive, Scope, Send, read_body
+from features.access_store import MemoryAccessStore
 from features.events import ITEM, decode_attributes
 from features.memory_store import MemoryStore
 from features.quarantine import QuarantineKeeper
@@ -45,9 +48,10 @@ class Door:
         """Ids of the items of each post."""
         self.sizes_bytes: list[int] = []
         quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
+        entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
         self._app = EventsEndpoint(
-            *(self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1),
-            rights=Rights(self.store, _no_model),
+            *(self.store, quarantine, _no_model, _no_model, LogSide(self.store, _no_model, _no_export), lambda: 1),
+            entrance=entrance,
             is_event_clock=False,
         ).app
 
@@ -89,6 +93,10 @@ class Door:
 
 async def _no_model() -> Item:
     return {}
+
+
+async def _no_export(_: str) -> bytes:
+    return b""
 
 
 @contextlib.contextmanager

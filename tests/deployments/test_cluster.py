@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from deployments.cluster import LOOPBACK, remove_run_folder, run_folder
-from deployments.http import MAX_BODY_BYTES
+from deployments.gate import MAX_BODY_BYTES
 from deployments.processes import RUN_ID_VARIABLE, marked_processes, sweep
 from tests.waiting import eventually
 

@@ -13,6 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from tests.cluster.operating import edited
 
 ROOT = Path(__file__).parents[2]
+NODES = "192.0.2.10 192.0.2.11 192.0.2.12"
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -141,7 +142,16 @@ def test_a_newcomer_edits_addresses_and_the_user(written: dict[str, Any]):
     assert ours["auth"].pop("ssh_user") == "root"
     theirs = {name: value for name, value in written.items() if name != "provider"}
     theirs["auth"] = {name: value for name, value in written["auth"].items() if name != "ssh_user"}
+    for name in START_COMMANDS:
+        theirs[name] = [command.replace(NODES, " ".join(addresses.values())) for command in theirs[name]]
     assert ours == theirs
+
+
+def test_every_node_and_no_other_one_reaches_a_nodes_ports(written: dict[str, Any]):
+    provider = written["provider"]
+    assert NODES.split() == [provider["head_ip"], *provider["worker_ips"]]
+    for name in START_COMMANDS:
+        assert sum(command.count(f"HEADRACE_PEERS='{NODES}'") for command in written[name]) == 1
 
 
 def test_it_knows_machines_and_no_model(written: dict[str, Any]):

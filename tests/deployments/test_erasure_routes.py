@@ -7,8 +7,11 @@ import msgspec
 import pytest
 
 from deployments.client import AsyncHeadrace, HeadraceError
-from deployments.erasure_routes import Rights
+from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
+from deployments.gate import AccessConfig
+from features.access_store import MemoryAccessStore
 from features.clock import FakeClock
 from features.erasing import Eraser
 from features.exporting import export
@@ -32,9 +35,12 @@ class Door:
         self.store = MemoryStore(Schema(), time=self.clock)
         self.max_bytes = 1 << 20
         keeper = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), self.clock.now_ms)
-        asked = (_nobody,) * 3
-        rights = Rights(self.store, self._export)
-        endpoint = EventsEndpoint(self.store, keeper, *asked, self.clock.now_ms, rights=rights, is_event_clock=True)
+        self.records = MemoryAccessStore()
+        endpoint = EventsEndpoint(
+            *(self.store, keeper, _nobody, _nobody, LogSide(self.store, _nobody, self._export), self.clock.now_ms),
+            entrance=Entrance(AccessConfig(keys="off"), self.records),
+            is_event_clock=True,
+        )
         self.app = endpoint.app
         self.client = AsyncHeadrace("http://test")
         self.client._http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
@@ -132,6 +138,13 @@ async def test_more_than_a_replica_holds_is_left_to_the_command(door: Door) -> N
     door.max_bytes = 10
     with pytest.raises(HeadraceError, match="headrace export"):
         await door.client.export(USER)
+
+
+async def test_the_record_says_that_somebody_was_erased_or_exported_and_not_who(door: Door) -> None:
+    await door.client.erase(USER)
+    await door.client.export(USER)
+    actions = await door.records.actions(9)
+    assert sorted(action.what for action in actions) == ["erase", "export"] and USER not in repr(actions)
 
 
 async def test_lines_are_json_each_with_its_end(door: Door) -> None:

@@ -94,11 +94,11 @@ class Held:
 class Front:
     """HAProxy, started by the wrapper from a configuration as Ray writes it."""
 
-    def __init__(self, folder: Path, ranks: list[int], events: int) -> None:
+    def __init__(self, folder: Path, ranks: list[int], events: int, **guard: Any) -> None:
         self.front, self.pages = free_port(), free_port()
         self._folder, self._ranks, self._events = folder, ranks, events
         self._wrapper = write_haproxy_wrapper(
-            folder, "127.0.0.1", max_in_flight=MAX, calm_in_flight=CALM, least_in_flight=LEAST
+            folder, "127.0.0.1", max_in_flight=MAX, calm_in_flight=CALM, least_in_flight=LEAST, **guard
         )
         self._processes = [self._spawn()]
 

@@ -48,7 +48,7 @@ def test_the_wrapper_closes_haproxys_own_pages_and_answers_in_json(tmp_path: Pat
     binds = [line.split()[1] for line in rendered.read_text().splitlines() if line.strip().startswith("bind")]
     files = [line.split()[2] for line in rendered.read_text().splitlines() if line.strip().startswith("errorfile")]
     assert binds == ["127.0.0.1:9101", "127.0.0.1:8000", "127.0.0.1:8404"]
-    assert files == [str(tmp_path / "unavailable.http")] * 3
+    assert files == [str(tmp_path / f"{name}.http") for name in (*["unavailable"] * 3, "slow")]
     assert "mode 600 level admin" in rendered.read_text()
     front = rendered.read_text().partition("frontend http_frontend\n")[2].partition("listen")[0]
     assert "set-header x-request-disconnect-disabled ?1\n" in front

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from deployments.errors import InvalidError, OverloadedError
-from deployments.http import MAX_BODY_BYTES, NO_CONTENT, App, Request, Response, gunzip, json_response
+from deployments.gate import KNOWN, MAX_BODY_BYTES
+from deployments.http import NO_CONTENT, App, Request, Response, gunzip, json_response
 
 
 async def echo(request: Request) -> Response:
@@ -45,14 +46,14 @@ async def broken(_request: Request) -> Response:
 
 def build() -> App:
     app = App()
-    app.add("POST", "/v1/rank", echo)
-    app.add("GET", "/v1/users/{id}", echo)
-    app.add("DELETE", "/v1/users/{id}", nothing)
-    app.add("GET", "/v1/users/{id}/more", echo)
-    app.add("POST", "/v1/events", accepted)
-    app.add("GET", "/invalid", invalid)
-    app.add("GET", "/overloaded", overloaded)
-    app.add("GET", "/broken", broken)
+    app.add("POST", "/v1/rank", echo, KNOWN)
+    app.add("GET", "/v1/users/{id}", echo, KNOWN)
+    app.add("DELETE", "/v1/users/{id}", nothing, KNOWN)
+    app.add("GET", "/v1/users/{id}/more", echo, KNOWN)
+    app.add("POST", "/v1/events", accepted, KNOWN)
+    app.add("GET", "/invalid", invalid, KNOWN)
+    app.add("GET", "/overloaded", overloaded, KNOWN)
+    app.add("GET", "/broken", broken, KNOWN)
     return app
 
 
@@ -208,10 +209,10 @@ async def test_a_failed_start_is_reported() -> None:
 @pytest.mark.parametrize("path", ["/a/{x}{y}", "/a/b{x}", "/a/{x}b", "/a/{}"])
 def test_a_route_with_more_than_one_whole_segment_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="at most one parameter"):
-        App().add("GET", path, echo)
+        App().add("GET", path, echo, KNOWN)
 
 
 def test_a_route_is_added_once() -> None:
     app = build()
     with pytest.raises(ValueError, match="routed twice"):
-        app.add("POST", "/v1/rank", echo)
+        app.add("POST", "/v1/rank", echo, KNOWN)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deployments.cli import main
-from deployments.http import MAX_BODY_BYTES
+from deployments.gate import MAX_BODY_BYTES
 from features.schema import Attribute, Schema
 from tests.deployments.item_door import Door, Item, opened
 

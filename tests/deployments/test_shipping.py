@@ -10,9 +10,21 @@ import pytest
 from deployments.config import config_from_dict, read_values
 from deployments.deploy_job import missing_dependencies
 from deployments.errors import ConfigError
-from deployments.shipping import CONFIG_FILE, DEPENDENCIES_FILE, config_for_cluster, pack, unpack
+from deployments.shipping import (
+    CONFIG_FILE,
+    DEPENDENCIES_FILE,
+    VISITOR_FILE,
+    Visitor,
+    config_for_cluster,
+    pack,
+    unpack,
+    unpack_visitor,
+)
+from features.access import RANK, new_key, new_token
 
 SETTINGS = 'folder = "/shared"\nn_rankers = 2\n[learner]\nbatch_span_s = 5.0\n[schema]\nn_recent = 8\n'
+TOKEN = new_token()
+VISITOR = Visitor("ann", new_key(TOKEN, "deploy", (RANK,), made_ms=1, until_ms=2))
 ENVIRONMENT = {"HEADRACE_REDIS_URL": "redis://:s3cret@192.0.2.20:6379/0"}
 
 
@@ -26,13 +38,14 @@ def values(tmp_path: Path) -> dict[str, Any]:
 def packed(values: dict[str, Any], tmp_path: Path) -> Path:
     folder = tmp_path / "packed"
     folder.mkdir()
-    pack(values, folder)
+    pack(values, folder, VISITOR)
     return folder
 
 
 def test_settings_arrive_as_they_were_given(values: dict[str, Any], packed: Path) -> None:
     config = unpack(packed)
     assert config == config_for_cluster(values)
+    assert unpack_visitor(packed) == VISITOR
     assert (config.store.url, config.n_rankers, config.schema.n_recent) == (ENVIRONMENT["HEADRACE_REDIS_URL"], 2, 8)
 
 
@@ -43,13 +56,18 @@ def test_the_source_arrives_whole_and_nothing_else_does(packed: Path) -> None:
     assert (packed / "features" / "functions.lua").exists()
     assert {path.name for path in packed.iterdir()} == {
         *("features", "learners", "deployments"),
-        *(CONFIG_FILE, DEPENDENCIES_FILE),
+        *(CONFIG_FILE, DEPENDENCIES_FILE, VISITOR_FILE),
     }
 
 
 def test_the_password_lies_in_one_file(packed: Path) -> None:
     holding = [path.name for path in packed.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert holding == [CONFIG_FILE]
+
+
+def test_the_key_of_who_deploys_stays_with_him(packed: Path) -> None:
+    secret = TOKEN.rpartition("_")[2].encode()
+    assert [path.name for path in packed.rglob("*") if path.is_file() and secret in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize(

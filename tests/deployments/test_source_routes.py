@@ -6,8 +6,11 @@ import httpx
 import msgspec
 import pytest
 
-from deployments.erasure_routes import Rights
+from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
+from deployments.gate import AccessConfig
+from features.access_store import MemoryAccessStore
 from features.memory_store import MemoryStore
 from features.quarantine import QuarantineKeeper
 from features.schema import Schema
@@ -25,9 +28,11 @@ class Door:
         keeper = QuarantineKeeper(store, SourceWatch(SourceRules(), ("device",)), lambda: 5)
         self.labels: dict[str, dict[str, Any]] = {}
         """What the judge makes of sources."""
-        asked = _nobody, self._judge, _nobody
+        self.entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
         self._app = EventsEndpoint(
-            store, keeper, *asked, lambda: 5, rights=Rights(store, _nobody), is_event_clock=False
+            *(store, keeper, _nobody, self._judge, LogSide(store, _nobody, _nobody), lambda: 5),
+            entrance=self.entrance,
+            is_event_clock=False,
         ).app
 
     async def _judge(self) -> dict[str, dict[str, Any]]:

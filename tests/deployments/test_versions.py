@@ -6,9 +6,11 @@ import httpx
 import msgspec
 import pytest
 
+from deployments.audit import Audit
 from deployments.errors import InvalidError
 from deployments.http import App
 from deployments.versions import VersionRoutes
+from features.access_store import MemoryAccessStore
 
 
 class Hub:
@@ -16,9 +18,12 @@ class Hub:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.record = MemoryAccessStore()
+        """What is kept of what was done."""
 
     async def ask(self, method: str, *arguments: Any, wait_s: float = 0.0) -> Any:
-        self.asked.append((method, *arguments))
+        if method != "status":
+            self.asked.append((method, *arguments))
         if arguments[:1] == (99,):
             raise InvalidError("version 99 is not kept; kept are 3-7", path="$.version")
         return {"status": {"version": 7, "live": 5, "trained_through_ms": 400, "pid": 1}}.get(method, 5)
@@ -32,7 +37,7 @@ def hub() -> Hub:
 async def send(hub: Hub, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Status and decoded body of one request."""
     app = App()
-    for route in VersionRoutes(hub.ask, lambda: 1000).routes:
+    for route in VersionRoutes(hub.ask, Audit(hub.record, lambda: 2000), lambda: 1000).routes:
         app.add(*route)
     raw = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -77,3 +77,20 @@ def test_the_rewriting_of_its_file_leaves_the_cores_to_others() -> None:
         (rewriting,) = psutil.Process(server.pid).children()
         eventually(lambda: os.sched_getscheduler(rewriting.pid) == os.SCHED_IDLE, "the rewriting is idle", 5.0)
         assert os.sched_getscheduler(server.pid) != os.SCHED_IDLE
+
+
+def test_with_a_password_nobody_comes_in_without_it_and_no_command_line_shows_it() -> None:
+    with EmbeddedServer(has_password=True) as server:
+        password = server.url.partition("://:")[2].partition("@")[0]
+        assert len(password) == 64
+        with redis.Redis.from_url(server.url) as known, redis.Redis(port=server.port) as stranger:
+            assert known.ping()
+            with pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+        assert server.pid is not None
+        process = psutil.Process(server.pid)
+        assert not any(password in word for word in (*process.cmdline(), *process.environ().values()))
+        server.kill()
+        server.start()
+        with redis.Redis.from_url(server.url) as known:
+            assert known.ping()
