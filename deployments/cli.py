@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(commands)
     _add_versions(commands)
     _add_sources(commands)
+    _add_people(commands)
     _add_keys(commands)
     _add_history(commands)
     _add_items(commands)
@@ -169,6 +170,28 @@ def _add_sources(commands: Any) -> None:
     for one in (quarantine, release):
         one.add_argument("source", help="as its events name it")
     quarantine.add_argument("--reason", default="", help="why, for whoever looks")
+
+
+def _add_people(commands: Any) -> None:
+    """What people may ask for."""
+    erase = command(
+        commands, "erase", lazily("cli_people", "run_erase"),
+        "Have a person erased: the state at once; log, archive and versions of the model by and by.",
+        "headrace erase u1 --wait",
+    )  # fmt: skip
+    erase.add_argument("user")
+    erase.add_argument("--wait", action="store_true", help="return when nothing of this person is left")
+    erase.add_argument("--url", default="http://127.0.0.1:8000")
+    export = command(
+        commands, "export", lazily("cli_people", "run_export"),
+        "Write everything that is known of a person, a JSON object a line: the state, then every entry of the log.",
+        "headrace export u1 --out u1.ndjson",
+    )  # fmt: skip
+    export.add_argument("user")
+    export.add_argument("--out", type=Path, help="where to write it (default: standard output)")
+    export.add_argument("--archive", metavar="FOLDER", help="of the log (default: [store] archive)")
+    export.add_argument("--port", type=int, default=8000, help="of the run on this machine, whose store it reads")
+    add_config(export)
 
 
 def _add_keys(commands: Any) -> None:

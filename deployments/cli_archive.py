@@ -14,13 +14,16 @@ from deployments.processes import termination
 from deployments.store_of_run import with_store_of_run
 from deployments.terminal import INTERRUPTED, console, progress
 from features.archiving import READER, Archiver
+from features.clock import WallClock
 from features.connect import bulk_of, connect
+from features.erasing import erase_from_archive
 from features.errors import FeatureError
 from features.log_files import LogFiles
-from features.store import FeatureStore
+from features.store import BulkStore, FeatureStore
 
 PAUSE_S: Final = 0.5  # between looks at the log; as long as Ctrl-C may have to wait
 RETRY_S: Final = 2.0
+ERASE_S: Final = 5.0
 TIMEOUT_S: Final = 10.0  # far behind, one read brings megabytes
 
 
@@ -51,7 +54,13 @@ async def _archive(config: Config, folder: str, stop: threading.Event, *, is_onc
     try:
         with progress() as bar:
             archiving = Archiving(archiver, store, stop, bar)
-            is_whole = await (archiving.once() if is_once else archiving.follow())
+            if is_once:
+                is_whole = await archiving.once()
+                await erase_from_archive(store, bulk, LogFiles(folder), WallClock())
+            else:
+                erasing = asyncio.create_task(_erase_for_ever(store, bulk, folder))
+                is_whole = await archiving.follow()
+                erasing.cancel()
     finally:
         await store.close()
         await bulk.close()
@@ -60,6 +69,19 @@ async def _archive(config: Config, folder: str, stop: threading.Event, *, is_onc
         console.print("stopped; the same command goes on from there")
         return INTERRUPTED
     return 0
+
+
+async def _erase_for_ever(store: FeatureStore, bulk: BulkStore, folder: str) -> None:
+    """Have no entry in the folder of who is erased from the log; an application does that for its own archive."""
+    told = ""
+    while True:
+        try:
+            await erase_from_archive(store, bulk, LogFiles(folder), WallClock())
+        except FeatureError as error:
+            if str(error) != told:
+                console.print(f"nobody is erased from {folder}: {error}", style="yellow", markup=False)
+            told = str(error)
+        await asyncio.sleep(ERASE_S)
 
 
 class Archiving:

@@ -60,8 +60,9 @@ async def _check(config: Config, options: argparse.Namespace, is_stopped: Callab
     try:
         until_ms = await store.now_ms()
         log = whole_log_of(config.store, store, bulk)
-        is_whole = not await log.begins()
-        start = Start({}) if is_whole and not options.from_version else await _version(config, options.port)
+        erased = await bulk.erased_to()
+        is_whole = not erased and not await log.begins()
+        start = Start({}) if is_whole and not options.from_version else await _version(config, options.port, erased)
         since_ms = until_ms - round(1000 * options.last_s) if options.last_s is not None else 0
         settings = SkewConfig(behind_ms=options.behind_ms, sample=options.sample, since_ms=since_ms)
         skew = Skew(config.schema, settings, table=start.table, start_ms=start.ms)
@@ -75,10 +76,13 @@ async def _check(config: Config, options: argparse.Namespace, is_stopped: Callab
     return skew
 
 
-async def _version(config: Config, port: int) -> Start:
-    start = await whole_version(config.store, config.schema, _folder(config, port))
+async def _version(config: Config, port: int, erased: Positions) -> Start:
+    start = await whole_version(config.store, config.schema, _folder(config, port), erased)
     if start is None:
-        raise ConfigError("the beginning of the log is gone, and no version was written whole yet: try in a minute")
+        raise ConfigError(
+            "the beginning of the log is gone, or somebody was erased, and no version was written whole since then: "
+            "try in a minute"
+        )
     return start
 
 

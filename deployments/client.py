@@ -18,6 +18,7 @@ import msgspec
 from features.decoding import decoder
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+EXPORT_S: Final = 70.0  # the server gives up after a minute
 HEADERS: Final = {b"content-type": b"application/json"}
 _decode = decoder(msgspec.json, object)
 
@@ -58,6 +59,12 @@ def _many_body(requests: Sequence[Mapping[str, Any]]) -> bytes:
 def _read_many(response: httpx.Response) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = _read(response)["answers"]
     return answers
+
+
+def _read_lines(response: httpx.Response) -> list[dict[str, Any]]:
+    if response.status_code >= 400:
+        _read(response)
+    return [msgspec.json.decode(line) for line in response.content.splitlines()]
 
 
 def _read(response: httpx.Response) -> Any:
@@ -143,6 +150,18 @@ class Headrace:
         """Set a person's attributes."""
         body: dict[str, Any] = _read(self._http.put(_user_path(user), content=_user_body(attributes)))
         return body
+
+    def erase(self, user: str) -> str:
+        """Have a person erased; returns the erasure's name, for `erasure`. The state is gone by then."""
+        return str(_read(self._http.delete(_user_path(user)))["erasure"])
+
+    def erasure(self, name: str) -> dict[str, Any]:
+        """How far an erasure is: `state` is `done` when the person is nowhere any more."""
+        return self.get(f"/v1/erasures/{quote(name, safe='')}")
+
+    def export(self, user: str) -> list[dict[str, Any]]:
+        """What is known of a person: the state, then every entry of the log; at most 16 MiB."""
+        return _read_lines(self._http.get(f"{_user_path(user)}/export", timeout=EXPORT_S))
 
     def rollback(self, version: int | None = None, *, who: str = "operator", reason: str = "") -> int:
         """Have replicas answer with a version that is kept, until `resume`; by default they stay where they are."""
@@ -236,6 +255,18 @@ class AsyncHeadrace:
         """As `Headrace.user`."""
         body: dict[str, Any] = _read(await self._http.put(_user_path(user), content=_user_body(attributes)))
         return body
+
+    async def erase(self, user: str) -> str:
+        """As `Headrace.erase`."""
+        return str(_read(await self._http.delete(_user_path(user)))["erasure"])
+
+    async def erasure(self, name: str) -> dict[str, Any]:
+        """As `Headrace.erasure`."""
+        return await self.get(f"/v1/erasures/{quote(name, safe='')}")
+
+    async def export(self, user: str) -> list[dict[str, Any]]:
+        """As `Headrace.export`."""
+        return _read_lines(await self._http.get(f"{_user_path(user)}/export", timeout=EXPORT_S))
 
     async def rollback(self, version: int | None = None, *, who: str = "operator", reason: str = "") -> int:
         """As `Headrace.rollback`."""

@@ -6,7 +6,7 @@ the next one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from deployments.batcher import MicroBatcher
 from deployments.entrance import Entrance, name_of_this_process
+from deployments.erasure_routes import ErasureRoutes, LogSide, ask_export
 from deployments.errors import (
     FULL_S,
     ApiError,
@@ -42,7 +43,6 @@ from features.decoding import decoder
 from features.errors import FeatureError, InvalidInput, LogFull
 from features.events import (
     LoggedAttributes,
-    LoggedErasure,
     Scalar,
     check_id,
     invalid_from,
@@ -55,7 +55,7 @@ from features.schema import Entity, Schema
 from features.source_watch import SourceWatch
 from features.sources import SourceRules
 from features.state import describe, unpack
-from features.store import Applied, FeatureStore, Record, all_of, erasure_record
+from features.store import Applied, FeatureStore, Record, all_of
 
 ASK_S: Final = 2.0
 SOURCE_HEADER: Final = "headrace-source"  # who sends a post: the source of its events that name none
@@ -115,7 +115,7 @@ class EventsEndpoint:
         entrance: Lets in who may, and keeps what is done with power.
         ask_hub: Asks the hub; see `deployments.versions`.
         ask_judge: See `SourceRoutes`.
-        log_status: Asks the keeper of the log.
+        log: See `LogSide`.
         now_ms: Log time.
         is_event_clock: History is lived through; `ts_ms` may be any instant.
     """
@@ -126,14 +126,14 @@ class EventsEndpoint:
         quarantine: QuarantineKeeper,
         ask_hub: Ask,
         ask_judge: AskJudge,
-        log_status: Callable[[], Awaitable[dict[str, Any]]],
+        log: LogSide,
         now_ms: Callable[[], int],
         *,
         entrance: Entrance,
         is_event_clock: bool,
     ) -> None:
         self._store = store
-        self._log_status = log_status
+        self._log_status = log.status
         self._now_ms = now_ms
         self._shared = SharedPipeline(store)
         self._watch = quarantine.watch
@@ -148,12 +148,12 @@ class EventsEndpoint:
             ("GET", "/v1/items/{id}", self.get_item, KNOWN),
             ("GET", "/v1/users/{id}", self.get_user, ADMIN),
             ("PUT", "/v1/users/{id}", self.put_user, EVENTS),
-            ("DELETE", "/v1/users/{id}", self.delete_user, ADMIN),
             ("GET", "/v1/log", self.get_log, KNOWN),
             ("GET", "/v1/health", self.get_health, PUBLIC),
             ("GET", "/v1/openapi.json", self.get_openapi, KNOWN),
             *VersionRoutes(ask_hub, audit, now_ms).routes,
             *SourceRoutes(quarantine, ask_judge, audit, now_ms).routes,
+            *ErasureRoutes(self._shared.apply, log, audit, now_ms).routes,
             *audit.routes,
         ):
             self.app.add(method, path, handler, scope)
@@ -220,13 +220,6 @@ class EventsEndpoint:
         """Replace a person's attributes."""
         body = _checked(lambda: parse_attributes(request.body))
         return await self._write(_checked(lambda: self._record("user", request.params["id"], body.attributes)))
-
-    async def delete_user(self, request: Request) -> Response:
-        """Erase a person's state."""
-        user = request.params["id"]
-        _checked(lambda: check_id(user, "$.id"))
-        async with self._audit.noted(request.caller, "erase"):
-            return await self._write(erasure_record(LoggedErasure(user, self._now_ms()), self._store.keys))
 
     async def get_log(self, _: Request) -> Response:
         """Say how full the log is, how long that will do, and how far it is archived."""
@@ -357,14 +350,15 @@ class Events:
         is_event_clock = where.clock == "event"
         store = connect(where, schema)
         clock = LogClock(store, is_event_clock=is_event_clock)
-        quarantine = QuarantineKeeper(bulk_of(where), SourceWatch(rules, schema.context), clock.now_ms)
+        bulk = bulk_of(where)
+        quarantine = QuarantineKeeper(bulk, SourceWatch(rules, schema.context), clock.now_ms)
         entrance = Entrance(access, access_of(where), name_of_this_process())
         self._endpoint = EventsEndpoint(
             store,
             quarantine,
             ask_hub,
             ask_judge,
-            log_status,
+            LogSide(bulk, log_status, ask_export),
             clock.now_ms,
             entrance=entrance,
             is_event_clock=is_event_clock,

@@ -3,27 +3,34 @@
     log ─► segments, all the time (`features.archiving`)
     every `LOOK_S`: measured; too full ─► archived up to where room is wanted ─► trimmed (`features.log_space`)
     every `TRIM_S`: trimmed behind every reader, and every version that is kept
+    every `KEEP_S`: what its archive has kept for long enough goes (`features.archive_keeping`)
+    every `ERASE_S`: people who asked for it are erased (`features.erasing`)
 
-Two loops, so that the log is measured and trimmed also while the archive is out of reach. What is to be archived at
-once the one leaves for the other: an archiver is used by one loop alone. Neither holds up anything but itself.
+Loops of their own, so that the log is measured and trimmed also while the archive is out of reach. What is to be
+archived at once the others leave for the one: an archiver is used by one loop alone. None holds up anything but itself.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
 
 from deployments.metrics import Exporter
+from features.archive_keeping import DAY_MS, drop_old
 from features.archiving import ArchiveLimits, Archiver
+from features.clock import WallClock
 from features.connect import StoreConfig, bulk_of, connect
+from features.erasing import Eraser
 from features.errors import FeatureError
 from features.event_files import without_account
-from features.events import START, StreamId
+from features.events import START, Positions, StreamId
+from features.exporting import export
+from features.idling import erase_idle
 from features.log_files import LogFiles
 from features.log_space import LogSpace
 from features.priority import step_back
@@ -35,6 +42,13 @@ READ_TIMEOUT_S: Final = 10.0  # far behind, one read brings tens of megabytes
 LOOK_S: Final = 0.5  # with a limit; who has none looks as often as he trims
 TRIM_S: Final = 5.0
 ARCHIVE_S: Final = 0.5
+ERASE_S: Final = 2.0
+KEEP_S: Final = 600.0
+IDLE_S: Final = 3600.0  # every state is looked at
+HUB_S: Final = 600.0  # every version that is kept is read, and written anew
+RID_OF_OLD: Final = "rid of what its archive keeps no longer"
+RID_OF_IDLE: Final = "rid of people who have done nothing for long"
+ERASED: Final = "free of those who asked to be erased"
 RETRY_S: Final = 2.0
 COLLECTED_SHARE: Final = 0.4  # of the log's bytes: more is never in the log alone for the archive's sake
 
@@ -64,7 +78,13 @@ class LogKeeper:
         self._wanted = START
         self._behind_s = 0.0
         self._problems: dict[str, str] = {}
-        work = [self._keep_space()]
+        erased_from = LogFiles(store.archive) if store.archive else None
+        self._eraser = Eraser(self._store, self._bulk, HubVersions(), erased_from, WallClock())
+        work = [self._keep_space(), self._erase_for_ever()]
+        if store.archive_keep_days:
+            work.append(self._keep_archive())
+        if store.forget_idle_days:
+            work.append(self._forget_idle())
         if store.archive:
             self._archiver = Archiver(self._store, self._bulk, LogFiles(store.archive), _limits(store))
             work.append(self._archive_for_ever())
@@ -82,16 +102,30 @@ class LogKeeper:
             "archive": without_account(archive),
             "archived_entries": values.get("headrace_log_archived_entries_total", 0),
             "archive_behind_s": values.get("headrace_log_archive_behind_s"),
+            "erasures": self._eraser.n_pending,
+            "erasures_wait": self._eraser.waits,
             "problems": list(self._problems.values()),
             "pid": os.getpid(),
             "release": self._release,
         }
+
+    async def export(self, user: str, max_bytes: int) -> bytes | None:
+        """What is known of a person, see `features.exporting`; None if it is more than so many bytes."""
+        files = LogFiles(self._config.archive) if self._config.archive else None
+        lines, n_bytes = [], 0
+        async for line in export(user, self._store, files):
+            n_bytes += len(line)
+            if n_bytes > max_bytes:
+                return None
+            lines.append(line)
+        return b"".join(lines)
 
     def _values(self) -> Mapping[str, float]:
         values = {
             "headrace_log_bytes": self._space.n_bytes,
             "headrace_log_max_bytes": self._config.log_max_bytes,
             "headrace_log_bytes_per_s": self._space.bytes_per_s,
+            "headrace_erasures_total": self._eraser.n_done,
         }
         if not self._config.archive:
             return values
@@ -147,9 +181,42 @@ class LogKeeper:
         while True:
             await self._archiver.advance(time.monotonic())
             await self._archiver.close_to(self._wanted)
+            for partition, position in list(self._eraser.wanted.items()):
+                if self._archiver.reached.get(partition, START) < position <= self._archiver.read_to(partition):
+                    await self._archiver.close(partition)
             oldest_ms, now_ms = self._archiver.oldest_ms, await self._store.now_ms()
             self._behind_s = 0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000.0
             await asyncio.sleep(ARCHIVE_S)
+
+    async def _keep_archive(self) -> None:
+        files, kept_ms = LogFiles(self._config.archive), round(self._config.archive_keep_days * DAY_MS)
+        while True:
+            try:
+                read = await self._space.read_by_all(await self._needed())
+                await asyncio.to_thread(drop_old, files, await self._store.now_ms() - kept_ms, read)
+                self._problems.pop(RID_OF_OLD, None)
+            except Exception as error:  # noqa: BLE001  as above
+                self._note(RID_OF_OLD, error)
+            await asyncio.sleep(KEEP_S)
+
+    async def _forget_idle(self) -> None:
+        idle_ms = round(self._config.forget_idle_days * DAY_MS)
+        while True:
+            try:
+                await erase_idle(self._store, self._bulk, idle_ms)
+                self._problems.pop(RID_OF_IDLE, None)
+            except Exception as error:  # noqa: BLE001  as above
+                self._note(RID_OF_IDLE, error)
+            await asyncio.sleep(IDLE_S)
+
+    async def _erase_for_ever(self) -> None:
+        while True:
+            try:
+                await self._eraser.advance()
+                self._problems.pop(ERASED, None)
+            except Exception as error:  # noqa: BLE001  as above
+                self._note(ERASED, error)
+            await asyncio.sleep(ERASE_S)
 
     def _note(self, undone: str, error: Exception) -> None:
         """Have it told, and once logged; with its trace if it is none of what may happen."""
@@ -158,6 +225,15 @@ class LogKeeper:
         if self._problems.get(undone) != problem:
             logger.warning("%s", problem, exc_info=None if is_expected else error)
         self._problems[undone] = problem
+
+
+class HubVersions:
+    """The versions that the hub keeps; see `features.erasing.Versions`."""
+
+    async def erase(self, people: Sequence[str], positions: Positions) -> bool:
+        """Ask the hub."""
+        told = {partition: tuple(position) for partition, position in positions.items()}
+        return bool(await asyncio.wait_for(get_hub().erase.remote(list(people), told), HUB_S))
 
 
 def get_keeper() -> Any:

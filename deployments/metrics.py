@@ -29,6 +29,7 @@ GAUGES: Final = {
     "headrace_log_archive_behind_s": "Age of the oldest log entry that is in no file of the archive, s",
 }
 COUNTERS: Final = {
+    "headrace_erasures_total": "Erasures of people that are done",
     "headrace_ranks_total": "Rank requests answered",
     "headrace_rank_shed_total": "Rank requests refused by load (429) in the replica, before or when their turn came",
     "headrace_rank_batches_total": "Micro-batches scored",

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from deployments.audit import MAX_SHOWN
 from deployments.openapi_bodies import ID, bodies, rows
+from features.erasures import STEPS
 from features.schema import Schema
 
 _REF: Final = "#/components/schemas/{name}"
@@ -34,8 +35,10 @@ def openapi(schema: Schema) -> dict[str, Any]:
             "/v1/users/{id}": _by_id(
                 get=_operation("Show what is known about a person", None, {200: "User"}, (422,)),
                 put=_operation("Set a person's attributes", "UserAttributes", {202: "Written"}, (422,)),
-                delete=_operation("Erase a person's state", None, {202: "Written"}, (422,)),
+                delete=_operation("Erase a person: the state at once, then all the rest", None, {202: "ToErase"}, (422,)),
             ),
+            "/v1/users/{id}/export": _by_id(get=_export()),
+            "/v1/erasures/{id}": _by_id(get=_operation("Show how far an erasure is", None, {200: "Erasure"}, (404,))),
             "/v1/model": {"get": _operation("Show the current model", None, {200: "Model"})},
             "/v1/model/versions": {
                 "get": _operation("Show versions, and what became of them", None, {200: "Versions"})
@@ -132,6 +135,16 @@ _ANSWERS: Final[dict[str, Any]] = {
     "Any": _MAP,
     "Error": _object({"error": _ERROR}),
     "Written": _object({"log_ms": _WHOLE}),
+    "ToErase": _object({"log_ms": _WHOLE, "erasure": _TEXT}),
+    "Erasure": _object(
+        {
+            "state": {"enum": ["under way", "done"]},
+            "asked_ms": _WHOLE,
+            "done_ms": {"type": ["integer", "null"]},
+            "steps": _object({step: {"type": ["integer", "null"]} for step in STEPS}),
+        }
+    ),
+    "Known": _object({"log_ms": _WHOLE}, {"user": _TEXT, "state": _ref("User"), "kind": _TEXT}),
     "Health": _object({"status": _TEXT}),
     "Receipt": _object(
         {
@@ -218,6 +231,8 @@ _ANSWERS: Final[dict[str, Any]] = {
             "archive": _TEXT,
             "archived_entries": _WHOLE,
             "archive_behind_s": {"type": ["number", "null"]},
+            "erasures": _WHOLE,
+            "erasures_wait": _TEXT,
             "problems": _list(_TEXT),
         }
     ),
@@ -283,6 +298,16 @@ def _public(operation: dict[str, Any]) -> dict[str, Any]:
 def _optional(operation: dict[str, Any]) -> dict[str, Any]:
     """The same, which also takes nothing."""
     operation["requestBody"]["required"] = False
+    return operation
+
+
+def _export() -> dict[str, Any]:
+    """One object a line."""
+    operation = _operation(
+        "Say everything that is known of a person: the state, then every entry", None, {200: "Known"}, (422,)
+    )
+    content = operation["responses"]["200"]["content"]
+    content["application/x-ndjson"] = content.pop("application/json")
     return operation
 
 

@@ -193,7 +193,7 @@ class Ranking:
         try:
             return _Known(unpack(packed, self._schema), packed, is_degraded=False)
         except FeatureError as error:
-            logger.error("user %r is ranked as a stranger: %s", user, error)
+            logger.error("somebody is ranked as a stranger: %s", error)  # logs are kept, and name nobody
             return self._stranger
 
     def _recent(self, users: list[_Known], requests: list[RankRequest]) -> list[set[str]]:

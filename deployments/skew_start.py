@@ -2,7 +2,8 @@
 
 That is the beginning of the log, if nothing of it is gone. Else it is the last version but one that the hub wrote
 whole, one to two minutes old while something is learned: it has the learner's item rows at its log positions, so what
-comes after it is exact, and decisions before it are not judged. Rows of now would be newer than every decision.
+comes after it is exact, and decisions before it are not judged. Rows of now would be newer than every decision. Where
+somebody was erased, what is folded from before that lacks what rows have that were served.
 """
 
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from features.connect import StoreConfig, files_of
-from features.events import Positions, StreamId
+from features.events import START, Positions, StreamId
 from features.item_table import ItemTable
 from features.schema import Schema
 from learners.checkpoints import Checkpoints, Files
@@ -32,20 +33,23 @@ class Start:
         return max((at.ms for at in self.positions.values()), default=0)
 
 
-async def whole_version(store: StoreConfig, schema: Schema, folder: str) -> Start | None:
-    """The last version but one that was written whole, or the last; None if there is none.
+async def whole_version(store: StoreConfig, schema: Schema, folder: str, erased: Positions) -> Start | None:
+    """The last version but one that was written whole, or the last; None if there is none, or it is too old.
 
     Args:
         folder: Of durable versions; empty: in the store.
+        erased: Up to where entries were erased: it has to stand there, or later.
     """
     async with _files(store, folder) as files:
         version = await Checkpoints(files, schema).before_last()
     if version is None or version.private is None:
         return None
+    positions = {partition: StreamId(*at) for partition, at in version.progress.positions.items()}
+    if any(positions.get(partition, START) < at for partition, at in erased.items()):
+        return None
     items = version.private.items
     table = ItemTable(schema, len(items) + 2)
     table.load(list(items), list(items.values()))
-    positions = {partition: StreamId(*at) for partition, at in version.progress.positions.items()}
     return Start(positions, table, f"version {version.version}")
 
 

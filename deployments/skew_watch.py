@@ -110,7 +110,8 @@ class SkewWatch:
         self._release = release
         self._where = store, schema, folder
         self._store = connect(store, schema, timeout_s=TIMEOUT_S)
-        self._log = whole_log_of(store, self._store, bulk_of(store))
+        self._bulk = bulk_of(store)
+        self._log = whole_log_of(store, self._store, self._bulk)
         self._watch = Watch(schema, sample)
         loop = asyncio.get_running_loop()
         exporter = Exporter(lambda: self._watch.values)
@@ -123,8 +124,9 @@ class SkewWatch:
     async def _live(self) -> None:
         while True:
             try:
-                start = await whole_version(*self._where)
-                if start is not None or not await self._log.begins():
+                erased = await self._bulk.erased_to()
+                start = await whole_version(*self._where, erased)
+                if start is not None or not (erased or await self._log.begins()):
                     self._watch.begin(self._log, start or Start({}))
                     await self._follow()
             except FeatureError as error:

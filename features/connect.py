@@ -33,6 +33,10 @@ class StoreConfig:
     """After this an answer of the store counts as lost."""
     archive: str = ""
     """Folder or bucket URL that the log is archived to all the time; empty: it is not."""
+    archive_keep_days: float = 0.0
+    """How long entries stay in that archive, in log time, and until everybody has read them; 0: for ever."""
+    forget_idle_days: float = 0.0
+    """People who have done nothing for so long are erased, as if they had asked for it; 0: nobody is."""
     log_max_bytes: int = 0
     """Memory that the log may take: then entries that are archived go, whoever has still to read them, and if that does
     not help events are refused. 0: as much as the server has."""
@@ -40,6 +44,11 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.n_partitions <= 4096:
             raise SchemaError(f"store.n_partitions: expected 1 to 4096, got {self.n_partitions}")
+        for name in ("archive_keep_days", "forget_idle_days"):
+            if not 0 <= getattr(self, name) <= 1e5:
+                raise SchemaError(f"store.{name}: expected 0 to 100000, got {getattr(self, name)}")
+        if self.archive_keep_days and not self.archive:
+            raise SchemaError("store.archive_keep_days: expected [store] archive, which it is about, or 0")
         if self.log_max_bytes < 0:
             raise SchemaError(f"store.log_max_bytes: expected 0 or more, got {self.log_max_bytes}")
         if self.dedupe_window_s <= 0:
@@ -63,8 +72,9 @@ def connect(config: StoreConfig, schema: Schema, *, timeout_s: float | None = No
 
 
 def bulk_of(config: StoreConfig) -> RedisBulk:
-    """What replaces states and rows as a whole, and knows who reads the log."""
-    return RedisBulk(config.url, keys=Keys(n_partitions=config.n_partitions))
+    """What concerns all of the store."""
+    keys = Keys(n_partitions=config.n_partitions)
+    return RedisBulk(config.url, keys=keys, dedupe_window_s=config.dedupe_window_s)
 
 
 def access_of(config: StoreConfig) -> RedisAccessStore:

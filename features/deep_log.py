@@ -58,6 +58,8 @@ class DeepLog:
             for entry in entries:
                 if entry.partition not in pending:
                     found.setdefault(entry.partition, []).append(entry)
+        if not any(self._gone.get(partition, START) > positions.get(partition, START) for partition in at):
+            self._files.close()  # nobody is behind: what was read there is not held any longer
         return [entry for lot in found.values() for entry in lot[:count]]
 
     async def _read_files(self, partitions: set[int], at: Positions, found: dict[int, list[Entry]], count: int) -> None:
@@ -70,7 +72,7 @@ class DeepLog:
             if gone > at[partition]:
                 lot = await self._read_segments(partition, at[partition], gone, count - len(found.get(partition, ())))
                 found.setdefault(partition, []).extend(lot)
-                at[partition] = lot[-1].id
+                at[partition] = lot[-1].id if lot else max(gone, self._files.reached_of(partition))
 
     async def _begin(self, partition: int, gone: StreamId) -> StreamId:
         """Where the log begins: with the archive, or without one behind what is gone."""
@@ -79,7 +81,7 @@ class DeepLog:
         return self._files.begin_of(partition) or gone
 
     async def _read_segments(self, partition: int, after: StreamId, gone: StreamId, count: int) -> list[Entry]:
-        """Entries of an archive that reaches to what is gone, at least one."""
+        """Entries of an archive that reaches to what is gone; none if all that come after were erased."""
         if self._files.reached_of(partition) < gone:
             await asyncio.to_thread(self._files.look)
         reached = self._files.reached_of(partition)

@@ -1,4 +1,4 @@
-#!lua name=headrace_3
+#!lua name=headrace_4
 
 -- The write path on the server, run in isolation. It knows slots, not features: Python derives from the schema where
 -- to add and what to push, and features/state.py is the reference this agrees with bit for bit.
@@ -128,7 +128,8 @@ local function windows(seen, window_ms)
 end
 
 -- Arguments that every record carries: kind, body, clock, ts_ms, digest, window_ms. What becomes of the state is
--- `change(user key, arguments)`: an error reply or nil, the state to log, and a function that writes the new one.
+-- `change(user key, arguments, keys)`: an error reply or nil, the state to log, and a function of the entry's id that
+-- writes the new one.
 local function record(change)
   return function(keys, args)
     local log, seen, user = keys[1], keys[2], keys[3]
@@ -141,11 +142,11 @@ local function record(change)
         return failure or {last or '0-0', 1}
       end
     end
-    local refused, before, write = change(user, args)
+    local refused, before, write = change(user, args, keys)
     if refused then return refused end
     local id = append(log, clock, ts_ms, 'k', kind, 'b', body, 's', before)
     if id.err then return id end
-    if write then write() end
+    if write then write(id) end
     if current then
       redis.call('SADD', current, digest)
       redis.call('PEXPIRE', current, whole(2 * window_ms), 'NX')
@@ -180,9 +181,16 @@ local function attributes(user, args)
   return nil, before, function() redis.call('SET', user, after) end
 end
 
--- Whatever is stored goes, readable or not; an erasure carries no state into the log.
-local function erasure(user)
-  return nil, '', function() redis.call('DEL', user) end
+-- Whatever is stored goes, readable or not; an erasure carries no state into the log. A further key: where it is noted
+-- that the rest is to go, too. Further arguments: the name of the erasure, empty for none; whom it is about; the state that must be there, empty for any.
+local function erasure(user, args, keys)
+  if args[9] ~= '' and redis.call('GET', user) ~= args[9] then
+    return redis.error_reply(string.format('HRMOVED %s: its state is another meanwhile', keys[1]))
+  end
+  return nil, '', function(id)
+    redis.call('DEL', user)
+    if args[7] ~= '' then redis.call('HSET', keys[4], args[7], id .. ' {} ' .. args[8]) end
+  end
 end
 
 -- Further arguments: the state to log.
@@ -306,6 +314,68 @@ local function trim(keys, args)
   return redis.call('XTRIM', keys[1], 'MINID', '=', args[2])
 end
 
+-- A log is rewritten without what is erased: XDEL would leave its bytes in the server, in files and in copies of it. A
+-- draft is begun, then entries are copied a few at a time while the log goes on, then it takes the log's place.
+-- Keys of all three: log, draft, by whom. Arguments begin with the latter: of two who draft, the second one goes on.
+local function begin_draft(keys, args)
+  redis.call('UNLINK', keys[2])
+  redis.call('SET', keys[3], args[1])
+  return redis.status_reply('OK')
+end
+
+-- Further arguments: how many the draft has, the last position that was copied or left out, how many to look at; then
+-- positions to leave out. Gives the last position, the number that the draft has, and how many were looked at.
+local function copy_entries(keys, args)
+  local n_copied, after = tonumber(args[2]), args[3]
+  if redis.call('GET', keys[3]) ~= args[1] or redis.call('XLEN', keys[2]) ~= n_copied then
+    return redis.error_reply(string.format('HRMOVED %s: somebody else drafts it, or the draft is lost; begin again',
+      keys[1]))
+  end
+  local left_out = {}
+  for index = 5, #args do left_out[args[index]] = true end
+  local entries = redis.call('XRANGE', keys[1], '(' .. after, '+', 'COUNT', args[4])
+  for _, entry in ipairs(entries) do
+    after = entry[1]
+    if not left_out[after] then
+      redis.call('XADD', keys[2], after, unpack(entry[2]))
+      n_copied = n_copied + 1
+    end
+  end
+  return {after, n_copied, #entries}
+end
+
+-- Arguments as before. If there was more to copy nothing takes any place, and the reply is as before.
+local function put_draft(keys, args)
+  local reply = copy_entries(keys, args)
+  if reply.err or reply[3] == tonumber(args[4]) then return reply end
+  local last, failure = newest(keys[1])
+  if failure then return failure end
+  if last then
+    local first = redis.call('XRANGE', keys[1], '-', '+', 'COUNT', 1)[1]
+    if not first then redis.call('DEL', keys[2]) end -- all of it was trimmed meanwhile
+    if redis.call('EXISTS', keys[2]) == 0 then
+      redis.call('XGROUP', 'CREATE', keys[2], 'none', '$', 'MKSTREAM') -- a stream of no entry
+      redis.call('XGROUP', 'DESTROY', keys[2], 'none')
+    end
+    if first then redis.call('XTRIM', keys[2], 'MINID', '=', first[1]) end
+    redis.call('XSETID', keys[2], last)
+    redis.call('UNLINK', keys[1]) -- nobody waits until its memory is free
+    redis.call('RENAME', keys[2], keys[1])
+  end
+  redis.call('DEL', keys[3])
+  return reply
+end
+
+-- Arguments: window_ms, digests of events that are not known any more.
+local function forget_seen(keys, args)
+  local current, previous = windows(keys[1], tonumber(args[1]))
+  for index = 2, #args do
+    redis.call('SREM', current, args[index])
+    redis.call('SREM', previous, args[index])
+  end
+  return redis.status_reply('OK')
+end
+
 local function heads(keys)
   local ids = {}
   for index, log in ipairs(keys) do
@@ -316,14 +386,17 @@ local function heads(keys)
   return ids
 end
 
-redis.register_function('headrace_3_event', record(event))
-redis.register_function('headrace_3_attributes', record(attributes))
-redis.register_function('headrace_3_erasure', record(erasure))
-redis.register_function('headrace_3_plain', record(plain))
-redis.register_function('headrace_3_commit_rows', commit_rows)
-redis.register_function('headrace_3_release_rows', release_rows)
-redis.register_function('headrace_3_put_users', put_users)
-redis.register_function('headrace_3_advance_reader', advance_reader)
-redis.register_function('headrace_3_tell_trimming', tell_trimming)
-redis.register_function('headrace_3_trim', trim)
-redis.register_function{function_name = 'headrace_3_heads', callback = heads, flags = {'no-writes'}}
+redis.register_function('headrace_4_event', record(event))
+redis.register_function('headrace_4_attributes', record(attributes))
+redis.register_function('headrace_4_erasure', record(erasure))
+redis.register_function('headrace_4_plain', record(plain))
+redis.register_function('headrace_4_commit_rows', commit_rows)
+redis.register_function('headrace_4_release_rows', release_rows)
+redis.register_function('headrace_4_put_users', put_users)
+redis.register_function('headrace_4_advance_reader', advance_reader)
+redis.register_function('headrace_4_tell_trimming', tell_trimming)
+redis.register_function('headrace_4_trim', trim)
+redis.register_function('headrace_4_begin_draft', begin_draft)
+redis.register_function('headrace_4_put_draft', put_draft)
+redis.register_function('headrace_4_forget_seen', forget_seen)
+redis.register_function{function_name = 'headrace_4_heads', callback = heads, flags = {'no-writes'}}

@@ -56,6 +56,26 @@ class Keys:
         """Prefix of the rotating sets of event digests."""
         return f"{self.prefix}:{{p{partition}}}:seen:"
 
+    def draft(self, partition: int) -> str:
+        """A copy of the log without what is erased, until it takes its place."""
+        return f"{self.prefix}:{{p{partition}}}:draft"
+
+    def drafted(self, partition: int) -> str:
+        """By whom that copy is made."""
+        return f"{self.prefix}:{{p{partition}}}:drafted"
+
+    def erasing(self, partition: int) -> str:
+        """Hash of erasure -> whom it is about, while it is under way."""
+        return f"{self.prefix}:{{p{partition}}}:erasing"
+
+    def erased(self, erasure: str) -> str:
+        """When an erasure was done; of whom nothing is kept."""
+        return f"{self.prefix}:erased:{erasure}"
+
+    def erased_to(self) -> str:
+        """Hash of partition -> position up to which entries were erased from its log."""
+        return f"{self.prefix}:erased_to"
+
     def trimmed(self, partition: int) -> str:
         """Position of the last entry that is gone from the log."""
         return f"{self.prefix}:{{p{partition}}}:trimmed"

@@ -7,12 +7,13 @@ name holds the same entries whoever wrote it, and writing it again changes nothi
 not know of each other may overlap: all of them are true, and readers pass over what they have. One that lies within
 another is none, and is removed with time.
 
-Files appear whole and stay as they are. What a file claims is checked as it is read (`features.log_segments`).
+Files appear whole, and nothing goes from one but what is erased (`features.archive_erasing`). What a file claims is
+checked as it is read (`features.log_segments`).
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -24,7 +25,7 @@ from pyarrow import fs
 from features.errors import BadFile, FilesUnavailable, LogGap
 from features.event_files import SUFFIX, folder_of, without_account
 from features.events import START, Entry, Positions, StreamId
-from features.log_segments import Segment, SegmentReader, write_segment
+from features.log_segments import Segment, SegmentReader, rewrite_segment, write_segment
 from features.schema import Schema
 from features.whole_files import make_folder, whole_file
 
@@ -158,13 +159,22 @@ class LogFiles:
             LogGap: If the segments begin later, or one is missing.
             BadFile: If one is not what it was when it was written.
         """
+        try:
+            return self._read(partition, after, count)
+        except BadFile:  # perhaps it was rewritten while it was open, as in an erasure, or is not kept any more
+            self._close(partition)
+            self.look()
+            return self._read(partition, after, count)
+
+    def _read(self, partition: int, after: StreamId, count: int) -> list[Entry]:
         entries: list[Entry] = []
         for group in self._groups(partition, after):
             start = bisect_right(group, after, key=lambda entry: entry.id)
             entries += group[start : start + count - len(entries)]
             if len(entries) == count:
-                break
+                return entries
             after = group[-1].id
+        self._close(partition)  # at its end nothing is held of what was read
         return entries
 
     def entries(self, partition: int) -> Iterator[Entry]:
@@ -207,18 +217,44 @@ class LogFiles:
             source.close()
             raise
 
+    def rewrite(self, segment: Segment, keeps: Callable[[Entry], bool]) -> None:
+        """Put a file in a segment's place that lacks entries; what it reaches to stays, and it is there for good.
+
+        Raises:
+            BadFile: If it is not what it was when it was written.
+        """
+        reader = self.open(segment)
+        try:
+            with self._asked(), whole_file(self._fs, segment.path, is_synced=True) as file:
+                rewrite_segment(file, reader, keeps)
+        finally:
+            reader.close()
+
     def drop_inner(self) -> None:
         """Remove the files whose entries are all in another one; safe, whoever does the same at the same time."""
         self.look()
-        for path in self._inner:
+        self.drop(self._inner)
+
+    def unfinished(self) -> dict[str, float]:
+        """Files that are being written, or were when their writer died; seconds of the epoch of their last change."""
+        begun = [info for info in self._files() if info.base_name.startswith(".")]
+        return {info.path: info.mtime_ns / 1e9 for info in begun}
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Remove files; safe, whoever does the same."""
+        for path in paths:
             with self._asked(), suppress(FileNotFoundError):
                 self._fs.delete_file(path)
 
     def close(self) -> None:
         """Close the files that are being read."""
-        for place in self._places.values():
+        for partition in list(self._places):
+            self._close(partition)
+
+    def _close(self, partition: int) -> None:
+        place = self._places.pop(partition, None)
+        if place is not None:
             place.reader.close()
-        self._places.clear()
 
     def _groups(self, partition: int, after: StreamId) -> Iterator[list[Entry]]:
         """Row groups, from the one on that holds the first entry after a position."""
@@ -238,8 +274,7 @@ class LogFiles:
         if place is not None:
             if place.reader.segment == segment:
                 return place.reader
-            place.reader.close()
-            del self._places[segment.partition]
+            self._close(segment.partition)
         reader = self.open(segment)
         self._places[segment.partition] = _Place(reader, -1, [])
         return reader
@@ -258,10 +293,13 @@ class LogFiles:
 
     def _paths(self) -> list[str]:
         """Of all Parquet files, but for those that are being written."""
+        finished = [info for info in self._files() if not info.base_name.startswith(".")]
+        return [info.path for info in finished if info.path.endswith(SUFFIX)]
+
+    def _files(self) -> list[fs.FileInfo]:
         with self._asked():
             infos = self._fs.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
-        files = [info for info in infos if info.type == fs.FileType.File and info.path.endswith(SUFFIX)]
-        return [info.path for info in files if not info.base_name.startswith(".")]
+        return [info for info in infos if info.type == fs.FileType.File]
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

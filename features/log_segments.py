@@ -13,12 +13,13 @@ has a digest of its own. So whatever is changed, cut off or put in place of anot
 Pages have checksums too, which other tools can verify.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -116,16 +117,8 @@ def write_segment(sink: Any, entries: Sequence[Entry], after: StreamId, schema: 
         after: Where the entry before the first one is, or the log begins.
     """
     columns = pa.schema([*LOG_FIELDS, *FACT_FIELDS, *(pa.field(name, pa.string()) for name in context_columns(schema))])
-    options = {
-        "compression": "zstd",
-        "compression_level": LEVEL,
-        "use_dictionary": [name for name in columns.names if name not in UNIQUE],
-        "column_encoding": dict.fromkeys(RISING, "DELTA_BINARY_PACKED"),
-        "sorting_columns": [pq.SortingColumn(0), pq.SortingColumn(1)],
-        "write_page_checksum": True,
-    }
     groups = []
-    with pq.ParquetWriter(sink, columns, **options) as writer:
+    with _writer(sink, columns) as writer:
         for some in _cut(entries):
             writer.write_table(_table(some, columns, schema))
             groups.append(Group(len(some), some[-1].id, _digest(some)))
@@ -138,8 +131,30 @@ def write_segment(sink: Any, entries: Sequence[Entry], after: StreamId, schema: 
             fingerprint=f"{schema.fingerprint:016x}",
             groups=groups,
         )
-        metadata = {ABOUT: msgspec.json.encode(about), DECLARATION: msgspec.json.encode(schema.as_dict())}
-        writer.add_key_value_metadata({**metadata, DIGEST: _digest_of(metadata)})
+        _say(writer, about, msgspec.json.encode(schema.as_dict()))
+    return about
+
+
+def rewrite_segment(sink: Any, reader: "SegmentReader", keeps: Callable[[Entry], bool]) -> About:
+    """Write a segment once more with a part of its entries, perhaps none; what it reaches to stays.
+
+    Args:
+        sink: A file open for writing.
+    Raises:
+        BadFile: If it is not what it was when it was written.
+    """
+    groups = []
+    with _writer(sink, reader.columns) as writer:
+        for number in range(len(reader.about.groups)):
+            entries = reader.group(number)
+            is_kept = [keeps(entry) for entry in entries]
+            kept = [entry for entry, stays in zip(entries, is_kept, strict=True) if stays]
+            if kept:
+                writer.write_table(reader.table(number, reader.columns.names).filter(pa.array(is_kept)))
+                groups.append(Group(len(kept), kept[-1].id, _digest(kept)))
+        n_entries = sum(group.n_entries for group in groups)
+        about = msgspec.structs.replace(reader.about, n_entries=n_entries, groups=groups)
+        _say(writer, about, reader.declaration)
     return about
 
 
@@ -159,12 +174,24 @@ class SegmentReader:
             self._parquet = pq.ParquetFile(source, page_checksum_verification=True)
             metadata = self._parquet.metadata.metadata or {}
         self.about = self._read_about(metadata)
+        self.declaration = metadata[DECLARATION]
+        """Of its schema, as JSON."""
+
+    @property
+    def columns(self) -> pa.Schema:
+        """What it has."""
+        return self._parquet.schema_arrow.remove_metadata()
+
+    def table(self, number: int, names: Sequence[str]) -> pa.Table:
+        """Columns of a row group, of which only the log's are known to be what was written: ask for `group` too."""
+        with _judged(self.segment, number):
+            return self._parquet.read_row_group(number, columns=list(names), use_threads=False)
 
     def group(self, number: int) -> list[Entry]:
         """The entries of a row group."""
         names = [field.name for field in LOG_FIELDS]
         with _judged(self.segment, number):
-            table = self._parquet.read_row_group(number, columns=names, use_threads=False)
+            table = self.table(number, names)
             columns = [table[name].to_pylist() for name in names]
         partition = self.segment.partition
         entries = [
@@ -174,6 +201,13 @@ class SegmentReader:
         if _digest(entries) != self.about.groups[number].digest:
             raise BadFile("its entries are not those that were written", self.segment.path, row_group=number)
         return entries
+
+    def may_name(self, number: int, people: pa.Array) -> bool:
+        """Whether an entry of a row group is of one of these people, or cannot be read; two columns are looked at."""
+        with _judged(self.segment, number):
+            table = self.table(number, ["user", "kind"])
+            is_unread = pc.and_(pc.is_null(table["user"]), pc.not_equal(table["kind"], ITEM))
+            return bool(pc.any(pc.or_(pc.is_in(table["user"], value_set=people), is_unread)).as_py())
 
     def entries(self) -> Iterator[list[Entry]]:
         """Everything in it."""
@@ -213,6 +247,24 @@ def context_columns(schema: Schema) -> dict[str, str]:
 def size_of(entry: Entry) -> int:
     """Bytes of an entry, as the log has them."""
     return len(entry.body) + len(entry.state) + 32
+
+
+def _writer(sink: Any, columns: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        columns,
+        compression="zstd",
+        compression_level=LEVEL,
+        use_dictionary=[name for name in columns.names if name not in UNIQUE],
+        column_encoding=dict.fromkeys(RISING, "DELTA_BINARY_PACKED"),
+        sorting_columns=[pq.SortingColumn(0), pq.SortingColumn(1)],
+        write_page_checksum=True,
+    )
+
+
+def _say(writer: pq.ParquetWriter, about: About, declaration: bytes) -> None:
+    metadata = {ABOUT: msgspec.json.encode(about), DECLARATION: declaration}
+    writer.add_key_value_metadata({**metadata, DIGEST: _digest_of(metadata)})
 
 
 def _cut(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

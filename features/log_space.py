@@ -71,7 +71,7 @@ class LogSpace:
             learned: Positions that the learners have committed.
         """
         kept_from = StreamId(max(await self._store.now_ms() - self._keep_ms, 0), 0)
-        read = await self._read_by_all(learned)
+        read = await self.read_by_all(learned)
         await self._drop({partition: min(position, kept_from) for partition, position in read.items()})
 
     async def make_room(
@@ -94,7 +94,7 @@ class LogSpace:
             oldest_ms = min(at.ms for at in firsts.values())
             span_ms = max(heads[partition].ms for partition in firsts) - oldest_ms
             wanted = StreamId(oldest_ms + round(span_ms * (1 - easy_bytes / self.n_bytes)) + 1, 0)
-            allowed = await (self._read_by_all(learned or {}) if archived is None else self._nobodys(archived))
+            allowed = await (self.read_by_all(learned or {}) if archived is None else self._nobodys(archived))
             going = {partition: min(allowed.get(partition, START), wanted) for partition in firsts}
             going = {partition: position for partition, position in going.items() if position >= firsts[partition]}
             if not going:
@@ -102,7 +102,8 @@ class LogSpace:
             await self._drop(going)
         return None
 
-    async def _read_by_all(self, learned: Positions) -> Positions:
+    async def read_by_all(self, learned: Positions) -> Positions:
+        """Up to where nobody needs the log any more; arguments as of `trim`."""
         rows, readers = await self._store.projected(), (await self._bulk.readers()).values()
         return {p: min(at, _least(p, (*rows, *readers))) for p, at in learned.items()}
 

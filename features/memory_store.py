@@ -7,11 +7,12 @@ update here, and the function library of the Redis store agrees with it bit for 
 import asyncio
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Final, Literal
 
 from features.clock import Clock, EventClock, WallClock
+from features.erasures import Erased, Erasing, end
 from features.errors import FeatureError, LogMoved, ProjectionConflict, ReaderMoved, RowsHeld
 from features.events import ERASURE, START, Entry, Positions, StreamId
 from features.keys import Keys
@@ -58,6 +59,9 @@ class MemoryStore:
         self._trimming: Positions = {}
         self._readers: dict[str, Positions] = {}
         self._quarantined: dict[str, Quarantine] = {}
+        self._erasing: dict[str, Erasing] = {}
+        self._erased: dict[str, Erased] = {}
+        self._erased_to: Positions = {}
         self._holder = ""
         self._limit = LogLimit(0, self.log_bytes)
         self._has_appended = asyncio.Event()
@@ -269,6 +273,37 @@ class MemoryStore:
         """The sources in quarantine."""
         return dict(self._quarantined)
 
+    async def erasing(self) -> dict[str, Erasing]:
+        """The erasures that are under way, by name."""
+        return dict(self._erasing)
+
+    async def note_erasing(self, erasure: str, erasing: Erasing) -> None:
+        """Note how far an erasure is."""
+        self._erasing[erasure] = erasing
+
+    async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
+        """Note that an erasure is done."""
+        self._erased[erasure] = end(erasing, done_ms)
+        self._erasing.pop(erasure, None)
+
+    async def erasure(self, erasure: str) -> Erasing | Erased | None:
+        """An erasure that is under way or done."""
+        return self._erasing.get(erasure) or self._erased.get(erasure)
+
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more."""
+        self._erased_to[partition] = max(at, self._erased_to.get(partition, START))
+
+    async def erased_to(self) -> Positions:
+        """Up to where entries were erased."""
+        return dict(self._erased_to)
+
+    async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
+        """Have entries of a log partition no more, and events of these digests not known as seen."""
+        gone = set(entries)
+        self._logs[partition] = [entry for entry in self._logs[partition] if entry.id not in gone]
+        self._seen.discard(partition, digests)
+
     async def close(self) -> None:
         """Nothing to release."""
 
@@ -285,6 +320,8 @@ class MemoryStore:
         self._logs[record.partition].append(Entry(position, record.partition, record.kind, record.body, before))
         if record.user is not None:
             _put(self._users, record.user, after)
+        if record.user is not None and record.erasure:
+            self._erasing[record.erasure] = Erasing(record.user, record.partition, position)
         if record.digest:
             self._seen.add(record.partition, record.digest)
         self._event_clock.observe(position.ms)
@@ -295,6 +332,8 @@ class MemoryStore:
         if record.user is None:
             return record.state, b""
         if record.kind == ERASURE:
+            if record.state and record.state != self._users.get(record.user):
+                raise LogMoved(f"partition {record.partition}: the state is another meanwhile")
             return b"", b""
         before = self._users.get(record.user, b"")
         if record.update is not None:

@@ -1,25 +1,29 @@
-"""A `BulkStore` in Redis: what replaces states and rows as a whole, and who reads the log, whose events do not
-count.
+"""A `BulkStore` in Redis: what replaces states and rows as a whole, who reads the log, whose events do not count, and
+who is erased.
 
 Beside `RedisStore`, on connections of its own: nobody waits for what is done here.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
 from redis.crc import key_slot
 
 from features.decoding import decoder
-from features.events import Positions, StreamId
+from features.erasures import ERASED_S, Erased, Erasing, end, pack, unpack
+from features.events import START, Positions, StreamId
 from features.keys import Keys
+from features.log_drafting import rewrite_log
 from features.redis_servers import Addressed, RedisServers
 from features.sources import Quarantine
 from features.store import all_of
 
 SCAN_COUNT: Final = 1000  # keys looked at by one SCAN, half a millisecond of the server
+SEEN_AT_ONCE: Final = 1000  # as long
 _decode = decoder(msgspec.json, dict[int, StreamId])
 _decode_quarantine = decoder(msgspec.json, Quarantine)
+_decode_erased = decoder(msgspec.json, Erased)
 
 
 class RedisBulk:
@@ -28,10 +32,14 @@ class RedisBulk:
     Args:
         url: As of `RedisServers`.
         timeout_s: After this an answer counts as lost.
+        dedupe_window_s: As of `RedisStore`.
     """
 
-    def __init__(self, url: str, *, keys: Keys | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, keys: Keys | None = None, timeout_s: float = 10.0, dedupe_window_s: float = 3600.0
+    ) -> None:
         self.keys = keys or Keys()
+        self._window_ms = round(dedupe_window_s * 1000)
         self._servers = RedisServers(url, timeout_s)
         self._partitions = range(self.keys.n_partitions)
 
@@ -52,7 +60,7 @@ class RedisBulk:
             LogMoved: If its newest entry is another.
         """
         keys = [self.keys.log(partition), *map(self.keys.user, states)]
-        await self._call("FCALL", "headrace_3_put_users", len(keys), *keys, str(head), *states.values())
+        await self._call("FCALL", "headrace_4_put_users", len(keys), *keys, str(head), *states.values())
 
     async def hold_rows(self, holder: str) -> None:
         """Keep everybody else from writing item rows."""
@@ -70,7 +78,7 @@ class RedisBulk:
             ProjectionConflict: If they are held by another.
         """
         keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
-        await self._call("FCALL", "headrace_3_commit_rows", len(keys), *keys, holder, 0, 0, *rows.values())
+        await self._call("FCALL", "headrace_4_commit_rows", len(keys), *keys, holder, 0, 0, *rows.values())
 
     def items(self) -> AsyncIterator[list[str]]:
         """Every item that has a row, some at a time; perhaps twice."""
@@ -88,7 +96,7 @@ class RedisBulk:
         """
         pairs = [text for pair in reached.items() for text in map(str, pair)]
         await self._pipeline(
-            [("FCALL", "headrace_3_release_rows", 1, self.keys.positions(p), holder, *pairs) for p in self._partitions]
+            [("FCALL", "headrace_4_release_rows", 1, self.keys.positions(p), holder, *pairs) for p in self._partitions]
         )
 
     async def note_reader(self, name: str, positions: Positions) -> None:
@@ -103,7 +111,7 @@ class RedisBulk:
         """
         pairs = [text for positions in (expected, reached) for pair in positions.items() for text in map(str, pair)]
         await self._call(
-            "FCALL", "headrace_3_advance_reader", 1, self.keys.readers(), name, len(expected), len(reached), *pairs
+            "FCALL", "headrace_4_advance_reader", 1, self.keys.readers(), name, len(expected), len(reached), *pairs
         )
 
     async def forget_reader(self, name: str) -> None:
@@ -127,6 +135,56 @@ class RedisBulk:
         """The sources in quarantine."""
         flat = await self._call("HGETALL", self.keys.quarantine())
         return {name.decode(): _decode_quarantine(told) for name, told in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def erasing(self) -> dict[str, Erasing]:
+        """The erasures that are under way, by name."""
+        found = await self._pipeline([("HGETALL", self.keys.erasing(partition)) for partition in self._partitions])
+        return {
+            name.decode(): unpack(told, partition)
+            for partition, flat in enumerate(found)
+            for name, told in zip(flat[::2], flat[1::2], strict=True)
+        }
+
+    async def note_erasing(self, erasure: str, erasing: Erasing) -> None:
+        """Note how far an erasure is."""
+        await self._call("HSET", self.keys.erasing(erasing.partition), erasure, pack(erasing))
+
+    async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
+        """Note that an erasure is done; first that, then that it is not under way any more."""
+        done = msgspec.json.encode(end(erasing, done_ms))
+        await self._call("SET", self.keys.erased(erasure), done, "EX", ERASED_S)
+        await self._call("HDEL", self.keys.erasing(erasing.partition), erasure)
+
+    async def erasure(self, erasure: str) -> Erasing | Erased | None:
+        """An erasure that is under way or done; its name does not tell in which partition."""
+        found = await self._pipeline([("HGET", self.keys.erasing(p), erasure) for p in self._partitions])
+        for partition, told in enumerate(found):
+            if told is not None:
+                return unpack(told, partition)
+        done = await self._call("GET", self.keys.erased(erasure))
+        return None if done is None else _decode_erased(done)
+
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more."""
+        if at > (await self.erased_to()).get(partition, START):
+            await self._call("HSET", self.keys.erased_to(), partition, str(at))
+
+    async def erased_to(self) -> Positions:
+        """Up to where entries were erased."""
+        flat = await self._call("HGETALL", self.keys.erased_to())
+        return {int(partition): StreamId.parse(at) for partition, at in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
+        """Have entries of a log partition no more, and events of these digests not known as seen.
+
+        Raises:
+            LogMoved: If somebody else does the same.
+        """
+        known, seen = list(digests), self.keys.seen(partition)
+        for start in range(0, len(known), SEEN_AT_ONCE):
+            some = known[start : start + SEEN_AT_ONCE]
+            await self._call("FCALL", "headrace_4_forget_seen", 1, seen, self._window_ms, *some)
+        await rewrite_log(self._call, self.keys, partition, entries)
 
     async def settings(self) -> dict[str, str]:
         """What was fixed when the store was created, and its latest schema; empty for one that nobody has opened."""

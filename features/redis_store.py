@@ -149,7 +149,7 @@ class RedisStore:
     async def heads(self) -> Positions:
         """The newest position of every partition that ever had an entry."""
         parts, _ = await self._parts(len(self._partitions))
-        asks: list[Command] = [("FCALL_RO", "headrace_3_heads", len(part), *map(self.keys.log, part)) for part in parts]
+        asks: list[Command] = [("FCALL_RO", "headrace_4_heads", len(part), *map(self.keys.log, part)) for part in parts]
         ids = [head for heads in await self._all(self._user_slots, parts, asks) for head in heads]
         return {partition: StreamId.parse(head) for partition, head in enumerate(ids) if head}
 
@@ -174,9 +174,9 @@ class RedisStore:
         if not positions:
             return
         key, pairs = self.keys.trimming(), [text for pair in positions.items() for text in map(str, pair)]
-        await self._servers.call(key_slot(key.encode()), "FCALL", "headrace_3_tell_trimming", 1, key, *pairs)
+        await self._servers.call(key_slot(key.encode()), "FCALL", "headrace_4_tell_trimming", 1, key, *pairs)
         trims: list[Command] = [
-            ("FCALL", "headrace_3_trim", 2, self.keys.log(p), self.keys.trimmed(p), str(at), f"{at.ms}-{at.seq + 1}")
+            ("FCALL", "headrace_4_trim", 2, self.keys.log(p), self.keys.trimmed(p), str(at), f"{at.ms}-{at.seq + 1}")
             for p, at in positions.items()
         ]
         await self._all(self._user_slots, [[partition] for partition in positions], trims)
@@ -197,7 +197,7 @@ class RedisStore:
         """
         keys = [self.keys.positions(item_partition), *map(self.keys.item, rows)]
         pairs = [text for positions in (expected, reached) for pair in positions.items() for text in map(str, pair)]
-        call: Command = ("FCALL", "headrace_3_commit_rows", len(keys), *keys)
+        call: Command = ("FCALL", "headrace_4_commit_rows", len(keys), *keys)
         slot = self._item_slots[item_partition]
         await self._servers.call(slot, *call, holder, len(expected), len(reached), *pairs, *rows.values())
 
@@ -287,6 +287,8 @@ class RedisStore:
     def _command(self, record: Record) -> Command:
         name, further = self._change(record)
         user = () if record.user is None else (self.keys.user(record.user),)
+        if record.kind == ERASURE:
+            user = (*user, self.keys.erasing(record.partition))
         return (
             *("FCALL", name, 2 + len(user), self.keys.log(record.partition), self.keys.seen(record.partition), *user),
             *(record.kind, record.body, self.clock, record.ts_ms, record.digest, self._window_ms),
@@ -298,12 +300,12 @@ class RedisStore:
         if record.update is not None:
             adds = b"".join(map(_pack_add, record.update.adds))
             update = record.update
-            return "headrace_3_event", (*layout, adds, update.recent, update.context, self.schema.n_recent)
+            return "headrace_4_event", (*layout, adds, update.recent, update.context, self.schema.n_recent)
         if record.attributes is not None:
-            return "headrace_3_attributes", (*layout, record.attributes)
+            return "headrace_4_attributes", (*layout, record.attributes)
         if record.kind == ERASURE:
-            return "headrace_3_erasure", ()
-        return "headrace_3_plain", (record.state,)
+            return "headrace_4_erasure", (record.erasure, record.user or "", record.state)
+        return "headrace_4_plain", (record.state,)
 
 
 def _pack_add(add: Add) -> bytes:

@@ -1,5 +1,7 @@
 """Which events were seen lately, in memory."""
 
+from collections.abc import Iterable
+
 
 class Seen:
     """Digests of this window and of the one before, by partition; as the rotating sets of the server."""
@@ -18,6 +20,12 @@ class Seen:
     def add(self, partition: int, digest: bytes) -> None:
         """Remember it."""
         self._current.add((partition, digest))
+
+    def discard(self, partition: int, digests: Iterable[bytes]) -> None:
+        """Remember them no more."""
+        gone = {(partition, digest) for digest in digests}
+        self._current -= gone
+        self._previous -= gone
 
     def _rotate(self, number: int) -> None:
         if number == self._number:

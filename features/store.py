@@ -7,12 +7,13 @@ written by `commit_rows`, which moves the rows of one item partition and the pos
 refuses if somebody else has moved them.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from features.erasures import Erased, Erasing
 from features.errors import FeatureError
 from features.events import (
     DECISION,
@@ -53,8 +54,11 @@ class Record:
     update: Update | None = None
     attributes: bytes | None = None
     """New user attributes (msgpack map)."""
+    erasure: str = ""
+    """Name under which an erasure is noted, to be carried out in all other places; empty: it is not."""
     state: bytes = b""
-    """State to log with a record that has no `user`: what a decision was made with."""
+    """State to log with a record that has no `user`: what a decision was made with. Of an erasure: the state that the
+    person must have; empty: any."""
 
 
 class Applied(NamedTuple):
@@ -167,8 +171,8 @@ class FeatureStore(Protocol):
 
 
 class BulkStore(Protocol):
-    """What concerns all of a store that goes on living: to replace states and rows as a whole, who reads the log, and
-    whose events do not count. Raises as `FeatureStore` does.
+    """What concerns all of a store that goes on living: to replace states and rows as a whole, who reads the log, whose
+    events do not count, and who is erased. Raises as `FeatureStore` does.
 
     States of users follow from a position of their log, and are refused when that has moved. Rows are held: until they
     are released nobody else writes any, and who folds the log into them begins again where `release_rows` says.
@@ -261,6 +265,40 @@ class BulkStore(Protocol):
         """The sources in quarantine."""
         ...
 
+    async def erasing(self) -> dict[str, Erasing]:
+        """The erasures that are under way, by name."""
+        ...
+
+    async def note_erasing(self, erasure: str, erasing: Erasing) -> None:
+        """Note how far an erasure is."""
+        ...
+
+    async def end_erasing(self, erasure: str, erasing: Erasing, done_ms: int) -> None:
+        """Note that an erasure is done; of whom it was about nothing is left."""
+        ...
+
+    async def erasure(self, erasure: str) -> Erasing | Erased | None:
+        """An erasure that is under way, or was done in the last `ERASED_S`; None: there is none of this name."""
+        ...
+
+    async def note_erased(self, partition: int, at: StreamId) -> None:
+        """Note that of a log partition not all entries up to here are there any more, before they go."""
+        ...
+
+    async def erased_to(self) -> Positions:
+        """Up to where entries were erased; partitions where none was are not there."""
+        ...
+
+    async def drop_entries(self, partition: int, entries: Collection[StreamId], digests: Collection[bytes]) -> None:
+        """Have entries of a log partition no more, and events of these digests not known as seen.
+
+        Positions stay: what comes next comes after the newest entry there ever was. Nobody is told, as by `trim`.
+
+        Raises:
+            LogMoved: If somebody else does the same; nothing was dropped.
+        """
+        ...
+
 
 def all_of(results: Iterable[T | FeatureError]) -> list[T]:
     """The results, if none of them is an error.
@@ -313,14 +351,20 @@ def user_record(entry: LoggedAttributes, keys: Keys) -> Record:
     )
 
 
-def erasure_record(entry: LoggedErasure, keys: Keys) -> Record:
-    """The record that erases a person's state."""
+def erasure_record(entry: LoggedErasure, keys: Keys, erasure: str = "", state: bytes = b"") -> Record:
+    """The record that erases a person's state, and with a name has everything else erased; see `features.erasing`.
+
+    Args:
+        state: What it must be, else applying it is `LogMoved`; empty: whatever it is.
+    """
     return Record(
         kind=ERASURE,
         partition=keys.user_partition(entry.user),
         body=encode_body(entry),
         ts_ms=entry.ts_ms,
         user=entry.user,
+        erasure=erasure,
+        state=state,
     )
 
 

@@ -36,13 +36,14 @@ async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions,
     Args:
         is_deep: What is gone from the store is read in its archive.
     Raises:
-        StoreRefused: As `check_whole`.
+        StoreRefused: As `check_erased` and `check_whole`.
     """
     mine, before = f"{READER} {name}", await bulk.readers()
     await bulk.note_reader(mine, cut)
     if before.get(mine) == cut:
         return True
     try:
+        await check_erased(bulk, cut)
         if not is_deep:
             await check_whole(store, bulk, cut)
     except StoreRefused:
@@ -57,6 +58,20 @@ async def begin(store: FeatureStore, bulk: BulkStore, name: str, cut: Positions,
 async def end(bulk: BulkStore, name: str) -> None:
     """Let the log be trimmed again."""
     await bulk.forget_reader(f"{READER} {name}")
+
+
+async def check_erased(bulk: BulkStore, cut: Positions) -> None:
+    """See that nobody was erased after the cut of an archive: what was made of it may know that person.
+
+    Raises:
+        StoreRefused: If somebody was, and the log does not tell of it any more.
+    """
+    for partition, at in (await bulk.erased_to()).items():
+        if START < cut.get(partition, START) < at:
+            raise StoreRefused(
+                f"log partition {partition}: somebody was erased at {at}, and the archive that this was made of ended "
+                f"before, at {cut[partition]}: delete it, bring the archive up to now and begin anew"
+            )
 
 
 async def check_whole(store: FeatureStore, bulk: BulkStore, cut: Positions) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import uvicorn
 
 from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
 from deployments.gate import MAX_BODY_BYTES, AccessConfig
 from deployments.http import Message, Receive, Scope, Send, read_body
@@ -49,7 +50,9 @@ class Door:
         quarantine = QuarantineKeeper(self.store, SourceWatch(SourceRules(), ()), lambda: 1)
         entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
         self._app = EventsEndpoint(
-            self.store, quarantine, _no_model, _no_model, _no_model, lambda: 1, entrance=entrance, is_event_clock=False
+            *(self.store, quarantine, _no_model, _no_model, LogSide(self.store, _no_model, _no_export), lambda: 1),
+            entrance=entrance,
+            is_event_clock=False,
         ).app
 
     @property
@@ -92,18 +95,28 @@ async def _no_model() -> Item:
     return {}
 
 
+async def _no_export(_: str) -> bytes:
+    return b""
+
+
 @contextlib.contextmanager
 def opened(faults: Mapping[int, str] | None = None, schema: Schema | None = None) -> Iterator[Door]:
     """A door, open."""
     door = Door(schema or Schema(), faults or {})
-    server = uvicorn.Server(uvicorn.Config(door, lifespan="off", ws="none", log_level="critical"))  # type: ignore[arg-type]
+    with served(door) as door.url:
+        yield door
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[str]:
+    """An application on a real socket; its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        door.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             eventually(lambda: server.started, "the door is open")
-            yield door
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

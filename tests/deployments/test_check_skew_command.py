@@ -22,11 +22,12 @@ from features.embedded import EmbeddedServer
 from features.encoding import Encoder
 from features.events import START, LoggedAttributes
 from features.log_files import LogFiles
+from features.people import Gone, Mark
 from features.projection import Projection
 from features.redis_store import RedisStore
 from features.schema import Schema
 from features.state import apply_update, update_for
-from features.store import Record, all_of, event_record, item_record
+from features.store import BulkStore, Record, all_of, event_record, item_record
 from learners.checkpoints import Checkpoints
 from learners.online import OnlineLearner
 from tests.deployments.test_ranking import FixedWeights, LastIsBest
@@ -195,6 +196,39 @@ def test_without_its_beginning_and_without_a_version_it_is_said_what_is_missing(
     asyncio.run(with_store(store, live_and_trim))
     assert main(["check-skew"]) == 1
     assert "the beginning of the log is gone" in words(capsys)
+
+
+async def erase_from_log(store: RedisStore, bulk: BulkStore, user: str) -> None:
+    """As an erasure does, once everybody has read."""
+    heads = await store.heads()
+    entries = await store.read_log({}, count=10_000)
+    partition = store.keys.user_partition(user)
+    gone = Gone({user: Mark(partition, heads[partition])})
+    await bulk.note_erased(partition, heads[partition])
+    await bulk.drop_entries(partition, [entry.id for entry in entries if gone.has(entry)], [])
+    await bulk.put_users(partition, {user: b""}, heads[partition])
+
+
+def test_where_somebody_was_erased_it_begins_with_a_version_that_is_past_it(
+    store: StoreConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def live_and_erase(opened: RedisStore) -> None:
+        await live(opened)
+        bulk = bulk_of(store)
+        await erase_from_log(opened, bulk, USERS[0])
+        await bulk.close()
+
+    async def live_on(opened: RedisStore) -> None:
+        await live(opened)
+        await keep_version(opened)
+        await live(opened)
+
+    asyncio.run(with_store(store, live_and_erase))
+    assert main(["check-skew"]) == 1
+    assert "or somebody was erased" in words(capsys)
+    asyncio.run(with_store(store, live_on))
+    assert main(["check-skew"]) == 0
+    assert "from version 7, of " in capsys.readouterr().err
 
 
 def test_with_an_archive_it_goes_back_to_where_that_begins(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
 from deployments.gate import AccessConfig
 from deployments.openapi import openapi
@@ -33,6 +34,8 @@ WHO_MAY = {
     "GET /v1/users/{id}": {ADMIN},
     "PUT /v1/users/{id}": {EVENTS, ADMIN},
     "DELETE /v1/users/{id}": {ADMIN},
+    "GET /v1/users/{id}/export": {ADMIN},
+    "GET /v1/erasures/{id}": {ADMIN},
     "GET /v1/model": {RANK, EVENTS, ADMIN},
     "GET /v1/model/versions": {RANK, EVENTS, ADMIN},
     "POST /v1/model/rollback": {ADMIN},
@@ -70,7 +73,9 @@ class Door:
         )
         keeper = QuarantineKeeper(store, SourceWatch(SourceRules(), ()), lambda: 5)
         self._events = EventsEndpoint(
-            store, keeper, self._hub, _nobody, _nobody, lambda: 5, entrance=self.entrance, is_event_clock=False
+            *(store, keeper, self._hub, _nobody, LogSide(store, _nobody, _export), lambda: 5),
+            entrance=self.entrance,
+            is_event_clock=False,
         ).app
         self._ranker = RankEndpoint(_Unasked(), app=self.entrance.app()).app  # type: ignore[arg-type]
         self.tokens: dict[str, str] = {}
@@ -117,6 +122,10 @@ class _Unasked:
 
 async def _nobody(*_: Any, **__: Any) -> Any:
     return {}
+
+
+async def _export(_: str) -> bytes:
+    return b"{}\n"
 
 
 @pytest.fixture

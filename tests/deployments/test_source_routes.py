@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.events import EventsEndpoint
 from deployments.gate import AccessConfig
 from features.access_store import MemoryAccessStore
@@ -29,7 +30,9 @@ class Door:
         """What the judge makes of sources."""
         self.entrance = Entrance(AccessConfig(keys="off"), MemoryAccessStore())
         self._app = EventsEndpoint(
-            store, keeper, _nobody, self._judge, _nobody, lambda: 5, entrance=self.entrance, is_event_clock=False
+            *(store, keeper, _nobody, self._judge, LogSide(store, _nobody, _nobody), lambda: 5),
+            entrance=self.entrance,
+            is_event_clock=False,
         ).app
 
     async def _judge(self) -> dict[str, dict[str, Any]]:

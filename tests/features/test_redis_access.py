@@ -11,8 +11,11 @@ import pytest
 
 from features.embedded_cluster import EmbeddedCluster
 from features.errors import StoreRefused, StoreUnavailable
+from features.keys import digest
+from features.redis_bulk import RedisBulk
 from features.redis_store import RedisStore
-from tests.features.examples import KEYS, SCHEMA, applied, click, log_of
+from features.store import erasure_record
+from tests.features.examples import KEYS, SCHEMA, applied, click, erasure, log_of
 from tests.features.test_store_contract import Listening, until
 
 ROOT = Path(__file__).parents[2]
@@ -92,9 +95,23 @@ async def test_a_user_with_the_rights_that_readme_names_can_do_everything_over_t
     assert (await store.read(["nobody"], ["a"])) == ([b""], [b"row"])
     assert await store.projected() == [{}] * KEYS.n_partitions
     assert await store.log_bytes() > 0
+    await _erase(store, RedisBulk(_url(guarded), keys=KEYS))
     await store.trim(await store.heads())
     assert await store.now_ms() > 0 and await log_of(store) == []
     await store.close()
+
+
+async def _erase(store: RedisStore, bulk: RedisBulk) -> None:
+    """Whoever is in the log, so that a partition has some entries, and one none."""
+    (made,) = await applied(store, erasure_record(erasure("u1"), KEYS, "e1"))
+    noted = (await bulk.erasing())["e1"]
+    entries = await log_of(store)
+    for partition in range(KEYS.n_partitions):
+        ids = [entry.id for entry in entries if entry.partition == partition]
+        await bulk.drop_entries(partition, ids[partition > 0 :], [digest("u1", "e1")])
+    await bulk.end_erasing("e1", noted, made.id.ms)
+    assert len(await log_of(store)) == KEYS.n_partitions - 1 and await bulk.erasing() == {}
+    await bulk.close()
 
 
 async def test_the_same_rights_let_replicas_confirm() -> None:

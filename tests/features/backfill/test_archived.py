@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.archive_erasing import ArchiveEraser
 from features.backfill.pieces import Folder
 from features.backfill.planning import Plan, plan_of
 from features.backfill.stages import check_unit, fold_item_shard, fold_user_shard, judge, n_items_in
@@ -20,12 +21,14 @@ from features.events import (
     LoggedAttributes,
     LoggedErasure,
     Positions,
+    StreamId,
     check_event,
     event_from_row,
 )
 from features.item_table import ItemTable
 from features.log_files import LogFiles
 from features.memory_store import MemoryStore
+from features.people import Gone, Mark
 from features.schema import Schema
 from features.store import Record, all_of, decision_record, erasure_record, event_record, item_record, user_record
 from tests.features.backfill.streams import SCHEMA, packed, rows, states_in, table_of
@@ -101,6 +104,24 @@ def rows_of(entries: Sequence[Entry]) -> dict[str, bytes]:
     table = ItemTable(SCHEMA)
     table.fold(entries)
     return packed(table)
+
+
+@given(st.lists(st.one_of(rows, rows, others), min_size=1, max_size=40), st.integers(1, 9))
+@settings(max_examples=20)
+async def test_an_archive_from_which_somebody_was_erased_comes_to_what_the_others_did(
+    tmp_path_factory: pytest.TempPathFactory, some: list[Any], n: int
+) -> None:
+    _, entries = await logged(some)
+    folder, at = tmp_path_factory.mktemp("law"), StreamId(1 << 61, 0)
+    url, gone = archived(folder, entries, n), Gone({"u1": Mark(KEYS.user_partition("u1"), at)})
+    kept = [entry for entry in entries if not gone.has(entry)]
+    assert ArchiveEraser(LogFiles(url), gone).advance(0.0)
+    if not kept:
+        return
+    before = plan_of([archived(folder / "others", kept, n)], SCHEMA, KEYS.n_partitions, str(folder / "expected"))
+    plan = plan_of([url], SCHEMA, KEYS.n_partitions, str(folder / "run"))
+    assert run(plan) == run(before)
+    assert "u1" not in run(plan)[0]
 
 
 @given(st.lists(st.one_of(rows, rows, others), min_size=1, max_size=40), st.integers(1, 9))

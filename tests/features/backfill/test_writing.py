@@ -24,14 +24,14 @@ from features.backfill.writing import (
 )
 from features.deep_log import DeepLog
 from features.errors import FeatureError, ProjectionConflict, StoreRefused
-from features.events import START, LoggedErasure, Positions, check_event, event_from_row
+from features.events import START, LoggedErasure, Positions, StreamId, check_event, event_from_row
 from features.item_table import ItemTable
 from features.log_files import LogFiles
 from features.projection import Projection
 from features.schema import Schema
 from features.store import Record, all_of, erasure_record, event_record, item_record, user_record
 from tests.features.backfill.streams import SCHEMA, lived, packed, rows_in, states_in, table_of
-from tests.features.examples import KEYS, T0_MS, Both, Store, archived, attributes
+from tests.features.examples import KEYS, T0_MS, Both, Store, applied, archived, attributes
 
 Rows = list[dict[str, Any]]
 USERS = [f"u{n}" for n in range(40)]
@@ -276,6 +276,19 @@ async def test_a_log_that_has_lost_entries_is_refused_and_left_alone(both: Both,
     assert await both.bulk.readers() == {}
     assert await begin(*both, "run", heads) is False  # a history that reaches so far
     assert await begin(*both, "run", heads) is True
+
+
+async def test_what_was_made_of_an_archive_before_somebody_was_erased_is_refused(both: Both) -> None:
+    (made,) = await applied(both.store, erasure_record(LoggedErasure("u1", T0_MS), KEYS, "e1"))
+    home = KEYS.user_partition("u1")
+    earlier = {home: StreamId(made.id.ms - 1, 0)}
+    await begin(both.store, both.bulk, "one", earlier)
+    await both.bulk.note_erased(home, made.id)
+    await begin(both.store, both.bulk, "two", {home: made.id})
+    await begin(both.store, both.bulk, "three", {})
+    with pytest.raises(StoreRefused, match="somebody was erased"):
+        await begin(both.store, both.bulk, "four", earlier)
+    assert list(await both.bulk.readers()) == ["backfill three"]
 
 
 async def test_entries_that_go_while_states_are_written_are_missed(both: Both) -> None:
