@@ -24,7 +24,7 @@ from features.events import check_id
 from features.quarantine import QuarantineKeeper
 from features.source_watch import SourceReport
 from features.sources import Quarantine
-from learners.hub import JUDGE_NAME
+from learners.remote_judge import JUDGE_NAME
 
 UNHEARD: Final = {**asdict(SourceReport()), "quarantine": None}
 AskJudge = Callable[[], Awaitable[dict[str, dict[str, Any]]]]

@@ -179,6 +179,20 @@ class Joiner:
         heapq.heappush(self._orphans_due, (event.ts_ms + round(1000 * self._config.wait_s), event.decision))
         return False
 
+    def erase(self, user: str) -> None:
+        """Forget what was shown to a person and what came of it: nothing more of it is ever ready."""
+        gone = [name for name, found in self._open.items() if found.decision.user == user]
+        for name in gone:
+            self._n_bytes -= self._open.pop(name).n_bytes
+        others = {name: [event for event in events if event.user != user] for name, events in self._orphans.items()}
+        self._orphans = {name: events for name, events in others.items() if events}
+        self._ready = [outcome for outcome in self._ready if outcome.decision.user != user]
+        # Instants are looked at in order, whatever the heaps look like inside.
+        self._due = [due for due in self._due if due[1] in self._open]
+        self._orphans_due = [due for due in self._orphans_due if due[1] in self._orphans]
+        heapq.heapify(self._due)
+        heapq.heapify(self._orphans_due)
+
     def pop_ready(self, now_ms: int) -> list[Outcome]:
         """What is to be learned as of an instant; each outcome once.
 

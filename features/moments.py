@@ -56,7 +56,8 @@ class Change(NamedTuple):
 
 class _Held(NamedTuple):
     ms: int
-    user: str | None
+    user: int | None
+    """Hash of the id: whoever is erased is named nowhere any more."""
     state: bytes | None
     """The user's, from just before the entry; None: not known."""
     change: Change | None
@@ -99,8 +100,13 @@ class Moments:
         """Take in the next entries of the log."""
         if not entries:
             return
-        held = [found for found in map(self._hold, entries) if found is not None]
-        self._held.extend(self._with_keys(held))
+        start = 0
+        for at, entry in enumerate(entries):
+            if entry.kind == ERASURE:
+                self._take(entries[start:at])
+                self._erase(entry)
+                start = at + 1
+        self._take(entries[start:])
         self._fold_before(entries[-1].id.ms - self._held_ms)
 
     def rows(self, items: Sequence[str], since_ms: int) -> dict[str, list[bytes]]:
@@ -127,7 +133,8 @@ class Moments:
 
     def states(self, user: str, since_ms: int) -> list[bytes] | None:
         """Every state that a person had since an instant, the newest last; None if one of them is not known."""
-        found = [held.state for held in self._held if held.user == user and held.ms >= since_ms]
+        name = hash64(user)
+        found = [held.state for held in self._held if held.user == name and held.ms >= since_ms]
         found.append(self._state(user))
         return [state for state in found if state is not None] if None not in found else None
 
@@ -140,12 +147,31 @@ class Moments:
         except FeatureError:
             return None
 
+    def _take(self, entries: Sequence[Entry]) -> None:
+        held = [found for found in map(self._hold, entries) if found is not None]
+        self._held.extend(self._with_keys(held))
+
+    def _erase(self, entry: Entry) -> None:
+        """Have nothing of a person but the states of the last seconds, by a hash, as long as they may be asked for.
+
+        What the person's events did to rows stays to be folded.
+        """
+        try:
+            user = decode_erasure(entry.body).user
+        except msgspec.DecodeError:
+            self.n_passed_over += 1
+            return
+        name, before = hash64(user), self._state(user)  # the entry carries no state
+        self._last.pop(user, None)
+        held = (_nobodys(one) if one.user == name else one for one in self._held)
+        self._held = deque([*held, _Held(entry.id.ms, name, before, None, NO_KEYS)])
+
     def _hold(self, entry: Entry) -> _Held | None:
         try:
             if entry.kind == EVENT:
                 event = logged_event(entry.body, self._schema)
                 self._note(event.user, entry)
-                return _Held(entry.id.ms, event.user, entry.state, self._change(entry, event), NO_KEYS)
+                return _Held(entry.id.ms, hash64(event.user), entry.state, self._change(entry, event), NO_KEYS)
             if entry.kind == ITEM:
                 item = decode_attributes(entry.body)
                 change = Change(entry.id.ms, item, NOTHING)
@@ -153,12 +179,7 @@ class Moments:
             if entry.kind == USER:
                 user = decode_attributes(entry.body).entity
                 self._note(user, entry)
-                return _Held(entry.id.ms, user, entry.state, None, NO_KEYS)
-            if entry.kind == ERASURE:  # it carries no state
-                user = decode_erasure(entry.body).user
-                before = self._state(user)
-                self._note(user, entry)
-                return _Held(entry.id.ms, user, before, None, NO_KEYS)
+                return _Held(entry.id.ms, hash64(user), entry.state, None, NO_KEYS)
         except (FeatureError, msgspec.DecodeError):
             self.n_passed_over += 1
         return None
@@ -206,6 +227,15 @@ class Moments:
             if change is not None:
                 gone.append(change)
         fold(self.table, gone)
+
+
+def _nobodys(held: _Held) -> _Held:
+    """The same, but an event that names nobody."""
+    change = held.change
+    if change is None or not isinstance(change.body, LoggedEvent):
+        return held
+    body = msgspec.structs.replace(change.body, user="", id=None, decision=None)
+    return held._replace(change=change._replace(body=body))
 
 
 def fold(table: ItemTable, changes: Sequence[Change], takes: Callable[[str], bool] | None = None) -> None:

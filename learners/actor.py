@@ -120,14 +120,19 @@ class Learner:
             if tick is None:
                 await asyncio.sleep(0.0 if reader.is_behind else IDLE_S)
                 continue
-            for entries in slices(tick):
-                for entry in entries:
-                    await offers.before(entry.id.ms)
-                    learner.read(entry)
-                    await offers.after(entry.id.ms)
-                await asyncio.sleep(0)
-            await offers.close(tick)
+            await self._read(tick, learner, offers)
             self._note(learner, tick, offers.version)
+
+    @staticmethod
+    async def _read(tick: Tick, learner: OnlineLearner, offers: Offers) -> None:
+        # By itself, so that no entry is held until the next one comes: it may be of somebody who is erased.
+        for entries in slices(tick):
+            for entry in entries:
+                await offers.before(entry.id.ms)
+                learner.read(entry)
+                await offers.after(entry.id.ms)
+            await asyncio.sleep(0)
+        await offers.close(tick)
 
     async def _restore(self, hub: Any) -> tuple[OnlineLearner, int]:
         learner = OnlineLearner(self._schema, self._config, self._seat)

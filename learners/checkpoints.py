@@ -14,14 +14,19 @@ Where the files are: in the store, which every node reaches and nothing else is 
 which has to be one that all nodes share, lest a hub that is started on another node finds none.
 """
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.schema import Schema
 from learners import snapshots
-from learners.errors import LearnerError, UnknownVersion
+from learners.erasing import Ends, holds, is_past, without
+from learners.errors import CorruptSnapshot, LearnerError, UnknownVersion
 from learners.snapshots import Delta
 
 LEFT: Final = "left"
@@ -182,6 +187,28 @@ class Checkpoints:
                 return found
         return None
 
+    async def erase(self, people: NDArray[np.uint64], positions: Ends) -> int:
+        """Have no row that one of these people owns in any version that does not reach these positions of the log;
+        returns how many files were written anew.
+
+        Each file takes the place of what it was by itself (see `learners.erasing`), so whatever ends this in between,
+        all versions can be read, and doing it again does the rest. What cannot be read goes: nobody can go on from it,
+        nor say what it holds. Others may write versions meanwhile, but drop none.
+        """
+        n_written = 0
+        for name in sorted(name for name in await self._files.names() if _is_version(name)):
+            packed = await self._files.read(name)
+            try:
+                changed = await asyncio.to_thread(_without, packed, people, positions)
+            except CorruptSnapshot as error:
+                logger.error("checkpoint %s is dropped, it cannot be said whom it is about: %s", name, error)
+                await self._files.delete(name)
+                continue
+            if changed is not None:
+                await self._files.write(name, changed)
+                n_written += 1
+        return n_written
+
     async def left(self) -> bytes | None:
         """A packed version that was left for whoever commits here; None if there is none."""
         return await self._files.read(LEFT) if LEFT in await self._files.names() else None
@@ -212,6 +239,22 @@ class Checkpoints:
     async def _numbers(self, kind: str) -> list[int]:
         names = await self._files.names()
         return [int(name[1:11]) for name in names if name.startswith("v") and name.endswith(f".{kind}")]
+
+
+def _is_version(name: str) -> bool:
+    return name.startswith("v") and name.endswith((".delta", ".full"))
+
+
+def _without(packed: bytes, people: NDArray[np.uint64], positions: Ends) -> bytes | None:
+    """A packed version without what people own; None if it has nothing of them, or is of after their erasure.
+
+    Raises:
+        CorruptSnapshot: If it cannot be read.
+    """
+    delta = snapshots.unpack(packed)
+    if is_past(delta.progress.positions, positions) or not holds(delta, people):
+        return None
+    return snapshots.pack(without(delta, people))
 
 
 def thinned(numbers: Iterable[int], n_kept: int) -> set[int]:

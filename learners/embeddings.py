@@ -8,10 +8,14 @@ A key gets a row at its n-th meeting (`TableConfig`). A row not met for long is 
 table, a bounded number of rows a step; when all rows are taken, the least useful of a few under the hand makes room. A
 key that no row is free for stays on the fallback. All of it follows from the keys and the time of the log.
 
+Where it is told who meets a key (`knows_people`), a row also says who *owns* it: the one person who has ever met its
+key, or everybody, once a second one has. What one person owns goes with that person (`erase`).
+
 Rows are trained by row-wise Adagrad: one accumulator a row, the mean square of its gradients.
 
 Memory for `max_rows` is reserved at once and taken from the machine by the page as rows are used; so no row ever moves.
-The price of a row is 4 D + 24 bytes, 4 more once it is touched, and 32 to 64 in the index that finds it.
+The price of a row is 4 D + 24 bytes, 4 more once it is touched, 8 where there are owners, and 32 to 64 in the index
+that finds it.
 
 The table knows neither what keys mean nor where gradients come from.
 
@@ -26,6 +30,7 @@ from numpy.typing import NDArray
 
 from features.index import I64, LINE, U64, KeyIndex
 from learners import upkeep
+from learners.owners import is_one_of
 
 F32 = NDArray[np.float32]
 U32 = NDArray[np.uint32]
@@ -74,11 +79,20 @@ class EmbeddingTable:
 
     Args:
         n_expected: Keys that there is room for in the index from the start.
+        knows_people: Whether rows have owners.
     """
 
-    def __init__(self, n_embedding: int, config: TableConfig | None = None, n_expected: int = 512) -> None:
+    def __init__(
+        self,
+        n_embedding: int,
+        config: TableConfig | None = None,
+        n_expected: int = 512,
+        *,
+        knows_people: bool = False,
+    ) -> None:
         self.n_embedding = n_embedding
         self.config = config or TableConfig()
+        self.knows_people = knows_people
         self.clear(n_expected)
 
     def __len__(self) -> int:
@@ -104,9 +118,11 @@ class EmbeddingTable:
         self.key, self.accumulator, self.uses = meta["key"], meta["accumulator"], meta["uses"]
         self.met_s, self._flags = meta["met_s"], meta["flags"]
         self._touched = np.zeros(self.max_rows, dtype=np.uint32)
+        self.owner = np.zeros(self.max_rows if self.knows_people else 0, dtype=np.uint64)
+        """[N] the person who alone has met a row's key, or see `learners.owners`; empty where nobody says."""
         self._rows = (
             *(self.weight, self.key, self.accumulator, self.uses, self.met_s, self._flags),
-            self._touched,
+            *(self._touched, self.owner),
         )
         self._state = np.zeros(6, dtype=np.int64)
         self._state[[upkeep.N_ROWS, upkeep.HAND]] = 1
@@ -118,11 +134,12 @@ class EmbeddingTable:
         """Rows of keys, in their shape; `FALLBACK` for absent (0) and unknown ones."""
         return self._index.get(keys)
 
-    def meet(self, keys: U64, now_s: int) -> None:
+    def meet(self, keys: U64, now_s: int, people: U64 | None = None) -> None:
         """Take in the meetings of one step: rows for keys that earned one, and a turn of the hand.
 
         Args:
             now_s: Log time; never less than before.
+            people: Who met each key, if the table knows people.
         """
         self._index.reserve(keys.size)
         index = self._index.slots, self._index.old, self._index.state
@@ -133,6 +150,13 @@ class EmbeddingTable:
             self._counted = None
         elif n_counted and self._counted is not None:
             self._counted.append(counted[:n_counted])
+        if self.knows_people and people is not None:
+            upkeep.own(index, self._rows, keys.ravel(), people)
+
+    def erase(self, people: U64) -> None:
+        """Free the rows that one of these people owns; it looks at every row."""
+        rows = np.flatnonzero(is_one_of(self.owner[: len(self)], people))
+        upkeep.free((self._index.slots, self._index.old, self._index.state), self._rows, self._state, rows)
 
     def adagrad(self, rows_N: I64, gradient_ND: F32, rate: float) -> None:
         """One step of row-wise Adagrad; each row at most once.
@@ -184,9 +208,13 @@ class EmbeddingTable:
             self._state[upkeep.N_ROWS] = max(len(self), int(rows[-1]) + 1)
             self.key[rows], self.weight[rows] = keys, values_ND[part]
 
-    def resume(self, accumulators_N: F32, uses_N: F32, met_s_N: U32, kept: Keeping) -> None:
+    def resume(
+        self, accumulators_N: F32, uses_N: F32, met_s_N: U32, kept: Keeping, owners_N: U64 | None = None
+    ) -> None:
         """After `load` of all rows: go on as the table that they and this are from."""
         n = len(self)
+        if self.knows_people and owners_N is not None:
+            self.owner[:n] = owners_N
         self.accumulator[:n], self.uses[:n], self.met_s[:n] = accumulators_N, uses_N, met_s_N
         self._state[[upkeep.HAND, upkeep.N_FREE, upkeep.FREE]] = kept.hand, kept.n_free, kept.free
         if len(kept.counts) == len(self._counts):

@@ -20,12 +20,13 @@ from features.schema import Schema
 from features.sources import SourceRules
 from learners.actor import Learner, learner_name
 from learners.checkpoints import N_KEPT
-from learners.hub import HUB_NAME, JUDGE_NAME, HubConfig, ModelHub
+from learners.hub import HUB_NAME, HubConfig, ModelHub
 from learners.judge import JudgeConfig
 from learners.judge_actor import JudgeActor
 from learners.online import LearnerConfig
 from learners.projector import PROJECTOR_NAME, Projector
 from learners.publisher import EDITION_BYTES
+from learners.remote_judge import JUDGE_NAME
 
 ASK_S: Final = 10.0  # an actor that does not say in this time what it is made of is replaced
 END_S: Final = 30.0  # a killed one is gone after a fraction of a second

@@ -33,26 +33,27 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
 
 from features.clock import WallClock
 from features.connect import StoreConfig, files_of
 from features.errors import FeatureError
 from features.priority import step_back
-from features.schema import Schema
+from features.schema import Schema, hash64
 from learners import snapshots
-from learners.checkpoints import N_KEPT, Checkpoints, Files
+from learners.checkpoints import LEFT, N_KEPT, Checkpoints, Files
 from learners.editions import Place
-from learners.errors import JudgeAway, LearnerError, StaleSnapshot
+from learners.erasing import Ends, is_past
+from learners.errors import LearnerError, StaleSnapshot
 from learners.folder_files import FolderFiles
 from learners.lineage import Lineage
 from learners.meetings import Meetings
 from learners.patience import Patience
 from learners.publisher import EDITION_BYTES, Publisher
 from learners.publishing import Publishing
+from learners.remote_judge import RemoteJudge
 from learners.shares import Share
 from learners.shelf import Shelf
-from learners.verdicts import Verdict
+from learners.snapshots import Delta
 
 HUB_NAME: Final = "headrace-hub"
 RETRY_S: Final = 1.0
@@ -60,8 +61,6 @@ LOOK_S: Final = 5.0  # for a version that was left
 SETTINGS: Final = "settings"
 """Name of the file that replicas' settings are kept in."""
 OPERATOR: Final = "operator"
-JUDGE_NAME: Final = "headrace-judge"
-JUDGE_S: Final = 10.0  # one that does not answer in this time is away
 EditionRef: TypeAlias = "ray.ObjectRef[NDArray[np.uint8]]"
 
 logger = logging.getLogger(__name__)
@@ -107,6 +106,7 @@ class ModelHub:
         self._patience = Patience(config.max_held)
         self._meetings: Meetings[ray.ObjectRef[Share]] = Meetings()
         self._settings = b""
+        self._read_in_vain: Ends = {}
         loop = asyncio.get_running_loop()
         self._loading = loop.create_task(self._load(store))
         self._is_due = asyncio.Event()
@@ -253,7 +253,44 @@ class ModelHub:
 
     async def anchor(self, age_s: float, other_than: int) -> list[EditionRef] | None:
         """The newest version that is so old, in log time, as an edition; None if there is no other."""
-        full = await (await self._loaded()).anchor(round(1000 * age_s), self._shelf.version, other_than)
+        return await self._laid_out(
+            await (await self._loaded()).anchor(round(1000 * age_s), self._shelf.version, other_than)
+        )
+
+    async def edition(self, version: int) -> list[EditionRef] | None:
+        """A version as an edition; None if it is not kept."""
+        return await self._laid_out(await (await self._loaded()).kept(version))
+
+    async def erase(self, users: Sequence[str], positions: Ends) -> bool:
+        """Have nothing of these people, in any version that is kept, in memory, in the judge, nor in what replicas get.
+
+        Ask again until it is done, also after it was lost or has raised: what is done is done. Until then the entries
+        of the erasures stay in the log.
+
+        Args:
+            positions: Of the erasures in the log, by partition; the newest of each.
+        Returns:
+            False while there is something to wait for: until the newest version, and the judge, have been read so far,
+            and a version that was left is adopted.
+        Raises:
+            FeatureError, OSError: If durable versions are out of reach.
+            JudgeAway: If the judge does not answer.
+        """
+        lineage = await self._loaded()
+        if lineage.full is None:
+            return is_past(self._read_in_vain, positions)
+        people = np.array([hash64(user) for user in users], dtype=np.uint64)
+        if LEFT in await self._files.names() or not await lineage.erase(people, positions):
+            return False
+        async with lineage.changing:
+            await self._publishing.erase_pin(people, positions)
+        return await self._publishing.erase(people, positions)
+
+    async def note_read(self, positions: Ends) -> None:
+        """There is no version, and nothing to make one of in the log up to here."""
+        self._read_in_vain = dict(positions)
+
+    async def _laid_out(self, full: Delta | None) -> list[EditionRef] | None:
         if full is None:
             return None
         draft = await asyncio.to_thread(Publisher("anchor", 0).draft, full)  # commits go on meanwhile
@@ -341,29 +378,6 @@ class ModelHub:
         except LearnerError as error:
             logger.error("the version that was left is dropped: %s", error)
         await self._lineage.checkpoints.drop_left()
-
-
-class RemoteJudge:
-    """The judge of this cluster, wherever it runs; see `learners.publishing.Judge`."""
-
-    async def weigh(self, edition: Sequence[EditionRef]) -> Verdict:
-        """Ask whether replicas may get an edition."""
-        verdict: Verdict = await self._ask("weigh", edition)
-        return verdict
-
-    async def follow(self, edition: Sequence[EditionRef]) -> None:
-        """Have it take this for what answers."""
-        await self._ask("follow", edition)
-
-    @staticmethod
-    async def _ask(method: str, edition: Sequence[EditionRef]) -> Any:
-        try:
-            judge = ray.get_actor(JUDGE_NAME)
-            return await asyncio.wait_for(getattr(judge, method).remote(list(edition)), JUDGE_S)
-        except RayTaskError as error:
-            raise error.cause from None
-        except (RayError, ValueError, TimeoutError) as error:
-            raise JudgeAway(str(error).partition("\n")[0] or f"no answer within {JUDGE_S:g} s") from None
 
 
 def _put(packed: bytes) -> EditionRef:

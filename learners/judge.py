@@ -38,14 +38,14 @@ from learners.duel import Duel, DuelConfig
 from learners.editions import Head
 from learners.embeddings import FALLBACK
 from learners.losses import ListwiseLoss, PointwiseLoss
-from learners.metrics import log_losses, softmax
+from learners.opinions import LEAST, Case, Opinion, opinion, without
 from learners.parts import Part
 from learners.scorer import Scorer
 from learners.verdicts import Verdict
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-LEAST: Final = 1e-6  # a rate below this counts as this
+U64 = NDArray[np.uint64]
 FEW: Final = 30  # slates: of fewer it is not known how far off their mean may be
 USUAL: Final = 10.0  # a weight up to here is never too large
 WINDOW: Final = 5000.0  # slates that the usual loss is a mean of
@@ -88,30 +88,6 @@ class JudgeConfig:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"judge.{name}: expected {low} to {high}, got {getattr(self, name)}")
-
-
-@dataclass(slots=True)
-class Opinion:
-    """What a model makes of some slates."""
-
-    scores: F32  # [B, K]
-    losses: F64  # [B]; of impressions those rows that count as shown, and so below
-    called: F64  # [B]
-    """Probability of what it calls likely."""
-    came: F64  # [B]
-    """How much of that came true."""
-
-
-@dataclass(slots=True)
-class Case:
-    """Slates that something is known of."""
-
-    part: Part
-    first_ms: int
-    """Since when they happened, in log time."""
-    live: Opinion
-    """Of what answers."""
-    anchor: Opinion | None
 
 
 class Judge:
@@ -202,11 +178,21 @@ class Judge:
 
     def follow(self) -> None:
         """Instead of `decide`: it does answer, whatever is thought of it; another anchor is wanted."""
+        self.drop_anchor()
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Instead of `decide`: what answers has become this, which lacks some rows; the anchor is what it was."""
         assert self._coming is not None
         head, self._coming = self._coming, None
-        self._anchor, self._duel, self._decline = None, Duel(self._config.duel), ""
         self._live.flip()
         self._become(head, [opinion(self._live, case.part) for case in self._cases])
+
+    def forget(self, people: U64) -> None:
+        """Have no slates of these people, by the hashes of their ids."""
+        found = [without(case, ~np.isin(case.part.people, people)) for case in self._cases]
+        self._cases = deque(case for case in found if case is not None)
+        self._n_slates = sum(len(case.live.losses) for case in self._cases)
 
     def settle(self) -> Iterator[None]:
         """After an edition has come to answer, a slice before each yield."""
@@ -230,6 +216,20 @@ class Judge:
         self._duel, self._decline = Duel(self._config.duel), ""
         for case in self._cases:
             case.anchor = opinion(anchor, case.part)
+
+    def lay_anchor_again(self, head: Head, parts: Iterable[editions.Part]) -> Iterator[None]:
+        """Have the same anchor without some rows, a slice before each yield; what was found out goes on."""
+        anchor = Scorer(self._schema)
+        yield from anchor.apply(head, parts)
+        self._anchor = anchor
+        for case in self._cases:
+            case.anchor = opinion(anchor, case.part)
+
+    def drop_anchor(self) -> None:
+        """Have none, until another one is laid."""
+        self._anchor, self._duel, self._decline = None, Duel(self._config.duel), ""
+        for case in self._cases:
+            case.anchor = None
 
     def _by_anchor(self, part: Part) -> Opinion | None:
         return None if self._anchor is None else opinion(self._anchor, part)
@@ -318,32 +318,6 @@ class Judge:
         self._largest = max(USUAL, self._coming_largest, self._largest if head.base is not None else 0.0)
         for case, found in zip(self._cases, opinions, strict=True):
             case.live = found
-
-
-def opinion(scorer: Scorer, part: Part) -> Opinion:
-    """What a model makes of slates whose truth is known."""
-    scores_BK = scorer.score(part.inputs)
-    loss = part.loss
-    if isinstance(loss, ListwiseLoss):
-        masked_BK = np.where(part.inputs.mask, scores_BK.astype(np.float64), -np.inf)
-        first = np.zeros(len(masked_BK), dtype=np.int64)
-        probability_BK = softmax(masked_BK)
-        called_B = probability_BK.max(axis=1)
-        came_BK = probability_BK == called_B[:, None]
-        return Opinion(scores_BK, log_losses(masked_BK, first), called_B, came_BK[:, 0] / came_BK.sum(axis=1))
-    return _of_impressions(scorer, part, loss, scores_BK)
-
-
-def _of_impressions(scorer: Scorer, part: Part, loss: PointwiseLoss, scores_BK: F32) -> Opinion:
-    shown_B = loss.is_shown
-    shown_at = scorer.weights_of("shown_at")
-    seen = PointwiseLoss(loss.share, loss.place, shown_B, loss.reward, loss.shift, (shown_at, np.zeros_like(shown_at)))
-    seen(scores_BK, part.inputs.mask, np.empty_like(scores_BK))
-    rate_BK = np.clip(seen.rates[shown_B].astype(np.float64), LEAST, 1.0 - LEAST)
-    reward_BK = loss.reward[shown_B]
-    mask_BK = part.inputs.mask[shown_B]
-    loss_BK = -(reward_BK * np.log(rate_BK) + (1.0 - reward_BK) * np.log1p(-rate_BK))
-    return Opinion(scores_BK, *(np.where(mask_BK, one, 0.0).sum(axis=1) for one in (loss_BK, rate_BK, reward_BK)))
 
 
 def _surer(opinions: Sequence[Opinion]) -> F64:

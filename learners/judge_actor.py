@@ -17,16 +17,19 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
+import numpy as np
 import ray
 from threadpoolctl import threadpool_limits
 
 from features.connect import StoreConfig, bulk_of, connect
 from features.deep_log import log_of
+from features.events import Positions
 from features.priority import step_back
 from features.schema import Schema
-from features.ticks import TickReader
+from features.ticks import Tick, TickReader
 from learners import editions, snapshots
 from learners.actor import IDLE_S, READ_TIMEOUT_S, RETRY_S, remember, slices
+from learners.erasing import is_past
 from learners.hub import get_hub
 from learners.judge import Judge, JudgeConfig
 from learners.memory import keep_memory
@@ -106,6 +109,26 @@ class JudgeActor:
             self._judge.follow()
             await self._settle()
 
+    async def erase(self, people: Sequence[int], positions: Positions, edition: EditionRefs) -> bool:
+        """Have nothing of people who were erased.
+
+        Args:
+            people: Hashes of their ids.
+            positions: Of their erasures in the log.
+            edition: All that answers now, as one; empty: nothing does.
+        Returns:
+            False while it has not read as far; it may have something of them still.
+        """
+        async with self._deciding:
+            if edition:
+                await self._prepare(edition)
+                self._judge.take_over()
+                await self._settle()
+            if self._judge.anchor:
+                await self._lay_anchor_again()
+            self._judge.forget(np.array(people, dtype=np.uint64))
+        return is_past(self._witness.reader.positions, positions)
+
     async def status(self) -> dict[str, Any]:
         """How far it has read, by its own account, and how far sources agree with what answers."""
         return {
@@ -143,11 +166,15 @@ class JudgeActor:
             if tick is None:
                 await asyncio.sleep(0.0 if ticks.is_behind else IDLE_S)
                 continue
-            for entries in slices(tick):
-                for entry in entries:
-                    self._witness.read(entry)
-                await asyncio.sleep(0)
-            self._witness.close_tick(tick.end_ms)
+            await self._take_in(tick)
+
+    async def _take_in(self, tick: Tick) -> None:
+        # By itself, so that no entry is held until the next one comes: it may be of somebody who is erased.
+        for entries in slices(tick):
+            for entry in entries:
+                self._witness.read(entry)
+            await asyncio.sleep(0)
+        self._witness.close_tick(tick.end_ms)
 
     async def _restore(self) -> None:
         self._witness = self._begun()
@@ -171,6 +198,15 @@ class JudgeActor:
                 edition = await get_hub().anchor.remote(self._config.anchor_age_s, self._judge.anchor)
                 if edition is not None:
                     await self._lay_anchor(edition)
+
+    async def _lay_anchor_again(self) -> None:
+        edition = await get_hub().edition.remote(self._judge.anchor)
+        if edition is None:
+            self._judge.drop_anchor()
+            return
+        head, *rows = [memoryview(await ref) for ref in edition]
+        for _ in self._judge.lay_anchor_again(editions.heads.unpack(head), map(editions.parts.unpack, rows)):
+            await asyncio.sleep(0)
 
     async def _lay_anchor(self, edition: EditionRefs) -> None:
         head, *rows = [memoryview(await ref) for ref in edition]

@@ -13,8 +13,11 @@ import asyncio
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.schema import Schema
-from learners import snapshots
+from learners import erasing, snapshots
 from learners.checkpoints import Checkpoints
 from learners.errors import ForeignSnapshot, StaleSnapshot, UnknownVersion
 from learners.meetings import Ends, Meetings
@@ -137,6 +140,28 @@ class Lineage:
             self._note_whole(full)
             self._meetings.tear()
         return kept
+
+    async def erase(self, people: NDArray[np.uint64], positions: erasing.Ends) -> bool:
+        """Have no row that one of these people owns in any version that is kept; see `Checkpoints.erase`.
+
+        Commits go on meanwhile; nothing is written whole, adopted or gone back to.
+
+        Returns:
+            False, and nothing has changed, while the current version does not reach these positions.
+        """
+        async with self._writing:
+            if self.full is None or not erasing.is_past(self.full.progress.positions, positions):
+                return False
+            await self.checkpoints.erase(people, positions)
+            return True
+
+    async def kept(self, version: int) -> Delta | None:
+        """A version whole; None if it is not kept."""
+        async with self.changing:
+            try:
+                return await self.checkpoints.at(version)
+            except UnknownVersion:
+                return None
 
     async def anchor(self, age_ms: int, published: int, other_than: int = 0) -> Delta | None:
         """The newest version that was written whole so long ago, in log time; None if there is no other.

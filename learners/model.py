@@ -54,6 +54,8 @@ TABLES: Final = {
     "attribute": ("attribute_key",),
     "context": ("context_key", "user_key"),
 }
+OF_PEOPLE: Final = ("context",)
+"""Tables of what is known of people and of the moment: a value that one person alone has is that person's."""
 MEANS: Final = (("attribute", "attribute_key"), ("context", "context_key"), ("context", "user_key"))
 N_DOTS: Final = 5
 N_PLACES: Final = 50  # whose share in a reward is learned apart
@@ -288,6 +290,23 @@ class RankingModel(nn.Module):
                 keys += [inputs.item_key[is_known_BK] for inputs, is_known_BK in named]
             found[table] = np.concatenate(keys)
         return found
+
+    def met_by(self, named: Sequence[tuple[Inputs, U64]]) -> dict[str, U64]:
+        """Who met each of the keys that `met` gives, of the tables that know people.
+
+        Args:
+            named: The inputs of the step, and [B] whose slates these are.
+        """
+        return {
+            table: np.concatenate(
+                [
+                    np.repeat(people_B, getattr(inputs, field).shape[1])
+                    for inputs, people_B in named
+                    for field in TABLES[table]
+                ]
+            )
+            for table in OF_PEOPLE
+        }
 
     def _activate(self, inputs: Inputs, item: Table, attribute: Table, context: Table) -> Activations:
         n_requests, n_candidates, n_dense = inputs.dense.shape

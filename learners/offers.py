@@ -50,7 +50,8 @@ class Alone:
         self._learner = learner
         self._offer_s = offer_s
         self._offered_s = -offer_s  # what is learned first is offered at once
-        self._n_offered = learner.n_examples
+        self._told_s = self._offered_s
+        self._n_offered = self._n_learned()
 
     async def before(self, ms: int) -> None:
         """Learn what is due; offer in between."""
@@ -62,25 +63,41 @@ class Alone:
         await self._offer_what_is_new()
 
     async def close(self, tick: Tick) -> None:
-        """Offer, or tell the hub that there is nothing."""
+        """Offer, or tell the hub that there is nothing; also while there was nothing ever."""
         await self.before(tick.end_ms)
         await self._offer_what_is_new()
         waited_s = time.monotonic() - self._offered_s
+        if not self.version and not self._learner.n_examples:
+            await self._tell_how_far(tick)
         if self._learner.is_settled and self.version and waited_s >= self._offer_s:
             if tick.entries and waited_s >= IDLE_OFFER_S:
                 await self._offer()
             elif not await self._hub.advance.remote(self.version, self._learner.trained_through_ms):
                 raise StaleSnapshot(f"version {self.version} is not the current one any more")
 
+    async def _tell_how_far(self, tick: Tick) -> None:
+        now_s = time.monotonic()
+        if tick.entries or now_s - self._told_s >= IDLE_OFFER_S:
+            await self._hub.note_read.remote(_ends(self._learner))
+            self._told_s = now_s
+
     async def _offer_what_is_new(self) -> None:
         is_due = time.monotonic() - self._offered_s >= self._offer_s
-        if is_due and self._learner.is_settled and self._learner.n_examples > self._n_offered:
+        if is_due and self._learner.is_settled and self._n_learned() > self._n_offered:
             await self._offer()
+
+    def _n_learned(self) -> int:
+        """Examples and erasures: of either replicas and the next learner are to know soon."""
+        return self._learner.n_examples + (self._learner.n_erased if self.version else 0)
 
     async def _offer(self) -> None:
         delta = self._learner.take_delta(self.version + 1, self.version or None)
         self.version = await self._hub.offer.remote(snapshots.pack(delta))
-        self._offered_s, self._n_offered = time.monotonic(), self._learner.n_examples
+        self._offered_s, self._n_offered = time.monotonic(), self._n_learned()
+
+
+def _ends(learner: OnlineLearner) -> dict[int, tuple[int, int]]:
+    return {partition: (at.ms, at.seq) for partition, at in learner.positions.items()}
 
 
 class InRounds:

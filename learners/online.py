@@ -34,7 +34,7 @@ from learners.embeddings import EmbeddingTable, Keeping, TableConfig
 from learners.errors import DivergedStep, ForeignSnapshot
 from learners.lateness import Lateness
 from learners.losses import ListwiseLoss
-from learners.model import TABLES, ModelConfig, RankingModel
+from learners.model import OF_PEOPLE, TABLES, ModelConfig, RankingModel
 from learners.optimizer import Adam, AdamConfig
 from learners.parts import Part
 from learners.progressive import Progressive
@@ -99,9 +99,14 @@ class OnlineLearner:
         self.config = config
         self.seat = seat
         self.reader = ExampleReader(schema, config, seat, config.rounds.n_learners)
-        self.tables = {name: EmbeddingTable(config.model.n_embedding, config.table) for name in TABLES}
+        self.tables = {
+            name: EmbeddingTable(config.model.n_embedding, config.table, knows_people=name in OF_PEOPLE)
+            for name in TABLES
+        }
         self.model = RankingModel(schema, config.model, self.tables)
         self.n_examples = self.n_skipped = 0
+        self.n_erased = 0
+        """Erasures that were read, by this process."""
         self.last_step: StepMetrics | None = None
         self._trained = RankingModel(schema, config.model, self.tables)
         self._adam = Adam(self._trained.flat[: self._trained.n_trained], config.adam)
@@ -148,9 +153,18 @@ class OnlineLearner:
         return {**self._progressive.metrics(), **self._drift.metrics(), "skipped": float(self.n_skipped)}
 
     def read(self, entry: Entry) -> None:
-        """Take in the next entry of the log, and learn from the batches that it makes due."""
+        """Take in the next entry of the log, and learn from the batches that it makes due.
+
+        With an erasure the rows go that this person owns; of several learners' at the end of the round.
+        """
         for batch in self.reader.read(entry):
             self.step(batch)
+        people = self.reader.take_erased()
+        self.n_erased += len(people)
+        if len(people) and self._round is not None:
+            self._round.note_erased(people)
+        elif len(people):
+            self._erase(people)
 
     def close_tick(self, end_ms: int) -> None:
         """Note that no entry before `end_ms` is still to come; learns what is due by then."""
@@ -184,7 +198,8 @@ class OnlineLearner:
                 self._trained.observe(part.inputs, self._adam.n_steps + number)
             norm = self._learn(parts, batch.fullness)
             logloss = self._note(parts)
-            self._meet(self.model.met([(part.inputs, part.is_known) for part in parts]))
+            keys = self.model.met([(part.inputs, part.is_known) for part in parts])
+            self._meet(keys, self.model.met_by([(part.inputs, part.people) for part in parts]))
         except DivergedStep as error:
             self.n_skipped += 1
             logger.warning("a step is skipped: %s", error)
@@ -239,6 +254,7 @@ class OnlineLearner:
         now_s = self.reader.now_ms // 1000
         for name, table in self.tables.items():
             lay_table(table, [share.tables[name] for share in shares], now_s)
+        self._erase(self._round.erased)
         n_examples, n_skipped, n_drawn = self._n_before
         self.n_examples = n_examples + sum(share.n_examples for share in shares)
         self.n_skipped = n_skipped + sum(share.n_skipped for share in shares)
@@ -326,12 +342,16 @@ class OnlineLearner:
             self._served.follow(self._trained.flat, self._served.pace(self._adam.n_steps - 1, fullness))
         return norm
 
-    def _meet(self, keys: dict[str, U64]) -> None:
+    def _meet(self, keys: dict[str, U64], people: dict[str, U64]) -> None:
         if self._round is not None:
-            self._round.note_met(keys)
+            self._round.note_met(keys, people)
             return
         for name, met in keys.items():
-            self.tables[name].meet(met, self.reader.now_ms // 1000)
+            self.tables[name].meet(met, self.reader.now_ms // 1000, people.get(name))
+
+    def _erase(self, people: U64) -> None:
+        for name in OF_PEOPLE if len(people) else ():
+            self.tables[name].erase(people)
 
     def _note(self, parts: Sequence[Part]) -> float:
         """Take the scores from before the step into the progressive validation; returns the mean slate log loss."""
@@ -404,7 +424,8 @@ def squared(values: NDArray[np.float32]) -> float:
 
 def _rows(table: EmbeddingTable, at: I64, kept: Keeping) -> Rows:
     upkeep = Upkeep(table.accumulator[at], table.uses[at], table.met_s[at], *astuple(kept))
-    return Rows(at.astype(np.uint32), table.key[at], table.weight[at], table.max_rows, upkeep)
+    owners = table.owner[at] if table.knows_people else None
+    return Rows(at.astype(np.uint32), table.key[at], table.weight[at], table.max_rows, upkeep, owners)
 
 
 def _resume(table: EmbeddingTable, part: Rows) -> None:
@@ -413,4 +434,4 @@ def _resume(table: EmbeddingTable, part: Rows) -> None:
     up = part.upkeep
     table.load(part.rows, part.keys, part.values)
     kept = Keeping(up.hand, up.n_free, up.free, up.n_counted, up.places, up.counts)
-    table.resume(up.accumulators, up.uses, up.met_s, kept)
+    table.resume(up.accumulators, up.uses, up.met_s, kept, part.owners)

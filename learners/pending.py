@@ -22,6 +22,7 @@ from features.errors import FeatureError
 from features.events import LoggedEvent
 from features.history import Arrays
 from features.item_table import UNKNOWN, ItemTable
+from features.schema import hash64
 from features.state import histories_in, history_in
 from learners.sampling import NegativeSampler
 
@@ -42,6 +43,7 @@ class PendingBatch:
         self._requests: list[Request] = []
         self._lived: list[Inputs] = []
         self._sources: list[str | None] = []
+        self._people: list[int] = []
         self._n_slates = 0
         self.n_drawn = 0
         """Slates that negatives were drawn for, ever: draws depend on it."""
@@ -68,6 +70,7 @@ class PendingBatch:
         self._slates.append(len(self._requests))
         self._requests.append(request)
         self._sources.append(event.source)
+        self._people.append(hash64(event.user))
         self._n_slates += 1
 
     def live_through(self) -> None:
@@ -108,17 +111,19 @@ class PendingBatch:
             self.n_passed_over += 1
         return seen.of(is_read_E)
 
-    def take(self) -> tuple[Inputs | None, list[str | None]]:
+    def take(self) -> tuple[Inputs | None, list[str | None], list[int]]:
         """All slates; all events are folded.
 
         Returns:
-            Inputs [B, K], the positive as candidate 0, None if there are none; and the source of each slate's event.
+            Inputs [B, K], the positive as candidate 0, None if there are none; the source of each slate's event; and
+            the hash of whom it happened to.
         """
         self.live_through()
         lived, self._lived = self._lived, []
         sources, self._sources = self._sources, []
+        people, self._people = self._people, []
         self._n_slates = 0
-        return joined(lived) if lived else None, sources
+        return joined(lived) if lived else None, sources, people
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

@@ -18,6 +18,7 @@ Legend: N rows of a table, D embedding, M rows that may differ.
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -170,15 +171,34 @@ class Publisher:
         )
         return Draft(head, changes, self.place)
 
+    def draft_gone(self, full: Delta) -> Draft | None:
+        """What replicas have, without the keys that a whole version does not have; None if there are none."""
+        if self._head is None or self._head.model != full.model:
+            return None
+        draft = self.draft(full, is_limited=False)
+        for change in draft.changes.values():
+            change.keep(np.zeros(len(change.rows), dtype=bool))
+        if not any(len(change.gone) for change in draft.changes.values()):
+            return None
+        before = self._head
+        draft.head = Head(
+            *(draft.head.place, self.place, before.version, before.fingerprint, before.model),
+            *(before.trained_through_ms, before.max_rows, before.weights, before.fallbacks, draft.head.gone),
+        )
+        for name, change in draft.changes.items():
+            change.fallback = before.fallbacks[name]
+        return draft
+
     def settle(self, draft: Draft) -> None:
         """Replicas have this now."""
         for name, change in draft.changes.items():
             table = self._tables[name]
-            table.keys[change.gone] = 0
+            table.keys[change.gone], table.scales[change.gone], table.codes[change.gone] = 0, 0.0, 0
             table.keys[change.rows] = change.keys
             table.scales[change.rows], table.codes[change.rows] = change.scales, change.codes
             table.fallback = change.fallback
-        self.place, self.version, self._head = draft.head.place, draft.head.version, draft.head
+        self.place, self.version = draft.head.place, draft.head.version
+        self._head = msgspec.structs.replace(draft.head, gone={})  # what is gone is not kept either
 
     def whole(self) -> tuple[Head, list[Part]]:
         """All that replicas have, as an edition at the place of the newest one.

@@ -22,12 +22,15 @@ from collections.abc import Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from features.clock import Clock
 from features.schema import Schema
 from learners import pinning, snapshots
 from learners.checkpoints import Files
-from learners.errors import JudgeAway, LearnerError, StaleSnapshot, UnknownVersion
+from learners.erasing import Ends, is_past, without
+from learners.errors import CorruptSnapshot, JudgeAway, LearnerError, StaleSnapshot, UnknownVersion
 from learners.patience import Patience
 from learners.pinning import PINNED, Pin
 from learners.publisher import Draft
@@ -63,6 +66,16 @@ class Judge(Protocol[T_contra]):
 
     async def follow(self, edition: Sequence[T_contra]) -> None:
         """Take this for what answers; raises `JudgeAway`."""
+        ...
+
+    async def erase(self, people: Sequence[int], positions: Ends, edition: Sequence[T_contra]) -> bool:
+        """Have nothing of people, by the hashes of their ids; `edition` is all that answers, empty if nothing does.
+
+        Returns:
+            False while it has not read the log as far as these positions.
+        Raises:
+            JudgeAway: If there is no answer.
+        """
         ...
 
 
@@ -144,6 +157,7 @@ class Publishing(Generic[T]):
     async def load(self, files: Files, schema: Schema) -> None:
         """Go on with what is durable: the history, and what replicas were kept at."""
         self._files = files
+        await files.sweep(PINNED)
         names = await files.names()
         if HISTORY in names:
             self._history.load(await files.read(HISTORY))
@@ -197,6 +211,36 @@ class Publishing(Generic[T]):
         if full is not None:
             self.note_all(full)
             await self.tell("resumed", full.version, who, why)
+
+    async def erase_pin(self, people: NDArray[np.uint64], positions: Ends) -> None:
+        """Have nothing of these people in what replicas are kept at. A file of it that cannot be read goes."""
+        if PINNED in await self._files.names():
+            try:
+                kept = pinning.pins.unpack(await self._files.read(PINNED))
+            except CorruptSnapshot as error:
+                logger.error("checkpoint %s is dropped, it cannot be said whom it is about: %s", PINNED, error)
+                await self._files.delete(PINNED)
+            else:
+                await self._files.write(PINNED, pinning.pins.pack(_without(kept, people, positions)))
+        if self.pin is not None:
+            self.pin = _without(self.pin, people, positions)
+            self._shelf.publisher.note_all(self.pin.full)
+
+    async def erase(self, people: NDArray[np.uint64], positions: Ends) -> bool:
+        """After versions and pin are without these people: so is what replicas and the judge have.
+
+        What replicas have is not replaced by a newer version, it only loses rows; so nothing is to be judged.
+
+        Returns:
+            False while the judge has not read as far as their erasures.
+        Raises:
+            JudgeAway: If it does not answer.
+        """
+        full = self.pin.full if self.pin is not None else self._versions.full
+        self._shelf.begin_again(None if full is None else self._shelf.publisher.draft_gone(full))
+        self._wanted.set()  # what is being judged stands on what was before
+        everything = self._shelf.everything() if self._shelf.publisher.place.number else []
+        return await self._judge.erase(people.tolist(), positions, everything)
 
     async def tell(self, what: What, version: int, who: str, why: str) -> None:
         """Add to the history, durably."""
@@ -309,6 +353,12 @@ class Publishing(Generic[T]):
 
     def _want_later(self, after_s: float) -> None:
         asyncio.get_running_loop().call_later(after_s, self._wanted.set)
+
+
+def _without(pin: Pin, people: NDArray[np.uint64], positions: Ends) -> Pin:
+    if is_past(pin.full.progress.positions, positions):
+        return pin
+    return msgspec.structs.replace(pin, full=without(pin.full, people))
 
 
 def _ms(seconds: float) -> float:

@@ -26,11 +26,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from features.encoding import Encoder, Inputs, Request
 from features.errors import FeatureError
 from features.events import (
     DECISION,
+    ERASURE,
     EVENT,
     ITEM,
     Entry,
@@ -38,11 +40,12 @@ from features.events import (
     Positions,
     StreamId,
     decode_decision,
+    decode_erasure,
     logged_event,
 )
 from features.item_table import ItemTable
 from features.joiner import JoinConfig, Joiner, Outcome
-from features.schema import Schema
+from features.schema import Schema, hash64
 from features.state import UserState, unpack
 from learners import snapshots
 from learners.losses import Gradient
@@ -95,6 +98,8 @@ class Batch(NamedTuple):
     """Log time with which it began."""
     sources: list[str | None]
     """Who told of the slates' events, one for each slate; None: nobody says."""
+    people: list[int]
+    """Hashes of whom they happened to."""
 
 
 class Draws(NamedTuple):
@@ -135,6 +140,7 @@ class ExampleReader:
         self._outcomes: list[Outcome] = []
         self._n_of: Counter[str] = Counter()
         """Outcomes that are pending, by person."""
+        self._erased: list[int] = []
         self._n_read = 0
         self._first_ms = 0
         self._tick_end_ms = 0
@@ -182,11 +188,13 @@ class ExampleReader:
         One that can't be read (another schema, corrupt) is logged and passed over: it must not stop the reading.
 
         Yields:
-            Batches that are due before it, then one that it fills.
+            Batches that are due before it, then one that it fills. What is pending when somebody is erased is due.
         """
         if entry.id.ms > self._tick_end_ms:  # of one millisecond come many entries
             yield from self.advance(entry.id.ms)
         is_mine = self._is_mine(entry)
+        if entry.kind == ERASURE and is_mine and not self.is_settled:
+            yield self._cut()
         try:
             self._take_in(entry, is_mine)
         except (FeatureError, msgspec.DecodeError) as error:
@@ -229,6 +237,11 @@ class ExampleReader:
             yield self._cut()
         self._pending.live_through()
 
+    def take_erased(self) -> NDArray[np.uint64]:
+        """Hashes of who was erased since the last take; nothing of them is in any batch that comes."""
+        erased, self._erased = self._erased, []
+        return np.array(erased, dtype=np.uint64)
+
     def fold(self) -> None:
         """Fold what was read, so that the item table is as far as the positions.
 
@@ -247,7 +260,7 @@ class ExampleReader:
             shown_at: See `PointwiseLoss`.
         """
         shift, share = self.config.join.log_odds_shift + shift, 1.0 / self.config.batch_size
-        found = [] if batch.slates is None else [positives(batch.slates, share, batch.sources)]
+        found = [] if batch.slates is None else [positives(batch.slates, share, batch.sources, batch.people)]
         slates = [outcome for outcome in batch.outcomes if len(outcome.places) > 1]
         single = [outcome for outcome in batch.outcomes if len(outcome.places) == 1]
         for outcomes in filter(None, (slates, single)):
@@ -274,7 +287,7 @@ class ExampleReader:
     def remember(self, entries: Iterable[Entry]) -> None:
         """After `restore`: entries of the last attribution window that were read before, in any order.
 
-        They make no example again; later feedback finds its decision.
+        They make no example again; later feedback finds its decision, unless somebody was erased meanwhile.
         """
         for entry in filter(self._is_mine, entries):
             try:
@@ -284,6 +297,8 @@ class ExampleReader:
                     event = logged_event(entry.body, self.schema)
                     has_voice = self.table.voices.has_voice(event, entry.state)
                     self._joiner.add_feedback(event, has_voice=has_voice)
+                elif entry.kind == ERASURE:
+                    self._joiner.erase(decode_erasure(entry.body).user)
             except (FeatureError, msgspec.DecodeError):
                 continue  # it was passed over, and reported, when it was read
         self._joiner.pop_ready(self._tick_end_ms)
@@ -309,6 +324,11 @@ class ExampleReader:
         elif entry.kind == ITEM:
             self._pending.live_through()
             self.table.fold([entry])
+        elif entry.kind == ERASURE:
+            user = decode_erasure(entry.body).user
+            self._pending.live_through()
+            self._joiner.erase(user)
+            self._erased.append(hash64(user))
 
     def _take_event(self, entry: Entry, is_mine: bool) -> None:
         event = logged_event(entry.body, self.schema)
@@ -350,8 +370,8 @@ class ExampleReader:
         fullness = min(1.0, self._n_pending / self.config.batch_size)
         outcomes, self._outcomes = self._outcomes, []
         self._n_of.clear()
-        slates, sources = self._pending.take()
-        return Batch(slates, outcomes, fullness, self._first_ms, sources)
+        slates, sources, people = self._pending.take()
+        return Batch(slates, outcomes, fullness, self._first_ms, sources, people)
 
 
 def known_context(event: LoggedEvent, user: UserState) -> dict[str, Any]:

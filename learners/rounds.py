@@ -14,13 +14,14 @@ Shares are added up, as if the steps of all had been taken one after the other: 
 is that in one round nobody reacts to what the others do. Of statistics and of the optimizer's state the mean is taken.
 
 Keys get rows only between rounds, all of them at once; in a round the number of a row means the same to everybody, and
-a new key stands on the fallback until its first round is over.
+a new key stands on the fallback until its first round is over. And so do rows go that belong to who was erased.
 
 No Ray, no log. Legend: W flat parameters, T trained ones, N rows, D embedding, M keys.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -31,11 +32,13 @@ from learners import upkeep
 from learners.embeddings import EmbeddingTable
 from learners.model import BatchTable, RankingModel
 from learners.optimizer import Adam
+from learners.owners import owned
 from learners.shares import Share, TableShare
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+NO_KEYS: Final = np.zeros(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,9 @@ class Round:
         self._before: dict[str, list[tuple[I64, F32, F32]]] = {name: [] for name in self._tables}
         self._is_noted = {name: np.zeros(len(table), dtype=bool) for name, table in self._tables.items()}
         self._met: dict[str, list[U64]] = {name: [] for name in self._tables}
+        self._met_by: dict[str, list[U64]] = {name: [] for name in self._tables}
+        self.erased = np.zeros(0, dtype=np.uint64)
+        """Who is to be erased when the round is over."""
 
     def note_rows(self, named: Mapping[str, BatchTable]) -> None:
         """Note rows that are about to be trained for the first time, as they are."""
@@ -123,10 +129,16 @@ class Round:
         self.weight += fullness
         self._mean.lerp_(self._trained.flat, fullness / self.weight)
 
-    def note_met(self, keys: Mapping[str, U64]) -> None:
-        """Note the keys that a step has met, by table."""
+    def note_met(self, keys: Mapping[str, U64], people: Mapping[str, U64]) -> None:
+        """Note the keys that a step has met, by table, and who met each of them where that is known."""
         for name, met in keys.items():
             self._met[name].append(met[met != 0])
+            if name in people:
+                self._met_by[name].append(people[name][met != 0])
+
+    def note_erased(self, people: U64) -> None:
+        """Note who was erased; everybody reads that in the same round."""
+        self.erased = np.append(self.erased, people)
 
     def changes(self) -> tuple[F32, F32]:
         """`change` and `path` of a share."""
@@ -154,12 +166,16 @@ class Round:
         adam.load(mean, square, adam.n_steps - self.n_steps + max(share.n_steps for share in shares))
 
     def _take_table(self, name: str, table: EmbeddingTable) -> TableShare:
-        met = np.sort(upkeep.distinct(np.concatenate([np.zeros(0, dtype=np.uint64), *self._met[name]])))
+        met, owners = (np.concatenate([NO_KEYS, *some[name]]) for some in (self._met, self._met_by))
+        if len(owners):
+            met, owners = owned(met, owners)
+        else:
+            met = np.sort(upkeep.distinct(met))
         if not self._before[name]:
             none = np.zeros(0, dtype=np.int64)
-            return TableShare(none, table.weight[none], table.accumulator[none], met)
+            return TableShare(none, table.weight[none], table.accumulator[none], met, owners)
         rows, values, accumulators = (np.concatenate(parts) for parts in zip(*self._before[name], strict=True))
-        share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met)
+        share = TableShare(rows, table.weight[rows] - values, table.accumulator[rows] - accumulators, met, owners)
         table.weight[rows], table.accumulator[rows] = values, accumulators
         return share
 
@@ -168,7 +184,8 @@ def lay_table(table: EmbeddingTable, shares: Sequence[TableShare], now_s: int) -
     """Rows after the shares of all, then rows for the keys that they met."""
     for share in shares:
         table.add(share.rows, share.change, share.squares)
-    table.meet(np.concatenate([share.met for share in shares]), now_s)
+    met, owners = (np.concatenate([getattr(share, name) for share in shares]) for name in ("met", "owners"))
+    table.meet(met, now_s, owners)
 
 
 def _added(parts: Sequence[F32], weights: NDArray[np.float64], n_summed: int) -> Tensor:

@@ -46,7 +46,7 @@ class ServingTable:
         self._key = np.zeros(len(self.weight), dtype=np.uint64)
         self._index = KeyIndex(512)
         self._n_used = 1
-        self._free = NO_ROWS
+        self._free = self._used = NO_ROWS
         self._is_kept: NDArray[np.bool_] | None = None
         self._clear_change()
 
@@ -58,7 +58,7 @@ class ServingTable:
     @property
     def n_live(self) -> int:
         """Keys that have a row."""
-        return self._n_used - 1 - len(self._free) - self._n_prepared
+        return self._n_used - 1 - len(self._free) - len(self._used) - self._n_prepared
 
     def lookup(self, keys: U64) -> I64:
         """Rows of keys, in their shape; `FALLBACK` for absent (0) and unknown ones."""
@@ -107,10 +107,13 @@ class ServingTable:
                 self._overwrite(part.keys[at], restored(part.scales[at], part.codes[at]))
 
     def settle(self) -> Iterator[None]:
-        """Let go of what the keys led to before, a slice before each yield."""
+        """Let go of what the keys led to before, and leave nothing of it in memory; a slice before each yield."""
         self._let_go()
         gone = self._gone
         self._clear_change()
+        while len(self._used):
+            self._wipe(SLICE)
+            yield
         for start in range(0, len(gone), SLICE):
             some = gone[start : start + SLICE]
             self._index.drop(some[self.lookup(some) == FALLBACK])
@@ -134,13 +137,19 @@ class ServingTable:
         """Instead of `flip`: what was prepared is forgotten."""
         added, keys = self._rows, np.concatenate([np.zeros(0, np.uint64), *self._keys])
         self._clear_change()
-        self._free = np.concatenate([self._free, *added])
+        self._used = np.concatenate([self._used, *added])
         self._index.drop(keys[self.lookup(keys) == FALLBACK])
 
     def _let_go(self) -> None:
         """Have the rows that keys led to before."""
-        self._free = np.concatenate([self._free, self._before[self._before != FALLBACK]])
+        self._used = np.concatenate([self._used, self._before[self._before != FALLBACK]])
         self._before = NO_ROWS
+
+    def _wipe(self, n_rows: int) -> None:
+        """Free some of the rows that are of no more use: nothing is left of what they were."""
+        some, self._used = self._used[:n_rows], self._used[n_rows:]
+        self.weight[some], self._key[some] = 0.0, 0
+        self._free = np.concatenate([self._free, some])
 
     def _clear_change(self) -> None:
         self._keys: list[U64] = []
@@ -172,6 +181,8 @@ class ServingTable:
 
     def _take(self, n: int) -> I64:
         """Rows that are free."""
+        if n > len(self._free):
+            self._wipe(len(self._used))
         n_again = min(n, len(self._free))
         n_new = n - n_again
         if self._n_used + n_new > len(self.weight):
@@ -187,7 +198,7 @@ class ServingTable:
         assert self._is_kept is not None
         is_live = np.zeros(self._n_used, dtype=bool)
         is_live[1:] = True
-        is_live[self._free] = False
+        is_live[self._free] = is_live[self._used] = False
         for rows in self._rows:
             is_live[rows] = False
         is_live[: len(self._is_kept)] &= ~self._is_kept

@@ -23,6 +23,7 @@ class TableShare:
     change: F32  # [N, D]
     squares: F32  # [N] growth of the accumulators
     met: U64  # [M] keys, ascending
+    owners: U64  # [M] who alone met each; none where nobody says
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,14 @@ class Shelf(Generic[T]):
             "editions": self._since(place),
         }
 
+    def begin_again(self, draft: Draft | None) -> None:
+        """Hand out everything as it is after this edition, and none of those that led there; None: as it is."""
+        if draft is not None:
+            self.publisher.settle(draft)
+        self._editions.clear()
+        self._everything = 0, []
+        self.wake()
+
     def wake(self) -> None:
         """Have who follows look again."""
         self._changed.set()

@@ -62,6 +62,8 @@ class Rows(msgspec.Struct, array_like=True):
     """Of the table."""
     upkeep: Upkeep | None
     """None in what is public."""
+    owners: NDArray[np.uint64] | None = None
+    """[N] who alone has met a row's key (`learners.owners`); None where nobody says, and by an earlier release."""
 
 
 class Look(msgspec.Struct, array_like=True):
@@ -231,7 +233,15 @@ def _merge_rows(full: Rows, part: Rows) -> Rows:
             counts=_merge_counts(before, after),
         )
     rows, keys = laid(full.rows, part=part.rows), laid(full.keys, part=part.keys)
-    return Rows(rows, keys, laid(full.values, part=part.values), part.max_rows, upkeep)
+    owners = None
+    if full.owners is not None or part.owners is not None:
+        owners = laid(_owners(full), part=_owners(part))
+    return Rows(rows, keys, laid(full.values, part=part.values), part.max_rows, upkeep, owners)
+
+
+def _owners(rows: Rows) -> NDArray[np.uint64]:
+    """Nobody's, where an earlier release wrote it."""
+    return np.zeros(len(rows.rows), dtype=np.uint64) if rows.owners is None else rows.owners
 
 
 def _merge_counts(full: Upkeep, part: Upkeep) -> NDArray[np.uint8]:

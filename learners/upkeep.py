@@ -7,7 +7,8 @@ that of the log, in whole seconds; so all of this follows from the log alone.
 A free row's `met_s` is the number of the next free one: the list of them needs no memory, and travels with the rows.
 
 Legend: N keys or rows, D embedding, C counters. `rows` is (weight_ND, key_N, accumulator_N, uses_N, met_s_N, flags_N,
-touched_N), `index` is (slots, old, state of the index), `state` holds the numbers that `N_ROWS` to `N_COUNTED` name.
+touched_N, owner_N), `index` is (slots, old, state of the index), `state` holds the numbers that `N_ROWS` to `N_COUNTED`
+name.
 """
 
 from typing import Any, Final
@@ -17,6 +18,7 @@ import numpy as np
 from features.compiling import FUSED, allocating, compiled
 from features.index import AHEAD, enter, fetch_row, fetch_slot, find, leave, place_of
 from learners.kernels import dot
+from learners.owners import EVERYBODY, NOBODY
 
 NOISE: Final = 0.1  # half-width of a new row's noise: enough to tell rows apart, too little to outrank counters
 EPSILON: Final = np.float32(1e-8)
@@ -166,7 +168,7 @@ def _worth(uses: Any, met_s: Any, now_s: int) -> Any:
 @compiled()
 def _count(rows: Any, state: Any, row: Any, now_s: int) -> None:
     """Note a meeting. The row must not go in this step."""
-    _, _, _, uses_N, met_s_N, flags_N, _ = rows
+    uses_N, met_s_N, flags_N = rows[3], rows[4], rows[5]
     uses_N[row] = np.float32(1.0) + _worth(uses_N[row], met_s_N[row], now_s)
     met_s_N[row] = now_s
     touch(rows, state, row)
@@ -211,7 +213,7 @@ def _advance(state: Any) -> Any:
 @compiled()
 def _least_useful(rows: Any, state: Any, now_s: int) -> Any:
     """Of the rows under the hand, the least useful that was not met in this step; 0 if there is none."""
-    _, key_N, _, uses_N, met_s_N, flags_N, _ = rows
+    key_N, uses_N, met_s_N, flags_N = rows[1], rows[3], rows[4], rows[5]
     worst, least = np.int64(0), np.float32(np.inf)
     for _ in range(min(SAMPLED, state[N_ROWS] - 1)):
         row = _advance(state)
@@ -225,15 +227,46 @@ def _least_useful(rows: Any, state: Any, now_s: int) -> Any:
 @compiled()
 def _free(index: Any, rows: Any, state: Any, row: Any) -> None:
     """Forget a row's key and all that it learned."""
-    weight_ND, key_N, accumulator_N, uses_N, met_s_N, _, _ = rows
+    weight_ND, key_N, accumulator_N, uses_N, met_s_N, _, _, owner_N = rows
     slots, old, index_state = index
     leave(slots, old, index_state, key_N[row])
     key_N[row], uses_N[row], accumulator_N[row] = np.uint64(0), np.float32(0.0), np.float32(0.0)
     weight_ND[row] = np.float32(0.0)
+    if len(owner_N):
+        owner_N[row] = NOBODY
     met_s_N[row] = np.uint32(state[FREE])
     state[FREE] = row
     state[N_FREE] += 1
     touch(rows, state, row)
+
+
+@compiled()
+def own(index: Any, rows: Any, key_N: Any, person_N: Any) -> None:
+    """Note who met keys; a row that two have met belongs to `EVERYBODY`, in whatever order they came.
+
+    The rows were met in this step, so they are touched already.
+
+    Args:
+        person_N: Who met each key; `EVERYBODY` for several.
+    """
+    slots, old, _ = index
+    owner_N = rows[7]
+    for n in range(len(key_N)):
+        row = find(slots, old, key_N[n])
+        if row:
+            owner_N[row] = _owner_of_both(owner_N[row], person_N[n])
+
+
+@compiled(inline="always")
+def _owner_of_both(one: Any, other: Any) -> Any:
+    return other if one in (NOBODY, other) else EVERYBODY
+
+
+@compiled()
+def free(index: Any, rows: Any, state: Any, row_N: Any) -> None:
+    """Forget the keys of rows, and all that they learned."""
+    for n in range(len(row_N)):
+        _free(index, rows, state, row_N[n])
 
 
 @compiled()

@@ -41,8 +41,11 @@ class Witness:
         self._lateness.state = private_of(full, self._schema).lateness
 
     def read(self, entry: Entry) -> None:
-        """Take in the next entry of the log."""
+        """Take in the next entry of the log; of whom it erases the judge has nothing left."""
         self._tell(self.reader.read(entry))
+        people = self.reader.take_erased()
+        if len(people):
+            self._judge.forget(people)
 
     def close_tick(self, end_ms: int) -> None:
         """Note that no entry before `end_ms` is still to come."""

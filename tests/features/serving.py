@@ -22,7 +22,7 @@ from features.store import all_of, decision_record, erasure_record, event_record
 from tests.features.examples import T0_MS
 
 KEYS = Keys(n_partitions=4)
-USERS = [f"u{n}" for n in range(5)]
+USERS = [f"person-{n}" for n in range(5)]
 ITEMS = list("abcdefgh")
 DEVICES = ["tv", "phone", "tablet"]
 

@@ -213,3 +213,28 @@ def test_when_one_asks_changes_nothing_either(clicks: list[tuple[int, str]], ste
         outcomes += joiner.pop_ready(T0_MS + now_ms)
     outcomes += joiner.pop_ready(T0_MS + 70_000)
     assert learned(outcomes) == (shown("d"), {("d", item): 1.0 for _, item in clicks})
+
+
+def test_of_who_is_erased_nothing_is_learned_any_more_and_of_others_all() -> None:
+    """Whether shown and not counted, counted and ready, or told before its decision."""
+    ready = []
+    for is_there in (True, False):
+        joiner = Joiner(CONFIG, 2)
+        if is_there:
+            joiner.add_decision(decision("counted", user="v"), b"state")
+            joiner.add_decision(decision("open", 5000, user="v"), b"state")
+            joiner.add_feedback(feedback("early", "a", 6000, user="v"))
+        joiner.add_decision(decision("mine", 100), b"state")
+        joiner.add_feedback(feedback("mine", "b", 2000))
+        joiner.add_feedback(feedback("unknown", "b", 2500))
+        first = joiner.pop_ready(T0_MS + 10_050)
+        joiner.add_feedback(feedback("counted", "c", 9000, user="v"))
+        joiner.erase("v")
+        assert len(joiner) == 1 and joiner._n_bytes == joiner._open["mine"].n_bytes
+        if is_there:
+            joiner.add_decision(decision("early", 5500, user="v"), b"state")
+            joiner.erase("v")
+        times = range(T0_MS + 10_050, T0_MS + 100_000, 500)
+        ready.append([outcome for now_ms in times for outcome in joiner.pop_ready(now_ms)])
+        assert bool(first) == is_there and len(joiner) == 0
+    assert ready[0] == ready[1] and learned(ready[0])[0] == shown("mine")

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from features.allowed import FAMILIES, Judge, bounds_of_sums, family_of
 from features.encoding import Encoder, Request
-from features.events import DECISION, EVENT, Entry, LoggedEvent, StreamId, decode_decision, encode_body
+from features.events import (
+    DECISION,
+    ERASURE,
+    EVENT,
+    Entry,
+    LoggedErasure,
+    LoggedEvent,
+    StreamId,
+    decode_decision,
+    encode_body,
+)
 from features.history import NOTHING, history_of
 from features.item_table import ItemTable
 from features.schema import Schema
@@ -19,9 +29,10 @@ from features.skew import Skew, SkewConfig
 from features.skew_findings import STATE
 from features.state import unpack
 from tests.features.examples import T0_MS
-from tests.features.serving import Fault, Serving
+from tests.features.serving import KEYS, USERS, Fault, Serving
 from tests.features.test_encoding import user_of
 from tests.features.test_item_table import SCHEMA
+from tests.people import in_value, traces_of
 
 
 def with_half_life(index: int, half_lives_s: tuple[float, ...]) -> Encoder:
@@ -57,6 +68,23 @@ async def test_nothing_differs_when_every_row_is_of_its_own_moment_of_half_a_sec
     n_shown = sum(len(decode_decision(e.body).items) for e in serving.entries if e.kind == DECISION)
     assert {total.compared for total in skew.items.values()} == {n_shown}
     assert {total.compared for total in skew.users.values()} == {serving.n_decisions}
+
+
+@given(seed=st.integers(0, 2**31), user=st.sampled_from(USERS), step_ms=st.sampled_from([5, 60]))
+@settings(max_examples=10)
+async def test_who_is_erased_is_named_nowhere_and_nothing_differs_for_it(seed: int, user: str, step_ms: int) -> None:
+    """Though decisions that were made with the person's state may still come."""
+    serving = await Serving(SCHEMA, seed, step_ms=step_ms).run(100)
+    body = encode_body(LoggedErasure(user, serving.entries[-1].id.ms))
+    at = StreamId(serving.entries[-1].id.ms + 1, 0)
+    skew = Skew(SCHEMA, SkewConfig())
+    list(skew.read(serving.entries))
+    before = skew.moments.states(user, at.ms - 400)
+    assert list(skew.read([Entry(at, KEYS.user_partition(user), ERASURE, body, b"")])) == []
+    assert before is not None and skew.moments.states(user, at.ms - 400) == [*before, b""]
+    assert skew.moments.states(user, at.ms + 1) == [b""]
+    assert "id" not in in_value(skew.moments, traces_of(user)) and "id" in in_value(serving.entries, traces_of(user))
+    assert differing(skew) == (set(), set())
 
 
 OF_ROWS = {"counters", "splits", "ages", "numbers", "last", "rest"}

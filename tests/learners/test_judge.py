@@ -1,25 +1,32 @@
 """A judge lets pass what learns, holds what learns the wrong thing, and finds a decline that no edition shows."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 import pytest
 
 from benchmarks.poisoning import PoisonedLearner
-from features.events import Entry, LoggedEvent, StreamId
+from features.events import DECISION, Entry, LoggedEvent, StreamId
+from features.schema import hash64
 from learners import snapshots
 from learners.duel import DuelConfig
 from learners.editions import Place
+from learners.erasing import without
 from learners.errors import StaleSnapshot
-from learners.judge import Case, Judge, JudgeConfig
+from learners.judge import Judge, JudgeConfig
+from learners.online import LearnerConfig
+from learners.opinions import Case, opinion
 from learners.parts import Part
 from learners.publisher import Draft, Publisher
 from learners.scorer import Scorer
 from learners.verdicts import Verdict
 from learners.witness import Witness
+from tests.learners.erased import PERSON, SMALL, TRACES, at_erasure, lived
 from tests.learners.examples import CONFIG, SCHEMA, click, inputs_of, log, shown, stream
+from tests.people import in_value
 
 LENIENT = JudgeConfig(n_slates=512)
 USUAL = JudgeConfig()
@@ -34,11 +41,12 @@ class Loop:
     """Steps between versions."""
     verdicts: list[Verdict] = field(default_factory=list)
     n_versions: int = 0
+    learning: LearnerConfig = CONFIG
 
     def __post_init__(self) -> None:
-        self.learner = PoisonedLearner(SCHEMA, CONFIG)
+        self.learner = PoisonedLearner(SCHEMA, self.learning)
         self.judge = Judge(SCHEMA, self.config)
-        self.witness = Witness(SCHEMA, CONFIG, self.judge)
+        self.witness = Witness(SCHEMA, self.learning, self.judge)
         self.publisher = Publisher("here", 1 << 40)
         self.full: snapshots.Delta | None = None
         self._n_steps = 0
@@ -290,3 +298,61 @@ def test_who_comes_with_a_catalogue_of_its_own_is_not_told(n_items: int) -> None
 def test_a_config_out_of_range_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"judge.{field}"):
         JudgeConfig(**{field: value})
+
+
+@pytest.mark.parametrize("kind", ["slates", "decisions"])
+def test_of_who_is_erased_no_slate_is_left_and_all_others_are_what_they_were(kind: str) -> None:
+    entries = [entry for entry in lived() if kind == "decisions" or entry.kind != DECISION]
+    at = at_erasure(entries)
+    loop = Loop(replace(LENIENT, n_slates=2048), learning=SMALL)
+    loop.live(entries[:at])
+    loop.lay_anchor()
+    before = list(loop.judge._cases)
+    assert in_value(before, TRACES)
+    loop.witness.read(entries[at])
+    after = list(loop.judge._cases)
+    assert {"id", "hash"} & set(in_value((loop.witness, after), TRACES)) == set()
+    assert loop.judge._n_slates == sum(len(case.live.losses) for case in after)
+    for case in after:
+        part = case.part
+        again = opinion(loop.judge.live, part)
+        for name in ("scores", "losses", "called", "came"):
+            np.testing.assert_allclose(getattr(case.live, name), getattr(again, name), rtol=1e-4, atol=1e-6)
+        assert len(part.sources) == len(part.people) == len(part.inputs.mask) == len(part.is_known)
+        assert case.anchor is not None and len(case.anchor.losses) == len(case.live.losses)
+    people = Counter(np.concatenate([case.part.people for case in before]).tolist())
+    assert people.pop(hash64(PERSON)) > 10
+    assert people <= Counter(np.concatenate([case.part.people for case in after]).tolist())
+    loop.learner.read(entries[at])
+    n_before = loop.n_versions
+    loop.live(entries[at + 1 :])
+    assert loop.n_versions > n_before and not any(verdict.reasons for verdict in loop.verdicts[n_before:])
+
+
+def test_what_answers_and_the_anchor_lose_rows_and_what_was_found_out_goes_on() -> None:
+    loop, entries = Loop(LENIENT, learning=SMALL), lived()
+    at = at_erasure(entries)
+    loop.live(entries[:at])
+    loop.lay_anchor()
+    for case in list(loop.judge._cases):
+        loop.judge.take([case.part], loop.judge._live_through_ms)
+    duel, version = loop.judge._duel, loop.judge.anchor
+    assert duel.n_batches > 0 and loop.full is not None
+    people = np.array([hash64(PERSON)], dtype=np.uint64)
+    loop.full = without(loop.full, people)
+    loop.publisher.note_all(loop.full)
+    gone = loop.publisher.draft_gone(loop.full)
+    assert gone is not None
+    loop.publisher.settle(gone)
+    head, rows = loop.publisher.whole()
+    loop.judge.begin(head)
+    for part in rows:
+        list(loop.judge.add(part))
+    loop.judge.take_over()
+    list(loop.judge.settle())
+    again = Publisher("anchor", 0).draft(loop.full)
+    list(loop.judge.lay_anchor_again(again.head, again.parts))
+    loop.judge.forget(people)
+    assert in_value((loop.judge._live, loop.judge._anchor), TRACES) == {}
+    assert loop.judge._duel is duel and loop.judge.anchor == version and not loop.judge.wants_anchor(0)
+    assert loop.judge.live.place == loop.publisher.place

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from features.clock import FakeClock
+from features.schema import hash64
 from learners import publishing, shelf, snapshots
 from learners.editions import Place, heads, parts
 from learners.errors import JudgeAway, StaleSnapshot
@@ -22,8 +23,11 @@ from learners.scorer import Scorer
 from learners.shelf import Shelf
 from learners.snapshots import Delta
 from learners.verdicts import PASSED, Verdict
+from tests.learners.erased import PARTITION, PERSON, SMALL, TRACES, at_erasure, lived
+from tests.learners.erased import versions as versions_of
 from tests.learners.examples import SCHEMA, inputs_of
 from tests.learners.test_publisher import CONFIG, UNLIMITED, versions
+from tests.people import in_bytes, in_files, in_value
 
 
 class FakeJudge:
@@ -36,6 +40,7 @@ class FakeJudge:
         """By version; those not named pass."""
         self.asked: list[int] = []
         self.followed: list[int] = []
+        self.erased: list[tuple[list[int], Place]] = []
 
     async def weigh(self, edition: Sequence[bytes]) -> Verdict:
         """As a judge."""
@@ -58,6 +63,15 @@ class FakeJudge:
             raise StaleSnapshot(str(self.place))
         self.followed.append(head.version)
         self.place = head.place
+
+    async def erase(self, people: Sequence[int], positions: Any, edition: Sequence[bytes]) -> bool:
+        """As a judge."""
+        if self.is_away:
+            raise JudgeAway("gone fishing")
+        if edition:
+            self.place = heads.unpack(edition[0]).place
+        self.erased.append((list(people), self.place))
+        return len(self.erased) > 1
 
 
 class World:
@@ -403,3 +417,84 @@ async def test_a_weight_that_is_not_finite_is_held_and_nobody_is_asked(tmp_path:
             )
             assert "not finite" in world.publishing.described["held"]["why"]
     assert world.judge.asked == [1]
+
+
+LIVED = lived()
+ERASED_AT = {PARTITION: tuple(LIVED[at_erasure(LIVED)].id)}
+PEOPLE = np.array([hash64(PERSON)], dtype=np.uint64)
+OF_PERSON = [snapshots.pack(delta) for _, delta in versions_of(LIVED)]
+
+
+@pytest.mark.parametrize("state", ["live", "held", "pinned"])
+async def test_who_is_erased_is_in_nothing_that_replicas_have_or_get_whatever_keeps_them_where_they_are(
+    tmp_path: Path, state: str
+) -> None:
+    """And not in what they are kept at; they stay at their version, and go on from it."""
+    early, late = Replica(), Replica()
+    async with World(tmp_path).running() as world:
+        for packed in OF_PERSON[:6]:
+            world.commit(snapshots.unpack(packed))
+            await world.published(world.version)
+            await early.follow(world)
+        if state == "pinned":
+            await world.publishing.keep_at(snapshots.unpack(world._kept[5]), "ada", "clicks are odd")
+        elif state == "held":
+            world.judge.verdicts = {version: Verdict(("it is worse",)) for version in (len(OF_PERSON),)}
+        for packed in OF_PERSON[6:]:
+            world.commit(snapshots.unpack(packed))
+        if state == "live":
+            await world.published(len(OF_PERSON))
+        elif state == "held":
+            await world.judged(len(OF_PERSON))
+        before = world.shelf.version
+        assert in_value(early.scorer, TRACES) and bool(in_files(tmp_path, TRACES)) == (state == "pinned")
+        await world.publishing.erase_pin(PEOPLE, ERASED_AT)
+        assert not await world.publishing.erase(PEOPLE, ERASED_AT)  # the judge has not read as far
+        assert await world.publishing.erase(PEOPLE, ERASED_AT)
+        assert world.judge.erased[-1] == (PEOPLE.tolist(), world.shelf.publisher.place)
+        assert world.shelf.version == before == {"live": len(OF_PERSON), "held": 6, "pinned": 5}[state]
+        for replica in (early, late):
+            await replica.follow(world)
+            assert replica.scorer.version == before and in_value(replica.scorer, TRACES) == {}
+        assert in_files(tmp_path, TRACES) == {}
+        assert not any(in_bytes(one, TRACES) for one in world.shelf.everything()) and not world.shelf._editions
+        assert in_value((world.publishing.pin, world.shelf), TRACES) == {}
+        world.judge.verdicts = {}
+        await world.publishing.resume("bob", "they were not")
+        world.publishing.note_all(world.full)
+        await world.published(len(OF_PERSON))
+        for replica in (early, late):
+            await replica.follow(world)
+        inputs = inputs_of(MADE[-1][0])
+        assert (early.scorer.score(inputs) == late.scorer.score(inputs)).all()
+    assert SMALL.model == CONFIG.model
+
+
+async def test_an_erasure_while_an_edition_is_judged_is_not_lost_and_what_was_judged_is_judged_anew(
+    tmp_path: Path,
+) -> None:
+    replica = Replica()
+    async with World(tmp_path).running() as world:
+        for packed in OF_PERSON[:6]:
+            world.commit(snapshots.unpack(packed))
+        await world.published(6)
+        await replica.follow(world)
+        for packed in OF_PERSON[6:]:
+            world.commit(snapshots.unpack(packed))
+        await asyncio.sleep(0)  # it is drafted, and on its way to the judge
+        await world.publishing.erase(PEOPLE, ERASED_AT)
+        await world.published(len(OF_PERSON))
+        await replica.follow(world)
+    assert in_value((replica.scorer, world.shelf), TRACES) == {}
+
+
+async def test_without_a_judge_an_erasure_is_not_done_and_a_pin_that_cannot_be_read_goes(tmp_path: Path) -> None:
+    async with World(tmp_path).running() as world:
+        world.commit(snapshots.unpack(OF_PERSON[0]))
+        await world.published(1)
+        await FolderFiles(str(tmp_path)).write(PINNED, b"HRPINS\x00\x01 torn")
+        world.judge.is_away = True
+        await world.publishing.erase_pin(PEOPLE, ERASED_AT)
+        with pytest.raises(JudgeAway):
+            await world.publishing.erase(PEOPLE, ERASED_AT)
+    assert PINNED not in await world.files.names()

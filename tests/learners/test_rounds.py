@@ -9,6 +9,7 @@ from features.events import DECISION, EVENT, Entry
 from learners import snapshots
 from learners.embeddings import EmbeddingTable, TableConfig
 from learners.online import OnlineLearner
+from learners.owners import EVERYBODY
 from learners.rounds import RoundClock, RoundConfig, lay_table
 from learners.shares import Share, TableShare
 from learners.team import Team
@@ -149,18 +150,23 @@ def test_nobody_draws_what_another_draws(straight: Team) -> None:
 
 
 def test_changes_of_a_row_are_added_up_and_new_keys_get_rows_at_the_end() -> None:
-    table = EmbeddingTable(2, TableConfig(max_rows=50))
-    table.meet(np.array([5, 6], np.uint64), 10)
+    table = EmbeddingTable(2, TableConfig(max_rows=50), knows_people=True)
+    table.meet(np.array([5, 6], np.uint64), 10, np.array([1, 2], np.uint64))
     before = table.weight[:3].copy()
-    one = TableShare(np.array([1]), np.ones((1, 2), np.float32), np.array([3], np.float32), np.array([7], np.uint64))
+    one = TableShare(
+        *(np.array([1]), np.ones((1, 2), np.float32), np.array([3], np.float32)),
+        *(np.array([7, 8], np.uint64), np.array([1, 1], np.uint64)),
+    )
     other = TableShare(
-        np.array([1, 2]), np.full((2, 2), 2.0, np.float32), np.array([4, 5], np.float32), np.array([5, 7], np.uint64)
+        *(np.array([1, 2]), np.full((2, 2), 2.0, np.float32), np.array([4, 5], np.float32)),
+        *(np.array([5, 7], np.uint64), np.array([1, 3], np.uint64)),
     )
     lay_table(table, [one, other], 11)
     assert np.allclose(table.weight[1], before[1] + 3.0) and np.allclose(table.weight[2], before[2] + 2.0)
     assert table.accumulator[1] == 7.0 and table.accumulator[2] == 5.0
-    assert table.lookup(np.array([7], np.uint64)).tolist() == [3]
-    assert table.take_touched().tolist() == [1, 2, 3]
+    assert table.lookup(np.array([7, 8], np.uint64)).tolist() == [3, 4]
+    assert table.owner[1:5].tolist() == [1, 2, int(EVERYBODY), 1]
+    assert table.take_touched().tolist() == [1, 2, 3, 4]
 
 
 def test_a_round_ends_with_its_span_or_when_it_is_full() -> None:

@@ -60,7 +60,7 @@ def test_the_lift_makes_up_for_what_it_predicts_too_little(missing: float) -> No
     none = np.zeros((5, 20), dtype=np.float32)
     shown_at = np.zeros(50, dtype=np.float32), np.zeros(50, dtype=np.float32)
     loss = PointwiseLoss(1.0, np.zeros((5, 20), dtype=np.int64), np.ones(5, dtype=bool), none, 0.0, shown_at)
-    part = Part(inputs, loss, inputs.mask, 100, [None] * 5)
+    part = Part(inputs, loss, inputs.mask, 100, [None] * 5, np.zeros(5, np.uint64))
     part.scores = learner.model.score(replace(inputs)) + np.float32(missing)
     served, before = ServedMean(learner.model), bias_of(learner.model)
     for _ in range(300):

@@ -130,3 +130,18 @@ def test_a_whole_edition_takes_room_only_for_what_differs() -> None:
 def test_many_rows_come_in_many_slices() -> None:
     table = ServingTable(D, max_rows=50_000, max_spare=50_000)
     assert told(table, Change(dict.fromkeys(range(1, 50_001), 3), set(), is_whole=True, fallback=0)) > 20
+
+
+@given(st.lists(changes, max_size=8), st.integers(0, 40))
+@settings(max_examples=100)
+def test_nothing_is_left_in_memory_of_a_row_that_no_key_leads_to(steps: list[Change], max_spare: int) -> None:
+    table = ServingTable(D, max_rows=30, max_spare=max_spare)
+    for change in steps:
+        told(table, change)
+        table.flip()
+        for _ in table.settle():
+            pass
+        live = table.lookup(np.arange(1, 31, dtype=np.uint64))
+        is_free = np.ones(len(table.weight), dtype=bool)
+        is_free[[0, *live[live > 0]]] = False
+        assert not table.weight[is_free].any() and not table._key[is_free].any()
