@@ -35,7 +35,9 @@ def openapi(schema: Schema) -> dict[str, Any]:
             "/v1/users/{id}": _by_id(
                 get=_operation("Show what is known about a person", None, {200: "User"}, (422,)),
                 put=_operation("Set a person's attributes", "UserAttributes", {202: "Written"}, (422,)),
-                delete=_operation("Erase a person: the state at once, then all the rest", None, {202: "ToErase"}, (422,)),
+                delete=_operation(
+                    "Erase a person: the state at once, then all the rest", None, {202: "ToErase"}, (422,)
+                ),
             ),
             "/v1/users/{id}/export": _by_id(get=_export()),
             "/v1/erasures/{id}": _by_id(get=_operation("Show how far an erasure is", None, {200: "Erasure"}, (404,))),

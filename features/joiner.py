@@ -184,8 +184,8 @@ class Joiner:
         gone = [name for name, found in self._open.items() if found.decision.user == user]
         for name in gone:
             self._n_bytes -= self._open.pop(name).n_bytes
-        others = {name: [event for event in events if event.user != user] for name, events in self._orphans.items()}
-        self._orphans = {name: events for name, events in others.items() if events}
+        others = {name: [one for one in told if one[0].user != user] for name, told in self._orphans.items()}
+        self._orphans = {name: told for name, told in others.items() if told}
         self._ready = [outcome for outcome in self._ready if outcome.decision.user != user]
         # Instants are looked at in order, whatever the heaps look like inside.
         self._due = [due for due in self._due if due[1] in self._open]
