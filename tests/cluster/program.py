@@ -89,6 +89,11 @@ class Commands:
         """Call a method of the hub that takes nothing."""
         return self._ray.get(getattr(self._ray.get_actor(ACTORS["hub"]), method).remote())
 
+    def erase(self, users: list[str], positions: list[tuple[int, int, int]]) -> bool:
+        """Have the hub erase people, whose erasures are at these positions: partition, milliseconds, number."""
+        ends = {partition: (ms, seq) for partition, ms, seq in positions}
+        return bool(self._ray.get(self._ray.get_actor(ACTORS["hub"]).erase.remote(users, ends)))
+
     def save_version(self, path: str) -> str:
         """Write the current version to a file, whole."""
         Path(path).write_bytes(self.hub("committed"))
