@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+import msgspec
+
 from deployments.entrance import Entrance
+from deployments.erasure_routes import LogSide
 from deployments.errors import InvalidError, UnavailableError
 from deployments.events import EventsEndpoint
 from deployments.gate import AccessConfig, KeyGate
@@ -15,6 +18,7 @@ from deployments.http import App, Message, Receive, Scope, Send
 from deployments.ranker import RankEndpoint
 from features.access import ADMIN, Action, new_key, new_token
 from features.access_store import MemoryAccessStore
+from features.erasures import Erased, Erasing
 from features.errors import FeatureError, StoreUnavailable
 from features.item_table import ItemTable
 from features.memory_store import MemoryStore
@@ -22,6 +26,7 @@ from features.quarantine import QuarantineKeeper
 from features.schema import Schema
 from features.source_watch import SourceWatch
 from features.sources import Quarantine, SourceRules
+from features.state import describe, unpack
 from features.store import Applied, Read, Record
 from tests.deployments.test_ranking import ranking
 from tests.features.examples import T0_MS, click
@@ -67,6 +72,11 @@ class MoodyStore(MemoryStore):
         """As the store's, while it is there."""
         self.see()
         return await super().release(source)
+
+    async def erasure(self, name: str) -> Erasing | Erased | None:
+        """As the store's, while it is there."""
+        self.see()
+        return await super().erasure(name)
 
     def see(self) -> None:
         """Raise, if it is away."""
@@ -149,7 +159,7 @@ class House:
         keeper = QuarantineKeeper(self.store, SourceWatch(SourceRules(), Schema().context), lambda: T0_MS)
         record = MoodyRecord(self.store)
         entrance = Entrance(AccessConfig(keys="on"), record, "house", now_ms=lambda: T0_MS)
-        asked = hub.ask, self._judge, self._log_status, lambda: T0_MS
+        asked = hub.ask, self._judge, LogSide(self.store, self._log_status, self._export), lambda: T0_MS
         assert isinstance(entrance.gate, KeyGate)
         self._record, self._gate = record, entrance.gate
         self._rank: App = RankEndpoint(ranking(self.store)[0], deadline_ms=1000, app=entrance.app()).app
@@ -191,7 +201,16 @@ class House:
         if self.store.mood == "away":
             raise UnavailableError("the keeper of the log is being restarted")
         behind: dict[str, Any] = {"archive": "", "archived_entries": 0, "archive_behind_s": None, "problems": []}
-        return {"bytes": 1000, "max_bytes": 0, "bytes_per_s": 1.5, "hours_left": None, **behind}
+        erasures = {"erasures": 0, "erasures_wait": ""}
+        return {"bytes": 1000, "max_bytes": 0, "bytes_per_s": 1.5, "hours_left": None, **behind, **erasures}
+
+    async def _export(self, user: str) -> bytes | None:
+        if self.store.mood == "away":
+            raise UnavailableError("the keeper of the log is being restarted")
+        if user == "full":
+            return None
+        state = describe(unpack((await self.store.read([user], []))[0][0], Schema()), Schema(), T0_MS)  # type: ignore[arg-type]
+        return msgspec.json.encode({"log_ms": T0_MS, "user": user, "state": state}) + b"\n"
 
 
 def route_of(path: str) -> str:
@@ -199,7 +218,8 @@ def route_of(path: str) -> str:
     known = ("rank", "events", "items", "model", "model/versions", "model/rollback", "model/resume", "sources")
     more = ("sources/quarantine", "sources/release", "log", "audit", "health", "openapi.json")
     name = path.removeprefix("/v1/")
-    for entity in ("items", "users"):
+    for entity in ("items", "users", "erasures"):
         if name.startswith(f"{entity}/"):
-            return f"/v1/{entity}/{{id}}"
+            is_export = entity == "users" and name.endswith("/export") and name.count("/") > 1
+            return f"/v1/{entity}/{{id}}{'/export' if is_export else ''}"
     return f"/v1/{name}" if name in known + more else "other"
