@@ -221,6 +221,8 @@ class KeyGate:
                 await self.look()
             except FeatureError as error:
                 logger.warning("keys are as they were: %s", error)
+            except Exception:  # a supervisor: else a key that is taken away would open for ever
+                logger.exception("keys are as they were")
             await asyncio.sleep(LOOK_S)
 
 
