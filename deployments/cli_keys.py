@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -97,15 +98,7 @@ def _show_token(token: str) -> None:
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scopes": key.scopes,
-        "per_s": key.per_s,
-        "sources": key.sources,
-        "made_ms": key.made_ms,
-        "until_ms": key.until_ms,
-    }
+    return {name: value for name, value in msgspec.structs.asdict(key).items() if name != "digest"}
 
 
 def _table(keys: list[ApiKey]) -> Table:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from ray.exceptions import RayError
 
 from deployments.audit import Audit
-from deployments.errors import ApiError, InvalidError, NotFoundError, TooLargeError, UnavailableError
+from deployments.errors import InvalidError, NotFoundError, TooLargeError, UnavailableError, as_api_error
 from deployments.http import Request, Response, json_response
 from deployments.log_keeper import get_keeper
 from features.access import ADMIN
@@ -74,7 +74,7 @@ class ErasureRoutes:
         async with self._audit.noted(request.caller, "erase"):
             (result,) = await self._apply([record])
             if isinstance(result, FeatureError):
-                raise _as_api_error(result)
+                raise as_api_error(result)
         return json_response({"log_ms": result.id.ms, "erasure": name}, 202)
 
     async def get_erasure(self, request: Request) -> Response:
@@ -83,7 +83,7 @@ class ErasureRoutes:
         try:
             found = await self._bulk.erasure(name)
         except FeatureError as error:
-            raise _as_api_error(error) from None
+            raise as_api_error(error) from None
         if found is None:
             raise NotFoundError("no such erasure")
         known = {STATE: found.asked_ms, **found.steps}
@@ -114,10 +114,6 @@ def _user_of(request: Request) -> str:
     except InvalidInput as error:
         raise InvalidError(error.message, path=error.path) from None
     return user
-
-
-def _as_api_error(error: FeatureError) -> ApiError:
-    return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
 
 
 async def ask_export(user: str) -> bytes | None:

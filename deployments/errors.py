@@ -24,6 +24,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 
+from features.errors import FeatureError, LogFull
+
 NO_HEADERS: Final[Mapping[str, str]] = {}
 HOLD_HEADER: Final = "headrace-hold-ms"  # for how long HAProxy refuses a key by itself
 FULL_S: Final = 5.0  # until a writer may try again: an archive that is there again makes room within seconds
@@ -176,6 +178,13 @@ class UnavailableError(ApiError):
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message, headers=retry_after(retry_after_s))
+
+
+def as_api_error(error: FeatureError) -> ApiError:
+    """What a client is told of an error of the store."""
+    if isinstance(error, LogFull):
+        return LogFullError(str(error))
+    return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
 
 
 def retry_after(delay_s: float) -> dict[str, str]:

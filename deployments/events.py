@@ -18,13 +18,12 @@ from deployments.entrance import Entrance, name_of_this_process
 from deployments.erasure_routes import ErasureRoutes, LogSide, ask_export
 from deployments.errors import (
     FULL_S,
-    ApiError,
     ForbiddenError,
     InvalidError,
-    LogFullError,
     MalformedError,
     NotFoundError,
     UnavailableError,
+    as_api_error,
     retry_after,
 )
 from deployments.gate import KNOWN, PUBLIC, AccessConfig
@@ -139,7 +138,7 @@ class EventsEndpoint:
         self._watch = quarantine.watch
         self._intake = Intake(self._shared, None if is_event_clock else WallClock(), quarantine)
         self.n_accepted = self.n_duplicates = self.n_quarantined = self.n_rejected = 0
-        self._audit = audit = entrance.audit
+        audit = entrance.audit
         self.app = entrance.app()
         for method, path, handler, scope in (
             ("POST", "/v1/events", self.post_events, EVENTS),
@@ -241,7 +240,7 @@ class EventsEndpoint:
     async def _write(self, record: Record) -> Response:
         (result,) = await self._shared.apply([record])
         if isinstance(result, FeatureError):
-            raise _as_api_error(result)
+            raise as_api_error(result)
         return json_response({"log_ms": result.id.ms}, 202)
 
     async def _read(self, users: list[str], items: list[str]) -> tuple[list[bytes], list[bytes]]:
@@ -249,7 +248,7 @@ class EventsEndpoint:
         try:
             return all_of(states), all_of(rows)
         except FeatureError as error:
-            raise _as_api_error(error) from None
+            raise as_api_error(error) from None
 
 
 def _source_of(request: Request) -> str | None:
@@ -319,12 +318,6 @@ def _receipt_response(receipt: Receipt, name: str) -> Response:
         error["path"] = f"$.{name}[{row['index']}]{error['path'][1:]}"
     headers = wire_headers(retry_after(FULL_S if is_full else 1.0)) if first else ()
     return Response(status, msgspec.json.encode({"error": error, **receipt.as_dict()}), (JSON_TYPE, *headers))
-
-
-def _as_api_error(error: FeatureError) -> ApiError:
-    if isinstance(error, LogFull):
-        return LogFullError(str(error))
-    return UnavailableError(str(error)) if error.retryable else ApiError(str(error))
 
 
 async def log_status() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from deployments.errors import (
     SlowError,
     TooLargeError,
 )
-from deployments.gate import ANYBODY, MAX_BODY_BYTES, Caller, Gate, OpenGate
+from deployments.gate import ANYBODY, KNOWN, MAX_BODY_BYTES, Caller, Gate, OpenGate
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +227,12 @@ class App:
         try:
             method, path = scope["method"], scope["path"]
             raw_path = scope.get("raw_path") or path.encode()
-            (handler, needed), params = self._router.find(method, path, raw_path.decode("latin-1"))
             headers = dict(scope["headers"])
+            try:
+                (handler, needed), params = self._router.find(method, path, raw_path.decode("latin-1"))
+            except (NotFoundError, MethodError):
+                await self._gate.admit(headers, KNOWN)  # which paths there are is no stranger's concern
+                raise
             caller = await self._gate.admit(headers, needed)
             body = await self._read(headers, receive)
             query = scope.get("query_string", b"")

@@ -87,5 +87,5 @@ class KeyRates:
             rate = rates.get(name, 0.0)
             if total <= rate:
                 bucket.share = 1.0
-            else:  # whoever was not asked may be next; so little more is given than the rate
-                bucket.share = max(mine.get(name, 0.0) / total, 0.5 / len(doors))
+            else:  # whoever was not asked may be next
+                bucket.share = mine.get(name, 0.0) / total or 1.0 / len(doors)

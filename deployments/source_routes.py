@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from deployments.audit import Audit
-from deployments.errors import ApiError, InvalidError, NotFoundError, UnavailableError
+from deployments.errors import InvalidError, NotFoundError, as_api_error
 from deployments.gate import DEFAULT_WHO
 from deployments.http import Request, Response, json_response
 from deployments.versions import ASK_S, decode
@@ -119,4 +119,4 @@ async def _answered(asked: Awaitable[Any]) -> Any:
     try:
         return await asked
     except FeatureError as error:
-        raise UnavailableError(str(error)) if error.retryable else ApiError(str(error)) from None
+        raise as_api_error(error) from None

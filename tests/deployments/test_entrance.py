@@ -158,6 +158,14 @@ async def test_a_route_opens_to_its_scopes_and_to_nobody_else(door: Door, route:
             assert body["error"]["code"] == ("forbidden" if scope else "unauthorized")
 
 
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("PUT", "/v1/events", 405)])
+async def test_which_paths_there_are_is_told_to_whoever_has_a_key(
+    door: Door, method: str, path: str, status: int
+) -> None:
+    assert (await door.ask(method, path))[0] == 401
+    assert (await door.ask(method, path, token=door.tokens[RANK]))[0] == status
+
+
 async def test_who_is_not_let_in_is_told_how_and_nothing_of_the_body_is_read(door: Door) -> None:
     async def never() -> Any:
         yield b"{"

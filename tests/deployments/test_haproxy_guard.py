@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.haproxy_guard import MAX_UNAUTHORIZED
+from deployments.haproxy_guard import MAX_HEALTH, MAX_UNAUTHORIZED
 from tests.deployments.test_haproxy_shedding import Front, is_open, until
 
 HEAD_S = 0.5
@@ -25,6 +25,7 @@ class Replica:
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
         """Requests that got here, by key."""
+        self.revoked: set[str] = set()
         self.port = 0
         self._server: asyncio.Server
         self._open: set[asyncio.StreamWriter] = set()
@@ -56,9 +57,11 @@ class Replica:
                 key = fields.get("authorization", "bad").removeprefix("bearer ")
                 self.seen[key] += 1
                 status, more = "200 OK", ""
-                if key.startswith("flood"):
+                if " /v1/health " in head:
+                    pass
+                elif key.startswith("flood"):
                     status, more = "429 Too Many Requests", f"headrace-hold-ms: {HOLD_MS}\r\n"
-                elif key.startswith("bad"):
+                elif key.startswith("bad") or key in self.revoked:
                     status = "401 Unauthorized"
                 writer.write(f"HTTP/1.1 {status}\r\n{more}content-length: 2\r\n\r\n{{}}".encode())
 
@@ -126,7 +129,27 @@ async def test_an_address_that_knocks_without_end_gets_no_further_but_those_with
     assert statuses[401] <= 2 * MAX_UNAUTHORIZED and statuses[429] > 0
     assert await one.many(1, None) == {429: 1}
     assert await one.many(20, "good") == {200: 20}
-    assert (await one.http.get("/v1/health")).status_code == 401  # it is the replica that answers
+    assert (await one.http.get("/v1/health")).status_code == 200
+
+
+async def test_asking_for_health_makes_no_key_good(one: Setup) -> None:
+    headers = {"authorization": "Bearer bad"}
+    assert (await one.http.get("/v1/health", headers=headers)).status_code == 200
+    statuses = await one.many(3 * MAX_UNAUTHORIZED, "bad")
+    assert statuses[401] <= 2 * MAX_UNAUTHORIZED and statuses[429] > 0
+
+
+async def test_a_key_that_was_taken_away_is_none(one: Setup) -> None:
+    assert await one.many(3, "gone") == {200: 3}
+    one.ranker.revoked.add("gone")
+    statuses = await one.many(3 * MAX_UNAUTHORIZED, "gone")
+    assert statuses[401] <= 2 * MAX_UNAUTHORIZED and statuses[429] > 0
+
+
+async def test_health_is_told_so_often_and_what_has_a_key_goes_on(one: Setup) -> None:
+    statuses = Counter([(await one.http.get("/v1/health")).status_code for _ in range(3 * MAX_HEALTH)])
+    assert statuses[200] <= 2 * MAX_HEALTH and statuses[429] > 0
+    assert await one.many(5, "good") == {200: 5}
 
 
 async def said(port: int, begun: bytes) -> bytes:

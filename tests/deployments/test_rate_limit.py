@@ -40,7 +40,7 @@ def test_one_name_waits_for_no_other() -> None:
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=5), st.integers(20, 200))
 def test_all_doors_together_hold_the_rate(asked: list[int], per_s: int) -> None:
-    """Whatever door is asked for how much: after a few seconds, within a tenth above, and nobody below it starves."""
+    """Whatever door is asked for how much: after a few seconds, within a tenth, and one a door for what is rounded."""
     doors = [KeyRates() for _ in asked]
     rates = {"web": float(per_s)}
     for door in doors:
@@ -55,7 +55,7 @@ def test_all_doors_together_hold_the_rate(asked: list[int], per_s: int) -> None:
             door.share_out(mine, told, rates)
     steady = sum(let_in[3:]) / 5
     total = sum(asked)
-    assert steady <= 1.6 * per_s + len(doors)
+    assert steady <= 1.1 * per_s + len(doors)
     assert steady >= 0.9 * min(total, per_s) - len(doors)
 
 
@@ -63,10 +63,12 @@ def test_a_door_that_holds_back_whom_it_refused_counts_as_asked_for_the_rate() -
     rates = KeyRates()
     rates.take("web", 10.0, 11.0, 0.0)
     assert rates.demand({"web": 10.0}, 1.0) == {"web": 11.0}
-    rates.take("web", 10.0, 1.0, 1.0)
-    assert rates.take("web", 10.0, 30.0, 1.0) == 0.0 or rates.take("web", 10.0, 1.0, 1.0) > 0
-    rates.take("web", 10.0, 1.0, 1.0)
-    assert rates.demand({"web": 10.0}, 2.0)["web"] >= 10.0
+    rates.take("web", 10.0, 2.0, 1.0)
+    assert rates.demand({"web": 10.0}, 2.0) == {"web": 2.0}
+    rates.take("web", 10.0, 11.0, 2.0)
+    rates.demand({"web": 10.0}, 3.0)
+    assert rates.take("web", 10.0, 1.0, 2.05) > 0.0
+    assert rates.demand({"web": 10.0}, 4.0) == {"web": 10.0}
 
 
 def test_names_without_a_rate_are_forgotten() -> None:
