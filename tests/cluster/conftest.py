@@ -74,8 +74,13 @@ class Application:
         return response.json()
 
     def get(self, path: str) -> Any:
-        """GET and expect success."""
-        response = self.http.get(path)
+        """GET and expect success, within the time in which whoever is asked may be busy (503)."""
+
+        def asked() -> httpx.Response | None:
+            response = self.http.get(path)
+            return None if response.status_code == 503 else response
+
+        response = waiting.eventually(asked, path, 20.0)
         assert response.status_code == 200, response.text
         return response.json()
 
