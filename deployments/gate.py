@@ -4,8 +4,8 @@
 
 Keys are in the store, and every door reads them once a second: one that is taken away opens nothing a second later. For
 a key that is not known the door looks again before it refuses, so a new one opens everywhere from the moment it is
-kept; all who wait share one look, five times a second at most. While the store is away those hold that were read last;
-a door that has read none lets nobody in (503).
+kept; all who wait share one look, five times a second at most. While the store is away those hold that were read last,
+and of any other key a door does not know whether it opens (503).
 
 `OpenGate` is for one machine alone: it lets everybody do everything.
 """
@@ -147,8 +147,11 @@ class KeyGate:
         self._now_ms = now_ms
         self._now_s = now_s
         self._pause = pause
-        self._keys: dict[str, ApiKey] | None = None
+        self._keys: dict[str, ApiKey] = {}
         self._looked_s = -LOOK_AGAIN_S
+        self._n_looks = 0
+        self._known = 0
+        """The look that the keys are from; the first is 1."""
         self._looking = asyncio.Lock()
         self._rates = KeyRates()
         self.refused: Counter[str] = Counter()
@@ -176,9 +179,9 @@ class KeyGate:
         key_id = id_of(token)
         if key_id is None:
             raise UnauthorizedError("expected `authorization: Bearer headrace_…`; make a key with: headrace keys add")
-        if self._keys is None or key_id not in self._keys:
+        if key_id not in self._keys:
             await self._look_again()
-        key = None if self._keys is None else self._keys.get(key_id)
+        key = self._keys.get(key_id)
         if key is None or not key.opens(token):
             raise UnauthorizedError("no such key")
         if key.is_over(self._now_ms()):
@@ -186,21 +189,28 @@ class KeyGate:
         return key
 
     async def _look_again(self) -> None:
-        """See that somebody looks after this was asked for."""
-        asked_s = self._now_s()
+        """See that somebody looks after this was asked for.
+
+        Raises:
+            UnavailableError: If they could not.
+        """
+        n_before = self._n_looks
         async with self._looking:
-            if self._looked_s <= asked_s:
+            if self._n_looks == n_before:
                 await self._pause(max(0.0, self._looked_s + LOOK_AGAIN_S - self._now_s()))
                 try:
                     await self._read()
                 except FeatureError as error:
                     logger.warning("keys are not read: %s", error)
-        if self._keys is None:
-            raise UnavailableError("keys could not be read yet")
+            if self._known <= n_before:
+                raise UnavailableError("keys could not be read; try again")
 
     async def _read(self) -> None:
+        """Read the keys; one at a time does, or an older answer could come after a younger one."""
         self._looked_s = self._now_s()
+        self._n_looks += 1
         self._keys = await self._store.api_keys()
+        self._known = self._n_looks
 
     async def look(self) -> None:
         """Read the keys, and share their rates with the other doors.
@@ -208,8 +218,9 @@ class KeyGate:
         Raises:
             FeatureError: If the store does not answer.
         """
-        await self._read()
-        rates = {key.name: key.per_s for key in (self._keys or {}).values() if key.per_s}
+        async with self._looking:
+            await self._read()
+        rates = {key.name: key.per_s for key in self._keys.values() if key.per_s}
         mine = self._rates.demand(rates, self._now_s())
         told = await self._store.tell_demand(self._door, Demand(self._now_ms(), mine))
         self._rates.share_out(mine, [demand.per_s for demand in told.values()], rates)

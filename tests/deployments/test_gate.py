@@ -14,11 +14,13 @@ from features.errors import StoreUnavailable
 
 
 class Keys(MemoryAccessStore):
-    """A store of keys that may be away, and counts how often it is asked."""
+    """A store of keys that may be away or slow, and counts how often it is asked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.is_away = False
+        self.held: list[asyncio.Event] = []
+        """The next questions are answered when these are set, in this order, as of when they were asked."""
         self.n_asked = 0
 
     async def api_keys(self) -> dict[str, ApiKey]:
@@ -26,7 +28,10 @@ class Keys(MemoryAccessStore):
         self.n_asked += 1
         if self.is_away:
             raise StoreUnavailable("away")
-        return await super().api_keys()
+        found = await super().api_keys()
+        if self.held:
+            await self.held.pop(0).wait()
+        return found
 
 
 class Door:
@@ -48,6 +53,12 @@ class Door:
 
     async def ask(self, token: str, scope: str = RANK) -> Caller:
         return await self.gate.admit(bearer(token), scope)
+
+
+async def turns(count: int = 5) -> None:
+    """Let others go on as far as they come."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def bearer(token: str) -> Mapping[bytes, bytes]:
@@ -110,6 +121,53 @@ async def test_all_who_come_with_keys_that_nobody_knows_share_one_look(door: Doo
     refused = await asyncio.gather(*(door.ask(new_token()) for _ in range(50)), return_exceptions=True)
     assert all(isinstance(error, UnauthorizedError) for error in refused)
     assert door.keys.n_asked == 2 and door.now_s == began_s + LOOK_AGAIN_S
+
+
+async def test_an_answer_that_comes_late_hides_no_new_key(door: Door) -> None:
+    await door.new()
+    late = asyncio.Event()
+    door.keys.held.append(late)
+    looking = asyncio.create_task(door.gate.look())
+    await turns()
+    token = await door.new()  # after the door has asked, before it hears
+    asking = asyncio.create_task(door.ask(token))
+    await turns()
+    late.set()
+    await asyncio.gather(looking, asking)
+    door.keys.is_away = True
+    await door.ask(token)  # the door knows it
+
+
+async def test_a_look_that_has_begun_and_not_ended_decides_nothing(door: Door) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    door.keys.held += [first, second]
+    stranger = asyncio.create_task(door.ask(new_token()))
+    await turns()
+    token = await door.new()  # after the stranger's look
+    door.now_s += 0.01
+    asking = asyncio.create_task(door.ask(token))
+    await turns()
+    door.now_s += 0.01
+    looking = asyncio.create_task(door.gate.look())
+    await turns()
+    first.set()
+    await turns()
+    second.set()
+    assert (await asking).key is not None
+    await looking
+    with pytest.raises(UnauthorizedError):
+        await stranger
+
+
+async def test_a_door_that_cannot_look_does_not_say_that_a_key_opens_nothing(door: Door) -> None:
+    await door.gate.look()
+    token = await door.new()
+    door.keys.is_away = True
+    for answer in await asyncio.gather(*(door.ask(token) for _ in range(20)), return_exceptions=True):
+        assert isinstance(answer, UnavailableError)
+    assert door.keys.n_asked == 2
+    door.keys.is_away = False
+    await door.ask(token)
 
 
 async def test_keys_that_were_read_hold_while_the_store_is_away(door: Door) -> None:
