@@ -29,6 +29,8 @@ class Load:
     """How long answers are waited for after the last request."""
     niceness: int = 0
     """Added to that of a process of its own."""
+    gives_way: bool = False
+    """Whether a process of its own runs only while nobody else wants a processor, as if it had one elsewhere."""
 
     def __post_init__(self) -> None:
         if not self.bodies or self.n_connections < 1 or self.duration_s <= 0:

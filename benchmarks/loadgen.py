@@ -345,10 +345,17 @@ def run_load(load: Load) -> LoadResult:
     return Running(load).result().summary()
 
 
+def give_way() -> None:
+    """From now on run only while nobody else wants a processor."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main() -> None:
     """Read a load from standard input, write the trace to standard output (both msgpack)."""
     load: Any = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
     os.nice(load.niceness)
+    if load.gives_way:
+        give_way()
     sys.stdout.buffer.write(trace(load).pack())
 
 

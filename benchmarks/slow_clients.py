@@ -2,7 +2,8 @@
 
     python -m benchmarks.slow_clients PORT N SECONDS
 
-Whoever is cut off comes again. At the end the number of those who were is written.
+Each has a moment of its own in the second, as those have who do not know of each other. Whoever is cut off comes again.
+At the end the number of those who were is written.
 """
 
 import contextlib
@@ -13,25 +14,27 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.loadgen import give_way
+
 BEAT_S: Final = 1.0
 BEGUN: Final = b"POST /v1/rank HTTP/1.1\r\nhost: headrace\r\nx-slow: "
 
 
 def crawl(port: int, n_clients: int, duration_s: float) -> int:
     """Hold so many connections for so long; returns how often one was cut off."""
-    end_s = time.monotonic() + duration_s
+    began_s = time.monotonic()
     clients: list[socket.socket | None] = [None] * n_clients
     n_cut = 0
-    while time.monotonic() < end_s:
-        beat_s = time.monotonic()
-        for number, client in enumerate(clients):
-            if client is None:
-                clients[number] = _begun(port)
-            elif _is_cut(client):
-                client.close()
-                clients[number] = None
-                n_cut += 1
-        time.sleep(max(0.0, BEAT_S - (time.monotonic() - beat_s)))
+    for turn in range(round(duration_s / BEAT_S * n_clients)):
+        time.sleep(max(0.0, began_s + turn * BEAT_S / n_clients - time.monotonic()))
+        number = turn % n_clients
+        client = clients[number]
+        if client is None:
+            clients[number] = _begun(port)
+        elif _is_cut(client):
+            client.close()
+            clients[number] = None
+            n_cut += 1
     for client in clients:
         if client is not None:
             client.close()
@@ -60,4 +63,5 @@ def _is_cut(client: socket.socket) -> bool:
 
 
 if __name__ == "__main__":
+    give_way()
     print(msgspec.json.encode(crawl(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))).decode())
