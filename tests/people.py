@@ -4,7 +4,6 @@ What is looked for are *traces*: the id as text, the hash that stands for it, an
 person's alone.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -73,7 +72,7 @@ def in_process(pid: int, traces: Mapping[str, bytes]) -> dict[str, int]:
         for start, end in _writable(pid):
             for chunk in _read(memory, start, end):
                 for name, trace in traces.items():
-                    counts[name] += len(re.findall(re.escape(trace), chunk))
+                    counts[name] += chunk.count(trace)
     return {name: n for name, n in counts.items() if n}
 
 
@@ -121,12 +120,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _writable(pid: int) -> Iterator[tuple[int, int]]:
-    """Parts of memory that a process may have written to, but for what it shares with others."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        where, rights, *_ = line.split()
-        if rights.startswith("rw") and rights[3] == "p":
-            start, _, end = where.partition("-")
+    """Parts of memory that a process has written to, but for what it shares with others."""
+    place = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, second, *_ = line.split()
+        if not first.endswith(":"):
+            place = first if second.startswith("rw") and second[3] == "p" else ""
+        elif place and first in ("Rss:", "Swap:") and second != "0":
+            start, _, end = place.partition("-")
             yield int(start, 16), int(end, 16)
+            place = ""
 
 
 def _read(memory: Any, start: int, end: int) -> Iterator[bytes]:

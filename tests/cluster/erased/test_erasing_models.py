@@ -1,6 +1,5 @@
 """Who is erased is in no version, and nobody who learns, judges or ranks has anything of them left."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,16 +16,7 @@ OWN: Final = {"referrer": "ivory-secretaire", "age": "as-old-as-she-says"}
 CONTEXT: Final = {"referrer": OWN["referrer"]}
 TRACES: Final = traces_of(PERSON, [f"{name}={value}" for name, value in OWN.items()])
 LEARNED: Final = TRACES.keys() - {"id"}
-SCHEMA: Final = {"attributes": [{"name": "age", "entity": "user", "kind": "category"}]}
 CANDIDATES: Final = [f"i{number}" for number in range(20)]
-
-
-@pytest.fixture(scope="module")
-def own_application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """With values that one person alone has."""
-    application = Application(tmp_path_factory.mktemp("erasing"), schema=SCHEMA)
-    yield application
-    assert application.close() == []
 
 
 def clicks(user: str, n: int, **context: str) -> list[dict[str, Any]]:
@@ -39,26 +29,23 @@ def others(application: Application) -> None:
     application.post("/v1/events", {"events": events})
 
 
-def test_of_who_is_erased_nothing_is_left_in_versions_and_she_is_a_stranger(
-    own_application: Application, tell: Tell
-) -> None:
-    application = own_application
-    versions = application.folder / "home" / "versions" / application.run_id
-    others(application)
-    assert application.http.put(f"/v1/users/{PERSON}", json={"attributes": {"age": OWN["age"]}}).status_code == 202
-    application.post("/v1/events", {"events": clicks(PERSON, 60, **CONTEXT)})
+def test_of_who_is_erased_nothing_is_left_in_versions_and_she_is_a_stranger(erasing: Application, tell: Tell) -> None:
+    versions = erasing.folder / "home" / "versions" / erasing.run_id
+    others(erasing)
+    assert erasing.http.put(f"/v1/users/{PERSON}", json={"attributes": {"age": OWN["age"]}}).status_code == 202
+    erasing.post("/v1/events", {"events": clicks(PERSON, 60, **CONTEXT)})
     eventually(lambda: found(versions) == LEARNED, "versions know of her")
-    eventually(lambda: asked(application, PERSON) != asked(application, "a-stranger"), "so do replicas")
-    tell("in memory before", in_memory(application))
-    log_ms = application.http.delete(f"/v1/users/{PERSON}").json()["log_ms"]
+    eventually(lambda: asked(erasing, PERSON) != asked(erasing, "a-stranger"), "so do replicas")
+    tell("in memory before", in_memory(erasing))
+    log_ms = erasing.http.delete(f"/v1/users/{PERSON}").json()["log_ms"]
     position = (Keys().user_partition(PERSON), log_ms, 0)
-    eventually(lambda: application.call("erase", [PERSON], [position]), "she is erased")
+    eventually(lambda: erasing.call("erase", [PERSON], [position]), "she is erased")
     assert found(versions) == set()
-    tell("in memory after", in_memory(application))
-    others(application)
-    assert application.call("erase", [PERSON], [position]) and found(versions) == set()
+    tell("in memory after", in_memory(erasing))
+    others(erasing)
+    assert erasing.call("erase", [PERSON], [position]) and found(versions) == set()
     # Asked last: a decision for her, or with a value of hers, is known of again.
-    eventually(lambda: asked(application, PERSON) == asked(application, "a-stranger"), "she is a stranger")
+    eventually(lambda: asked(erasing, PERSON) == asked(erasing, "a-stranger"), "she is a stranger")
 
 
 def found(folder: Path) -> set[str]:

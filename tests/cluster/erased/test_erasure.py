@@ -1,6 +1,5 @@
 """Who asked to be erased is nowhere when it is told to be done, and is ranked as a stranger."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -18,27 +17,18 @@ CANDIDATES: Final = [f"i{n}" for n in range(20)]
 DONE_S: Final = LATE_MS / 1000 + 60
 
 
-@pytest.fixture(scope="module")
-def archiving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """With an archive beside it."""
-    folder = tmp_path_factory.mktemp("erasure")
-    application = Application(folder, store={"url": "", "archive": str(folder / "archive")})
-    yield application
-    assert application.close() == []
-
-
 def some(user: str, n: int) -> list[dict[str, Any]]:
     return [{"type": "click", "user": user, "item": f"i{k % 20}", "id": f"{user}-{k}"} for k in range(n)]
 
 
 def test_who_is_erased_is_nowhere_and_is_ranked_as_a_stranger(
-    archiving: Application, monkeypatch: pytest.MonkeyPatch, tell: Tell
+    erasing: Application, monkeypatch: pytest.MonkeyPatch, tell: Tell
 ) -> None:
-    monkeypatch.setenv(HOME_VARIABLE, str(archiving.folder / "home"))
-    record = read_record(archiving.port)
+    monkeypatch.setenv(HOME_VARIABLE, str(erasing.folder / "home"))
+    record = read_record(erasing.port)
     assert record is not None
-    servers, files = [record.redis_url], archiving.folder / "archive"
-    with Headrace(archiving.url) as client:
+    servers, files = [record.redis_url], erasing.folder / "archive"
+    with Headrace(erasing.url) as client:
         for number in range(40):
             client.send(some(f"u{number}", 10))
         client.send(some(PERSON, 200))
@@ -59,7 +49,7 @@ def test_who_is_erased_is_nowhere_and_is_ranked_as_a_stranger(
         tell("steps", {step: (ms - told["asked_ms"]) / 1000 for step, ms in told["steps"].items()})
         assert traces_in_servers(servers, [PERSON]) == []
         assert list(files.rglob("*.parquet")) and traces_in_files(files, [PERSON]) == []
-        versions = archiving.folder / "home" / "versions"
+        versions = erasing.folder / "home" / "versions"
         assert list(versions.rglob("v*")) and traces_in_files(versions, [PERSON]) == []
         assert client.export(PERSON)[1:] == []
         answers = client.rank_many([{"user": user, "candidates": CANDIDATES} for user in (PERSON, "a-stranger")])

@@ -1,0 +1,1 @@
+"""People of one application, who are erased."""
