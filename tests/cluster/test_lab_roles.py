@@ -83,6 +83,6 @@ def _count(divided: Operator) -> dict[str, Any]:
     with Traffic([door], **crowd, in_thread=divided.lab.enter_as_operator, headers=divided.shown) as traffic:
         eventually(lambda: traffic.n_taken > 5000, "events", 60.0)
         counted: dict[str, Any] = msgspec.json.decode(
-            divided.lab.run("h2", "python3", "-c", COUNT, source, str(COUNT_S)).encode()
+            divided.lab.run("h2", "python3", "-c", COUNT, source, str(COUNT_S), divided.api_key).encode()
         )
     return counted
