@@ -10,6 +10,7 @@ Not known here: how requests come in, or in what batches.
 import asyncio
 import gc
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,7 +56,8 @@ def load_weights(folder: Path, schema: Schema) -> FixedWeights:
     Raises:
         ValueError: If it holds none.
     """
-    newest = asyncio.run(Checkpoints(FolderFiles(str(folder)), schema).load())
+    with ThreadPoolExecutor(1) as beside:  # some frameworks make their workers in a loop that runs
+        newest = beside.submit(asyncio.run, Checkpoints(FolderFiles(str(folder)), schema).load()).result()
     if newest is None:
         raise ValueError("the folder holds no version")
     scorer, draft = Scorer(schema), Publisher("folder", 0).draft(newest)
