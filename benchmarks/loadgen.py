@@ -20,7 +20,6 @@ set-up (connections are kept), chunked answers (refused), pipelining (none), ran
 import asyncio
 import heapq
 import math
-import os
 import select
 import socket
 import subprocess
@@ -37,6 +36,7 @@ import numpy as np
 
 from benchmarks.latency import LOST, REFUSED, LoadResult, Trace
 from benchmarks.load import Load, answer_length, requests_of
+from features.priority import step_back
 
 RECONNECT_S: Final = 0.05
 PAUSE_S: Final = 0.05  # of a client that was refused
@@ -345,17 +345,10 @@ def run_load(load: Load) -> LoadResult:
     return Running(load).result().summary()
 
 
-def give_way() -> None:
-    """From now on run only while nobody else wants a processor."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 def main() -> None:
     """Read a load from standard input, write the trace to standard output (both msgpack)."""
     load: Any = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Load)
-    os.nice(load.niceness)
-    if load.gives_way:
-        give_way()
+    step_back(load.niceness, entirely=load.gives_way)
     sys.stdout.buffer.write(trace(load).pack())
 
 

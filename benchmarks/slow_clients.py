@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.loadgen import give_way
+from features.priority import step_back
 
 BEAT_S: Final = 1.0
 BEGUN: Final = b"POST /v1/rank HTTP/1.1\r\nhost: headrace\r\nx-slow: "
@@ -63,5 +63,5 @@ def _is_cut(client: socket.socket) -> bool:
 
 
 if __name__ == "__main__":
-    give_way()
+    step_back(0, entirely=True)
     print(msgspec.json.encode(crawl(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))).decode())

@@ -3,9 +3,10 @@
     take ─► a bucket per name: fills at rate x share, one second deep ─► admitted, or when to come again
     once a second: demand ─► what all doors were asked for ─► shares
 
-While doors are asked for less than the rate together, each may give all of it; beyond that each gives the share that it
-is asked for. So the rate holds for all doors together without a question on the way of a request. The price: whoever
-begins to flood all doors at once has, for a second or two, the rate at each of them.
+While doors are asked for less than the rate together, each may give all of it; beyond that each gives what it is asked
+for, up to a level that is the same for all, at which the rate is used up. So the rate holds for all doors together
+without a question on the way of a request. The price: whoever begins to flood all doors at once has, for a second or
+two, the rate at each of them.
 
 Pure: told the time, knows no store.
 """
@@ -83,9 +84,20 @@ class KeyRates:
         """Set shares by what all doors were asked for, this one among them."""
         doors = list(all_doors)
         for name, bucket in self._buckets.items():
-            total = sum(door.get(name, 0.0) for door in doors)
-            rate = rates.get(name, 0.0)
-            if total <= rate:
+            rate = rates.get(name, 0.0)  # of a key that is newer than these rates it is not known yet
+            asked = [door.get(name, 0.0) for door in doors]
+            if not rate or sum(asked) <= rate:
                 bucket.share = 1.0
             else:  # whoever was not asked may be next
-                bucket.share = mine.get(name, 0.0) / total or 1.0 / len(doors)
+                bucket.share = min(mine.get(name, 0.0), _level(asked, rate)) / rate or 1.0 / len(doors)
+
+
+def _level(asked: Iterable[float], rate: float) -> float:
+    """Up to where everybody is given what they ask for, if they ask for more than the rate together."""
+    waiting, left = sorted(asked), rate
+    for n_before, least in enumerate(waiting):
+        level = left / (len(waiting) - n_before)
+        if least >= level:
+            return level
+        left -= least
+    return rate
