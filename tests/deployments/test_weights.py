@@ -1,6 +1,8 @@
 """Laws of following the hub: every answer is of one edition, and a new replica begins where the others are."""
 
 import asyncio
+import itertools
+import math
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -117,11 +119,11 @@ async def test_settings_are_told_once() -> None:
     assert told == [b"other"]
 
 
-def _failing(n: int, hub: Hub) -> Callable[[], Any]:
-    left = iter([True] * n)
+def _found_after(n_failures: float, hub: Hub) -> Callable[[], Any]:
+    asked = itertools.count()
 
     def find() -> Any:
-        if next(left, False):
+        if next(asked) < n_failures:
             raise ValueError("no actor of this name")
         return hub
 
@@ -129,13 +131,13 @@ def _failing(n: int, hub: Hub) -> Callable[[], Any]:
 
 
 async def test_a_new_replica_begins_with_what_the_others_answer_with() -> None:
-    follower = WeightFollower(SCHEMA, find_hub=_failing(2, Hub()))
+    follower = WeightFollower(SCHEMA, find_hub=_found_after(2, Hub()))
     await follower.catch_up()
     assert follower.version == 1
 
 
 async def test_without_a_hub_it_begins_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    follower = WeightFollower(SCHEMA, find_hub=_failing(1 << 30, Hub()))
+    follower = WeightFollower(SCHEMA, find_hub=_found_after(math.inf, Hub()))
     await follower.catch_up(0.05)
     assert follower.version == 0 and "answering without its weights" in caplog.text
 
